@@ -1,0 +1,1 @@
+"""Plumbing of the scripts `distill.py`, `benchmark.py` and `ispeed.py`: one concept a module."""

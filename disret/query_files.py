@@ -1,0 +1,101 @@
+"""Queries to train on or to time with, from files in the usual formats."""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from disret import paths
+from disret.catalog import MSMARCO_QUERIES
+from disret.download import fetch
+from disret.files import whole_folder
+from disret.terminal import UserError, say
+from disret.unpack import unpack
+
+
+def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
+    """Read queries from files, in order.
+
+    The name says the format: `.tsv` has `id<TAB>text` lines, `.jsonl` has objects with `text`,
+    anything else one query a line; `.gz` may follow. Blank lines are skipped and counted.
+
+    Args:
+        limit: stop after so many queries.
+
+    Returns:
+        The texts, stripped, at most `limit`.
+
+    Raises:
+        UserError: a file is missing, empty or not UTF-8, or has a malformed line (the message
+            gives file and line number).
+    """
+    queries: list[str] = []
+    blank = 0
+    for file in files:
+        before = len(queries)
+        for text in _lines(file):
+            if limit is not None and len(queries) == limit:
+                break
+            if text:
+                queries.append(text)
+            else:
+                blank += 1
+        if len(queries) == before and (limit is None or before < limit):
+            raise UserError(f"{file} holds no queries.")
+    if blank:
+        say(f"skipped {blank} blank lines in {', '.join(map(str, files))}.")
+    return queries
+
+
+def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
+    """MS MARCO's training and development query files, downloaded on first use."""
+    folder = paths.DOWNLOADS / "msmarco" / "queries"
+    if not folder.exists():
+        archive = fetch(MSMARCO_QUERIES, mirror)
+        with whole_folder(folder) as partial:
+            unpack(archive, partial)
+    return folder / "queries.train.tsv", folder / "queries.dev.tsv"
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """The query of each line, empty for a blank line."""
+    gzipped = file.suffix == ".gz"
+    suffix = (file.with_suffix("") if gzipped else file).suffix
+    parse = {".tsv": _from_tsv, ".jsonl": _from_jsonl}.get(suffix, _from_text)
+    number = 0
+    try:
+        with (gzip.open(file, "rb") if gzipped else file.open("rb")) as stream:
+            for number, raw in enumerate(stream, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                yield parse(line) if line.strip() else ""
+    except UnicodeDecodeError:
+        raise UserError(f"{file}, line {number}: not UTF-8 text.") from None
+    except ValueError as error:
+        raise UserError(f"{file}, line {number}: {error}.") from None
+    except (gzip.BadGzipFile, EOFError):
+        raise UserError(f"{file} is not a whole gzip file.") from None
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file}.") from None
+    except IsADirectoryError:
+        raise UserError(f"{file} is a directory, not a file of queries.") from None
+
+
+def _from_tsv(line: str) -> str:
+    columns = line.split("\t")
+    if len(columns) != 2 or not columns[1].strip():
+        raise ValueError(f"expected id<TAB>text, found {len(columns)} columns: {line[:60]!r}")
+    return columns[1].strip()
+
+
+def _from_jsonl(line: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f'expected a JSON object with "text": {line[:60]!r}') from None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f'"text" is not a text: {line[:60]!r}')
+    return text.strip()
+
+
+def _from_text(line: str) -> str:
+    return line.strip()

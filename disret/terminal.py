@@ -1,0 +1,61 @@
+"""How a script ends: a sentence and an exit status instead of a traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class UserError(Exception):
+    """Something that the person at the terminal can put right; the message says what and how."""
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run (rank 0 under `torchrun`)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str) -> None:
+    """Print a line on standard error, once per run."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main` and exit: 0 done, 2 for what the user can put right, 130 for Ctrl-C, else 1.
+
+    `--debug` among the arguments shows tracebacks instead.
+    """
+    if "--debug" in sys.argv:
+        main()
+        sys.exit(0)
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+    except KeyboardInterrupt:
+        say(f"\n{script}: interrupted; the same command goes on from here (distill.py: --resume).")
+        sys.exit(130)
+    except UserError as error:
+        say(f"{script}: {error}")
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if out_of_space(error):
+            say(f"{script}: the disk is full or a file limit was reached ({error}); free some space.")
+            sys.exit(2)
+        say(f"{script}: unexpected {type(error).__name__}: {error} (--debug shows where)")
+        sys.exit(1)
+
+
+def out_of_space(error: BaseException) -> bool:
+    """Whether writing failed for want of room, however the library at fault reports it."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return True
+    # safetensors and torch wrap the system's error in their own types and keep only its text.
+    return any(f"os error {number}" in str(error) or os.strerror(number) in str(error)
+               for number in _NO_SPACE)
