@@ -58,7 +58,7 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
             _copy(source, partial)
             found = _checksum(partial, algorithm)
             if found == checksum:
-                os.replace(partial, target)
+                partial.replace(target)
                 return target
             partial.unlink()
             if last_try:

@@ -21,7 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -44,11 +44,11 @@ def replace_folder(new: Path, path: Path) -> None:
     """Move the folder `new` to `path`; a folder that stands there is removed last."""
     if path.exists():
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        os.replace(path, old)
-        os.replace(new, path)
+        path.replace(old)
+        new.replace(path)
         shutil.rmtree(old)
     else:
-        os.replace(new, path)
+        new.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -64,7 +64,7 @@ def _lines(file: Path) -> Iterator[str]:
     parse = {".tsv": _from_tsv, ".jsonl": _from_jsonl}.get(suffix, _from_text)
     number = 0
     try:
-        with (gzip.open(file, "rb") if gzipped else file.open("rb")) as stream:
+        with gzip.open(file, "rb") if gzipped else file.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 yield parse(line) if line.strip() else ""

@@ -46,7 +46,9 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
     except Exception as error:
         if out_of_space(error):
-            say(f"{script}: the disk is full or a file limit was reached ({error}); free some space.")
+            say(
+                f"{script}: no room left to write ({error}); free some space."
+            )
             sys.exit(2)
         say(f"{script}: unexpected {type(error).__name__}: {error} (--debug shows where)")
         sys.exit(1)
@@ -57,5 +59,7 @@ def out_of_space(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return True
     # safetensors and torch wrap the system's error in their own types and keep only its text.
-    return any(f"os error {number}" in str(error) or os.strerror(number) in str(error)
-               for number in _NO_SPACE)
+    return any(
+        f"os error {number}" in str(error) or os.strerror(number) in str(error)
+        for number in _NO_SPACE
+    )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from disret import paths
-from disret.catalog import datasets
 from disret.catalog import dataset as catalog_dataset
+from disret.catalog import datasets
 from disret.download import fetch
 from disret.files import whole_folder
 from disret.terminal import UserError, say
@@ -38,23 +38,31 @@ class Collection:
                 f"{self.name} has no split {split!r}; it has: {', '.join(self.splits()) or 'none'}."
             )
 
-    def read_ids(self) -> tuple[list[str], str]:
-        """Read the corpus once, checking every line.
+    def fingerprint(self, split: str | None = None) -> str:
+        """SHA-256 of the corpus file, or with `split` of the queries and judgments as well."""
+        files = ["corpus.jsonl"]
+        if split is not None:
+            files += ["queries.jsonl", f"qrels/{split}.tsv"]
+        digest = hashlib.sha256()
+        for name in files:
+            try:
+                with (self.folder / name).open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except FileNotFoundError:
+                raise UserError(f"there is no file {self.folder / name}.") from None
+        return digest.hexdigest()
 
-        Returns:
-            The document ids in order, and the SHA-256 of the file.
+    def document_ids(self) -> list[str]:
+        """Read the corpus once, checking every line, and return its ids in order.
 
         Raises:
             UserError: the corpus is missing or empty, or has a broken line, a missing `_id` or a
                 duplicate (the message gives the line number).
         """
-        ids: list[str] = []
-        digest = hashlib.sha256()
-        for document in _records(self.folder / "corpus.jsonl", digest):
-            ids.append(document["_id"])
+        ids = [document["_id"] for document in _records(self.folder / "corpus.jsonl")]
         if not ids:
             raise UserError(f"{self.folder / 'corpus.jsonl'} has no documents.")
-        return ids, digest.hexdigest()
+        return ids
 
     def texts(self) -> Iterator[str]:
         """Stream the documents as BEIR's encoders read them: title, a space, text."""
@@ -113,7 +121,13 @@ class Collection:
         return qrels
 
 
-def find_collection(name: str, mirror: str | None = None) -> list[Collection]:
+def check_name(name: str) -> None:
+    """Raise `UserError` unless `name` is a data set or a directory, without downloading."""
+    if not (paths.COLLECTIONS / name).is_dir() and not Path(name).is_dir():
+        catalog_dataset(name)  # raises, naming the nearest
+
+
+def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
     """The collections behind a name or directory, downloaded on first use.
 
     Args:
@@ -127,17 +141,14 @@ def find_collection(name: str, mirror: str | None = None) -> list[Collection]:
     Raises:
         UserError: unknown name, failed download, or a directory in another layout.
     """
+    check_name(name)
+    folder = paths.COLLECTIONS / name
     if name in datasets():
-        folder = paths.COLLECTIONS / name
         if not folder.exists():
             _install(name, folder, mirror)
-    elif (paths.COLLECTIONS / name).is_dir():
-        folder = paths.COLLECTIONS / name
-    elif Path(name).is_dir():
+    elif not folder.is_dir():
         folder = Path(name).resolve()
         name = folder.name
-    else:
-        catalog_dataset(name)  # raises, naming the nearest
     if (folder / "corpus.jsonl").exists():
         return [Collection(name, folder)]
     parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
@@ -169,14 +180,12 @@ def _install(name: str, folder: Path, mirror: str | None) -> None:
             inner.rmdir()
 
 
-def _records(path: Path, digest=None) -> Iterator[dict]:
+def _records(path: Path) -> Iterator[dict]:
     """The objects of a JSON lines file, each with a unique `_id` of one line."""
     seen: set[str] = set()
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if digest is not None:
-                    digest.update(line)
                 if not line.strip():
                     continue
                 try:
@@ -186,10 +195,9 @@ def _records(path: Path, digest=None) -> Iterator[dict]:
                 identifier = record.get("_id") if isinstance(record, dict) else None
                 if not isinstance(identifier, str) or not identifier or "\n" in identifier:
                     raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
-                if digest is not None:
-                    if identifier in seen:
-                        raise UserError(f"{path}, line {number}: a second {identifier!r}.")
-                    seen.add(identifier)
+                if identifier in seen:
+                    raise UserError(f"{path}, line {number}: a second {identifier!r}.")
+                seen.add(identifier)
                 yield record
     except FileNotFoundError:
         raise UserError(f"there is no file {path}.") from None

@@ -1,0 +1,159 @@
+"""Loading of sentence-transformers models, and what identifies and describes them."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disret.terminal import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an encoder costs: transformer layers, parameters, and output dimension."""
+
+    layers: int
+    parameters: int
+    dimension: int
+
+
+def resolve_device(device: str | None) -> str:
+    """The device to use: the one asked for, else CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: no such device here.
+    """
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device {device}: no CUDA device is present here.")
+        torch.empty(1, device=device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used: {reason}") from None
+    return device
+
+
+def device_name(device: str) -> str:
+    """The device as its maker names it, such as `NVIDIA H100 80GB HBM3`."""
+    import platform
+
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def load_encoder(name: str, device: str) -> "SentenceTransformer":
+    """Load a model from a directory or the Hugging Face hub, in float32.
+
+    Raises:
+        UserError: it cannot be had, or it is not a text encoder.
+    """
+    import torch
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    is_local = Path(name).exists()
+    try:
+        model = SentenceTransformer(
+            str(Path(name).resolve()) if is_local else name,
+            device=device,
+            model_kwargs={"dtype": torch.float32},
+        )
+    except torch.OutOfMemoryError:
+        raise UserError(f"{name} does not fit into the memory of {device}.") from None
+    except Exception as error:
+        raise UserError(_why_not_loaded(name, is_local, error)) from error
+    return model.eval()
+
+
+def max_seq_length(model: "SentenceTransformer", limit: int) -> int:
+    """The smaller of `limit` and the model's own maximum, in tokens."""
+    return min(limit, model.max_seq_length or limit)
+
+
+def query_prompt(model: "SentenceTransformer") -> str | None:
+    """The text that `encode_query` puts before a query."""
+    return model.prompts.get("query") or model.prompts.get(model.default_prompt_name)
+
+
+def describe(model: "SentenceTransformer") -> Description:
+    """Count an encoder's transformer layers and parameters."""
+    config = getattr(model.transformers_model, "config", None)
+    return Description(
+        layers=getattr(config, "num_hidden_layers", 0),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dimension=model.get_embedding_dimension(),
+    )
+
+
+def fingerprint(model: "SentenceTransformer") -> str:
+    """SHA-256 of everything that decides a model's embeddings but sequence length and precision.
+
+    Weights, the modules and their configuration, tokenizer and prompts count; the name or path
+    that the model was loaded from does not.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in model.state_dict().items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        array = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(array.view(dtype=_bytes_type()).numpy()))
+    for module in model:
+        settings = {
+            key: value
+            for key, value in module.get_config_dict().items()
+            if key not in ("max_seq_length", "do_lower_case")
+        }
+        digest.update(f"{type(module).__name__} {json.dumps(settings, default=str)}".encode())
+    config = getattr(model.transformers_model, "config", None)
+    if config is not None:
+        volatile = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+        settings = {k: v for k, v in config.to_dict().items() if k not in volatile}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    backend = getattr(model.tokenizer, "backend_tokenizer", None) or model.tokenizer
+    if hasattr(backend, "to_str"):
+        tokenizer = json.loads(backend.to_str())
+        # Set anew at each call, by what is encoded.
+        tokenizer.update(truncation=None, padding=None)
+        digest.update(json.dumps(tokenizer, sort_keys=True).encode())
+    digest.update(json.dumps([model.prompts, model.default_prompt_name]).encode())
+    return digest.hexdigest()
+
+
+def _bytes_type():
+    import torch
+
+    return torch.uint8
+
+
+def _why_not_loaded(name: str, is_local: bool, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_local:
+        return f"{name} is not a model that sentence-transformers can load: {reason}"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    state = (
+        "HF_HUB_OFFLINE is set, so only models in the local cache can be used"
+        if offline
+        else "it is neither a directory nor a model that the Hugging Face hub gave"
+    )
+    return f"cannot load the model {name!r}: {state} ({reason[:200]})"

@@ -1,0 +1,71 @@
+"""Result tables: CSV files that grow row by row, and what the terminal shows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from disret.files import whole_file
+from disret.terminal import UserError
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file, none when there is no file; empty cells are None.
+
+    Raises:
+        UserError: the file is not a CSV table.
+    """
+    import pandas
+
+    if not path.exists():
+        return []
+    try:
+        table = pandas.read_csv(path, dtype=object, keep_default_na=False)
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path} exists and is not a CSV table; name another --output.") from None
+    return [
+        {key: value if value != "" else None for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically; columns are those of all rows, in order of appearance."""
+    import pandas
+
+    with whole_file(path) as partial:
+        pandas.DataFrame(list(rows)).to_csv(partial, index=False)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a results file; two processes that do so at once both succeed."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        write_rows(path, [*read_rows(path), row])
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as an aligned table, numbers to the right."""
+    if not rows:
+        return "(no rows)"
+    columns = list(rows[0])
+    cells = [columns] + [["" if row[c] is None else str(row[c]) for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    numeric = [all(_is_number(line[i]) for line in cells[1:]) for i in range(len(columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.rstrip("%x") or "0")
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""Texts to vectors on disk, in blocks, so that a kill loses one block at most."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from disret.terminal import UserError, is_main_process
+
+BLOCK = 4096  # texts to an append; encoders sort by length within a block
+
+
+def encode_to_file(
+    path: Path,
+    key: str,
+    encode: Callable[[list[str]], np.ndarray],
+    texts: Iterable[str],
+    count: int,
+    dimension: int,
+    description: str,
+) -> np.ndarray:
+    """Encode texts into a `.npy` file and return it memory-mapped.
+
+    A file that is there already is returned as it is; an unfinished one, left by a kill, is
+    continued at its last whole block, with the same blocks and so the same vectors as an
+    unbroken run.
+
+    Args:
+        path: where the file goes. The caller's lock keeps other processes away.
+        key: names the content; an unfinished file with another key is discarded.
+        encode: list of texts to float32 [n, dimension].
+        texts: exactly `count` texts.
+        description: for the progress bar.
+
+    Returns:
+        float32 [count, dimension], read-only.
+
+    Raises:
+        UserError: a vector has a value that is not a number, or infinity.
+    """
+    from tqdm import tqdm
+
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{key[:16]}.partial")
+    for stale in path.parent.glob(f".{path.name}.*.partial"):
+        if stale != partial:
+            stale.unlink()
+    row_bytes = dimension * 4
+    header = _header(count, dimension)
+    done = 0
+    if partial.exists():
+        rows = max(0, partial.stat().st_size - len(header)) // row_bytes
+        done = rows if rows == count else rows // BLOCK * BLOCK
+    try:
+        with (
+            partial.open("r+b" if done else "wb") as file,
+            tqdm(
+                total=count,
+                initial=done,
+                desc=description,
+                unit="text",
+                disable=not is_main_process(),
+            ) as bar,
+        ):
+            if not done:
+                file.write(header)
+            file.truncate(len(header) + done * row_bytes)
+            file.seek(0, 2)
+            remaining = itertools.islice(iter(texts), done, None)
+            while block := list(itertools.islice(remaining, BLOCK)):
+                vectors = np.ascontiguousarray(encode(block), dtype=np.float32)
+                finite = np.isfinite(vectors).all(axis=1)
+                if not finite.all():
+                    text = block[int(np.argmin(finite))]
+                    raise UserError(
+                        f"the encoder gives values that are not numbers for {text[:60]!r} "
+                        f"({int((~finite).sum())} of {len(block)} texts)."
+                    )
+                file.write(vectors.tobytes())
+                file.flush()
+                bar.update(len(block))
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _header(count: int, dimension: int) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+    )
+    return buffer.getvalue()
