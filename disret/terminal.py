@@ -46,9 +46,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
     except Exception as error:
         if out_of_space(error):
-            say(
-                f"{script}: no room left to write ({error}); free some space."
-            )
+            say(f"{script}: no room left to write ({error}); free some space.")
             sys.exit(2)
         say(f"{script}: unexpected {type(error).__name__}: {error} (--debug shows where)")
         sys.exit(1)
