@@ -1,14 +1,24 @@
 """Texts to vectors on disk, in blocks, so that a kill loses one block at most."""
 
+import hashlib
+import io
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from disret import paths
+from disret.encoders import fingerprint
+from disret.files import check_free_space
 from disret.terminal import UserError, is_main_process
 
-BLOCK = 4096  # texts to an append; encoders sort by length within a block
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+BLOCK = 4096  # texts sorted by length and written together
+PIECE = 256  # texts between two movements of the progress bar; a multiple of usual batch sizes
 
 
 def encode_to_file(
@@ -71,7 +81,12 @@ def encode_to_file(
             file.seek(0, 2)
             remaining = itertools.islice(iter(texts), done, None)
             while block := list(itertools.islice(remaining, BLOCK)):
-                vectors = np.ascontiguousarray(encode(block), dtype=np.float32)
+                vectors = np.empty((len(block), dimension), dtype=np.float32)
+                # Long texts first, as encoders do, so that a batch that is too large fails early.
+                order = np.argsort([-len(text) for text in block], kind="stable")
+                for piece in np.split(order, range(PIECE, len(order), PIECE)):
+                    vectors[piece] = encode([block[row] for row in piece])
+                    bar.update(len(piece))
                 finite = np.isfinite(vectors).all(axis=1)
                 if not finite.all():
                     text = block[int(np.argmin(finite))]
@@ -81,7 +96,6 @@ def encode_to_file(
                     )
                 file.write(vectors.tobytes())
                 file.flush()
-                bar.update(len(block))
     except OSError:
         partial.unlink(missing_ok=True)
         raise
@@ -90,10 +104,42 @@ def encode_to_file(
 
 
 def _header(count: int, dimension: int) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         buffer, {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
     )
     return buffer.getvalue()
+
+
+def query_embeddings(
+    model: "SentenceTransformer", queries: list[str], batch_size: int, description: str
+) -> np.ndarray:
+    """Embed queries with `encode_query`, once: a later call with the same model reads the file.
+
+    The file lies under `downloads/embeddings`, named by the model's weights, prompts and sequence
+    length and by the queries.
+
+    Returns:
+        float32 [n_queries, dimension], memory-mapped.
+    """
+    from filelock import FileLock
+
+    digest = hashlib.sha256(f"{fingerprint(model)} {model.max_seq_length} {model.dtype}".encode())
+    for query in queries:
+        digest.update(query.encode() + b"\0")
+    key = digest.hexdigest()
+    path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dimension = model.get_embedding_dimension()
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
+        return encode_to_file(
+            path,
+            key,
+            lambda texts: model.encode_query(texts, batch_size=batch_size, show_progress_bar=False),
+            queries,
+            len(queries),
+            dimension,
+            description,
+        )

@@ -1,0 +1,481 @@
+#!/usr/bin/env python
+"""Distil a teacher's query encoder into a small student by embedding alignment.
+
+    python distill.py --teacher msmarco-bert-base-dot-v5 --layers 0 11 --mixed-precision \\
+        --output models/student                                  # the paper, one GPU
+    torchrun --nproc-per-node 4 distill.py …                     # several GPUs
+    python distill.py --teacher path/to/model --layers 0 5 --queries log.tsv \\
+        --valid-queries held-out.tsv --output models/student     # your retriever, your queries
+    python distill.py --teacher T --init-with distilbert-base-uncased --output models/student
+
+The student starts from layers of the teacher or from another model, and learns to put each query
+where the teacher puts it: the documents' index stays as it is. No judgments are needed. The output
+is a complete sentence-transformers model.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disret.download import mirror_from
+from disret.files import check_writable, read_json, replace_folder, write_json
+from disret.query_files import msmarco_queries, read_queries
+from disret.terminal import UserError, is_main_process, run, say
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Arguments that may change between a run and its continuation.
+CIRCUMSTANCES = ("resume", "overwrite", "debug", "device", "mirror", "output")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--teacher",
+        required=True,
+        metavar="MODEL",
+        help="directory or hub name of a sentence-transformers model",
+    )
+    add(
+        "--init-with",
+        default="subset",
+        metavar="subset|MODEL",
+        help="start from layers of the teacher, or from this model (default: subset)",
+    )
+    add(
+        "--layers",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="layers of the teacher to keep, from 0, in this order; first and last are best",
+    )
+    add(
+        "--projection-activation",
+        choices=["identity", "relu"],
+        default="identity",
+        help="after the Dense layer of a MODEL of another dimension; the authors used relu",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="where the student goes")
+    add(
+        "--queries",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="queries to train on: tsv (id, tab, text), jsonl (text) or plain text, also .gz "
+        "(default: MS MARCO's training queries)",
+    )
+    add(
+        "--valid-queries",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="queries to validate on (default: MS MARCO's dev queries)",
+    )
+    add("--max-queries", type=int, metavar="N", help="train on the first N queries only")
+    add("--keep-order", action="store_true", help="do not shuffle the queries")
+    add(
+        "--loss",
+        choices=["mse", "l2"],
+        default="mse",
+        help="mean squared error, which the authors' code minimises, or Euclidean distance",
+    )
+    add("--train-batch-size", type=int, default=128, help="over all processes (default: 128)")
+    add("--eval-batch-size", type=int, default=32, help="default: 32")
+    add("--max-seq-length", type=int, default=256, help="tokens of a query (default: 256)")
+    add("--warmup-steps", type=int, default=1000, help="default: 1000")
+    add("--eval-steps", type=int, default=2000, help="steps between checkpoints (default: 2000)")
+    add("--num-epochs", type=int, default=1, help="default: 1")
+    add("--adamw-lr", type=float, default=1e-4, help="learning rate (default: 1e-4)")
+    add("--adamw-eps", type=float, default=1e-6, help="default: 1e-6")
+    add("--mixed-precision", action="store_true", help="bfloat16, or float16 where that is absent")
+    add("--seed", type=int, default=42, help="default: 42")
+    add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint, or leave a finished student as it is",
+    )
+    add("--overwrite", action="store_true", help="replace what is at --output")
+    add("--mirror", metavar="DIR|URL", help="take MS MARCO's archive from there")
+    add("--debug", action="store_true", help="show tracebacks")
+    args = parser.parse_args()
+
+    if args.init_with == "subset" and not args.layers:
+        parser.error("--layers is missing: say which of the teacher's layers to keep")
+    if args.init_with != "subset" and args.layers:
+        parser.error("--layers goes with --init-with subset only")
+    if args.layers and min(args.layers) < 0:
+        parser.error(f"--layers counts from 0, got {min(args.layers)}")
+    if args.layers and len(set(args.layers)) < len(args.layers):
+        parser.error(f"--layers names a layer twice: {' '.join(map(str, args.layers))}")
+    if args.resume and args.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    for name in (
+        "train_batch_size",
+        "eval_batch_size",
+        "max_seq_length",
+        "eval_steps",
+        "num_epochs",
+        "max_queries",
+    ):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be positive")
+    if args.warmup_steps < 0 or args.adamw_lr <= 0 or args.adamw_eps <= 0:
+        parser.error("--warmup-steps must not be negative, learning rate and eps be positive")
+    if args.train_batch_size % world_size():
+        parser.error(f"--train-batch-size must be a multiple of the {world_size()} processes")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    partial = args.output.with_name(args.output.name + ".partial")  # until the student is whole
+    if is_finished(args, partial):
+        say(f"{args.output} is finished already.")
+        return
+    queries, valid_queries = load_queries(args)
+
+    from disret.encoders import fingerprint, load_encoder, max_seq_length, resolve_device
+    from disret.vectors import query_embeddings
+
+    device = resolve_device(training_device(args))
+    teacher = load_encoder(args.teacher, device)
+    teacher.max_seq_length = max_seq_length(teacher, args.max_seq_length)
+    if args.init_with == "subset":
+        student = init_from_layers(teacher, args.layers)
+    else:
+        student = init_from_model(
+            teacher, load_encoder(args.init_with, device), args.projection_activation, args.seed
+        )
+    student.max_seq_length = max_seq_length(student, args.max_seq_length)
+
+    claim(partial, args, fingerprint(teacher), queries)
+    started = time.perf_counter()
+    targets = query_embeddings(teacher, queries, args.eval_batch_size, "teacher, training queries")
+    valid_targets = query_embeddings(
+        teacher, valid_queries, args.eval_batch_size, "teacher, validation queries"
+    )
+    teacher_seconds = time.perf_counter() - started
+    teacher.to("cpu")  # its work is done; leave the device to the student
+
+    started = time.perf_counter()
+    curve = distil(args, student, queries, targets, valid_queries, valid_targets, device, partial)
+    if is_main_process():
+        report = {
+            "arguments": recorded(args),
+            "teacher_sha256": fingerprint(teacher),
+            "student_sha256": fingerprint(student),
+            "queries": {"training": len(queries), "validation": len(valid_queries)},
+            "processes": world_size(),
+            "seconds": {
+                "teacher_embeddings": round(teacher_seconds, 1),
+                "training": round(time.perf_counter() - started, 1),
+            },
+            "validation_mse": curve,
+        }
+        save_student(args, student, report, partial)
+
+
+# --- Student initialisation (section 3 of the paper) ------------------------------------------
+
+
+def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "SentenceTransformer":
+    """A student that keeps the given layers of the teacher, and everything else of it.
+
+    Tokenizer, embeddings, pooling, Dense, Normalize and prompts are the teacher's.
+    """
+    import copy
+
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    from disret.layers import keep_layers
+
+    if not isinstance(teacher[0], Transformer):
+        raise UserError(
+            f"the teacher starts with {type(teacher[0]).__name__}, which has no layers to keep."
+        )
+    shortened = keep_layers(teacher[0].model, layers)
+    student = copy.deepcopy(teacher)
+    student[0].model = shortened
+    return student
+
+
+def init_from_model(
+    teacher: "SentenceTransformer", other: "SentenceTransformer", activation: str, seed: int
+) -> "SentenceTransformer":
+    """A student with another model's transformer, aligned with the teacher's space.
+
+    Pooling is the teacher's. A Dense layer leads to the teacher's dimension where they differ.
+    Its activation was ReLU in the authors' code, which cannot reach negative coordinates.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+
+    poolings = [module for module in teacher if isinstance(module, Pooling)]
+    if not poolings:
+        raise UserError("the teacher has no pooling that a student could copy.")
+    if not isinstance(other[0], Transformer):
+        raise UserError(
+            f"a student cannot start from {type(other[0]).__name__}; name a transformer model."
+        )
+    width = other[0].get_embedding_dimension()
+    pooling = Pooling(width, poolings[0].pooling_mode, poolings[0].include_prompt)
+    modules = [other[0], pooling]
+    pooled = pooling.get_embedding_dimension()
+    dimension = teacher.get_embedding_dimension()
+    if pooled != dimension:
+        torch.manual_seed(seed)
+        function = torch.nn.ReLU() if activation == "relu" else torch.nn.Identity()
+        modules.append(Dense(pooled, dimension, activation_function=function))
+    if any(isinstance(module, Normalize) for module in teacher):
+        modules.append(Normalize())
+    return SentenceTransformer(
+        modules=modules,
+        prompts=other.prompts,
+        default_prompt_name=other.default_prompt_name,
+        similarity_fn_name=teacher.similarity_fn_name,
+        device=str(teacher.device),
+    )
+
+
+# --- Distillation by embedding alignment (section 3 of the paper) ------------------------------
+
+
+def distil(
+    args: argparse.Namespace,
+    student: "SentenceTransformer",
+    queries: list[str],
+    targets,
+    valid_queries: list[str],
+    valid_targets,
+    device: str,
+    partial: Path,
+) -> list[dict[str, float]]:
+    """Train the student's query embeddings onto the teacher's; leaves the best weights in it.
+
+    Args:
+        targets, valid_targets: the teacher's embeddings, float32 [n_queries, dimension].
+        partial: where checkpoints go.
+
+    Returns:
+        The validation MSE by step, from step 0, before training.
+    """
+
+    from sentence_transformers import (
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from disret.encoders import query_prompt
+    from disret.training import (
+        DistillationTrainer,
+        QueryMSEEvaluator,
+        distillation_dataset,
+        mse_from,
+    )
+
+    steps = -(-len(queries) // args.train_batch_size) * args.num_epochs
+    if args.warmup_steps >= steps:
+        say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
+    evaluator = QueryMSEEvaluator(valid_queries, valid_targets, args.eval_batch_size)
+    checkpoints = partial / "checkpoints"
+    last_checkpoint = get_last_checkpoint(checkpoints) if checkpoints.exists() else None
+    before = read_json(partial / "before.json")
+    if before is None:
+        before = {"mse": evaluator.mse(student)}
+        if is_main_process():
+            write_json(partial / "before.json", before)
+
+    prompt = query_prompt(student)
+    trainer = DistillationTrainer(
+        model=student,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(checkpoints),
+            num_train_epochs=args.num_epochs,
+            per_device_train_batch_size=args.train_batch_size // world_size(),
+            learning_rate=args.adamw_lr,
+            adam_epsilon=args.adamw_eps,
+            weight_decay=0.01,
+            warmup_steps=args.warmup_steps,
+            lr_scheduler_type="linear",
+            eval_strategy="steps",
+            eval_steps=args.eval_steps,
+            save_strategy="steps",
+            save_steps=args.eval_steps,
+            save_total_limit=1,  # the best one stays beside the last
+            load_best_model_at_end=True,
+            metric_for_best_model="negative_mse",
+            greater_is_better=True,
+            logging_steps=50,
+            logging_nan_inf_filter=False,
+            prompts={"query": prompt} if prompt else None,
+            seed=args.seed,
+            use_cpu=device == "cpu",
+            report_to="none",
+            **precision(args, device),
+        ),
+        train_dataset=distillation_dataset(queries, targets),
+        evaluator=evaluator,
+        # The paper's objective: the squared distance between student and teacher embeddings.
+        loss=EmbedDistillLoss(student, distance_metric=args.loss),
+        keep_order=args.keep_order,
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint)
+    evaluations = [log for log in trainer.state.log_history if "eval_negative_mse" in log]
+    return [
+        {"step": 0, "mse": before["mse"]},
+        *({"step": log["step"], "mse": mse_from(log)} for log in evaluations),
+    ]
+
+
+def precision(args: argparse.Namespace, device: str) -> dict[str, bool]:
+    """The trainer's precision: float32, or mixed with bfloat16 where the device has it."""
+    import torch
+
+    if not args.mixed_precision:
+        return {}
+    if device == "cpu" or torch.cuda.is_bf16_supported():
+        return {"bf16": True}
+    return {"fp16": True}
+
+
+# --- Input, output and processes ---------------------------------------------------------------
+
+
+def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Training queries, and validation queries that are not among them."""
+    files = {"train": args.queries, "valid": args.valid_queries}
+    if not all(files.values()):
+        files["train"] = files["train"] or [msmarco_queries(mirror_from(args.mirror))[0]]
+        files["valid"] = files["valid"] or [msmarco_queries(mirror_from(args.mirror))[1]]
+    queries = read_queries(files["train"], args.max_queries)
+    valid_queries = read_queries(files["valid"])
+    seen = set(queries)
+    unseen = [query for query in valid_queries if query not in seen]
+    if not unseen:
+        raise UserError("every validation query is among the training queries; name others.")
+    if len(unseen) < len(valid_queries):
+        left_out = len(valid_queries) - len(unseen)
+        say(f"left out {left_out} validation queries that are among the training queries.")
+    return queries, unseen
+
+
+def recorded(args: argparse.Namespace) -> dict:
+    """The arguments that decide the student, as JSON."""
+    values = {key: value for key, value in vars(args).items() if key not in CIRCUMSTANCES}
+    for key in ("queries", "valid_queries"):
+        values[key] = [str(path) for path in values[key]] if values[key] else None
+    return values
+
+
+def is_finished(args: argparse.Namespace, partial: Path) -> bool:
+    """Whether there is nothing left to do; refuses to touch what is not to be replaced."""
+    check_writable(args.output)
+    if args.overwrite:
+        if is_main_process():
+            shutil.rmtree(partial, ignore_errors=True)
+        return False
+    if args.output.exists():
+        report = read_json(args.output / "distillation.json") if args.resume else None
+        if report is None:
+            raise UserError(
+                f"{args.output} exists; name another --output, or replace it with --overwrite."
+            )
+        check_same(report["arguments"], recorded(args), args.output)
+        return True
+    if partial.exists() and not args.resume:
+        raise UserError(
+            f"{partial} holds an unfinished run; go on with --resume or start with --overwrite."
+        )
+    return False
+
+
+def claim(partial: Path, args: argparse.Namespace, teacher: str, queries: list[str]) -> None:
+    """Note what a run is made of, or check that the unfinished run was made of the same."""
+    digest = hashlib.sha256("\n".join(queries).encode()).hexdigest()
+    content = {**recorded(args), "teacher_sha256": teacher, "queries_sha256": digest}
+    earlier = read_json(partial / "run.json")
+    if earlier is not None:
+        check_same(earlier, content, partial)
+    elif is_main_process():
+        partial.mkdir(parents=True, exist_ok=True)
+        write_json(partial / "run.json", content)
+
+
+def check_same(earlier: dict, now: dict, folder: Path) -> None:
+    differing = sorted(key for key in now if earlier.get(key) != now[key])
+    if differing:
+        raise UserError(
+            f"{folder} was made with another {', '.join(differing)}; give the same, name another "
+            "--output, or start with --overwrite."
+        )
+
+
+def save_student(
+    args: argparse.Namespace, student: "SentenceTransformer", report: dict, partial: Path
+) -> None:
+    """Put the complete model in place, with its card and `distillation.json`."""
+    from disret.model_card import versions, write_model_card
+
+    folder = partial / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    student.save_pretrained(str(folder), create_model_card=False)
+    report["versions"] = versions()
+    write_json(folder / "distillation.json", report)
+    write_model_card(folder / "README.md", args.output.name, student, report)
+    replace_folder(folder, args.output)
+    shutil.rmtree(partial)
+    first, best = (
+        report["validation_mse"][0]["mse"],
+        min(p["mse"] for p in report["validation_mse"]),
+    )
+    print(f"{args.output}: validation MSE {first:.3g} before, {best:.3g} after.")
+
+
+def world_size() -> int:
+    """The number of processes that `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def training_device(args: argparse.Namespace) -> str | None:
+    """The device of this process; the trainer is kept to one GPU a process.
+
+    The trainer takes the first GPU it sees, and spreads a batch over all of them where it sees
+    several, so each process is shown one only. To be called before torch looks for devices.
+    """
+    if args.device is not None and not args.device.startswith("cuda"):
+        return args.device
+    if world_size() > 1:
+        return f"cuda:{os.environ['LOCAL_RANK']}" if has_cuda() else "cpu"
+    number = int((args.device or "").partition(":")[2] or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
+    elif number < len(visible.split(",")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number]
+    return args.device and "cuda"
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+if __name__ == "__main__":
+    run(main)
