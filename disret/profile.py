@@ -1,0 +1,71 @@
+"""Which form of the example this machine can run, and whether it has the room.
+
+    python -m disret.profile auto|paper|embedded
+
+prints the profile; why it was chosen goes to standard error.
+"""
+
+import argparse
+import os
+
+from disret import paths
+from disret.catalog import MSMARCO_QUERIES, datasets
+from disret.download import mirror_from, reachable
+from disret.files import check_free_space
+from disret.terminal import UserError, run, say
+
+HUB = "https://huggingface.co"
+NEEDED_BYTES = {"paper": 6_000_000_000, "embedded": 1_000_000_000}
+
+
+def choose(wanted: str) -> str:
+    """Resolve `auto`, and check that the chosen profile can run.
+
+    Raises:
+        UserError: too little disk space, or `paper` without the hosts it needs.
+    """
+    profile = wanted
+    if wanted == "auto":
+        obstacle = "no CUDA device is present" if not _has_cuda() else _out_of_reach()
+        profile = "embedded" if obstacle else "paper"
+        reason = obstacle or "a CUDA device is present and the hosts answer"
+        other = "paper" if profile == "embedded" else "embedded"
+        say(f"profile {profile}: {reason} (PROFILE={other} forces the other).")
+    elif wanted == "paper":
+        obstacle = _out_of_reach()
+        if obstacle:
+            raise UserError(f"PROFILE=paper cannot run: {obstacle}; PROFILE=embedded can.")
+    check_free_space(paths.HOME, NEEDED_BYTES[profile], f"the {profile} example")
+    return profile
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _out_of_reach() -> str | None:
+    """What the paper's profile needs from the network and cannot have."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    hosts = [HUB]
+    if mirror_from(None) is None:
+        hosts += [MSMARCO_QUERIES.url, datasets()["scifact"].archive.url]
+    silent = [host for host in hosts if not reachable(host)]
+    return f"no answer from {', '.join(silent)}" if silent else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m disret.profile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("profile", choices=["auto", "paper", "embedded"])
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    print(choose(parser.parse_args().profile))
+
+
+if __name__ == "__main__":
+    run(main)
