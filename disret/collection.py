@@ -133,7 +133,7 @@ class Collection:
 
 def check_name(name: str) -> None:
     """Raise `UserError` unless `name` is a data set or a directory, without downloading."""
-    if not (paths.COLLECTIONS / name).is_dir() and not Path(name).is_dir():
+    if not _installed(name) and not Path(name).is_dir():
         catalog_dataset(name)  # raises, naming the nearest
 
 
@@ -156,7 +156,7 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
     if name in datasets():
         if not folder.exists():
             _install(name, folder, mirror)
-    elif not folder.is_dir():
+    elif not _installed(name):
         folder = Path(name).resolve()
         name = folder.name
     if (folder / "corpus.jsonl").exists():
@@ -170,6 +170,12 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
 def default_split(name: str) -> str:
     """The split that the paper scores: `dev` for MS MARCO, else `test`."""
     return datasets()[name].default_split if name in datasets() else "test"
+
+
+def _installed(name: str) -> bool:
+    """Whether a collection of this name is under `benchmarks/raw`."""
+    parts = Path(name).parts
+    return "/" not in parts and ".." not in parts and (paths.COLLECTIONS / name).is_dir()
 
 
 def _install(name: str, folder: Path, mirror: str | None) -> None:

@@ -171,7 +171,7 @@ def _receive(response, partial: Path, offset: int) -> None:
         ) as bar,
     ):
         try:
-            for block in response.iter_content(1 << 20):
+            for block in response.iter_content(1 << 16):
                 file.write(block)
                 bar.update(len(block))
         except OSError as error:
