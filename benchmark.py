@@ -140,7 +140,7 @@ def main() -> None:
                     say(f"{collection.name}, {contestant.name}: in {args.output} already.")
                 scored.append(row)
             if len(collections) > 1:
-                row = average_of_parts(dataset, scored, args)
+                row = average_of_parts(scored, args)
                 add_retention(row, teacher_scores, args)
                 if find_done(done, row, args) is None:
                     save(row, args.output)
@@ -268,7 +268,7 @@ def find_done(done: Sequence[dict], row: dict, args: argparse.Namespace) -> dict
     return None
 
 
-def average_of_parts(dataset: str, rows: Sequence[dict], args: argparse.Namespace) -> dict:
+def average_of_parts(rows: Sequence[dict], args: argparse.Namespace) -> dict:
     """The row of a data set in parts: metrics averaged over the parts, as the paper did."""
     average = {
         name: round(sum(row[name] for row in rows) / len(rows), 5) for name in metric_names(args)
@@ -276,6 +276,7 @@ def average_of_parts(dataset: str, rows: Sequence[dict], args: argparse.Namespac
     counts = {name: sum(row[name] for row in rows) for name in COUNTS}
     parts = "+".join(row["collection"] for row in rows)
     digest = hashlib.sha256(parts.encode()).hexdigest()[:16]
+    dataset = rows[0]["dataset"].rpartition("/")[0]
     return {**rows[0], "dataset": dataset, "collection": digest, **average, **counts}
 
 

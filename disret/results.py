@@ -46,11 +46,12 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as an aligned table, numbers to the right."""
+    """Rows as an aligned table, numbers to the right; a column that a row lacks stays blank."""
     if not rows:
         return "(no rows)"
-    columns = list(rows[0])
-    cells = [columns] + [["" if row[c] is None else str(row[c]) for c in columns] for row in rows]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    texts = [["" if row.get(c) is None else str(row[c]) for c in columns] for row in rows]
+    cells = [columns, *texts]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     numeric = [all(_is_number(line[i]) for line in cells[1:]) for i in range(len(columns))]
     lines = [

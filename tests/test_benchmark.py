@@ -1,0 +1,246 @@
+"""benchmark.py: scores, reuse, and what it refuses."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_collection
+from sentence_transformers import SentenceTransformer
+from tiny import save_encoder
+
+from disret import paths
+from disret.results import read_rows
+
+
+@pytest.fixture
+def student(teacher, tmp_path):
+    from distill import init_from_layers
+
+    model = init_from_layers(SentenceTransformer(str(teacher), device="cpu"), [0, 3])
+    model.save_pretrained(str(tmp_path / "student"), create_model_card=False)
+    return tmp_path / "student"
+
+
+@pytest.fixture
+def arguments(collection, teacher, tmp_path):
+    return ["--datasets", collection, "--document-encoder", teacher, "--k-values", 3, 10,
+            "--output", tmp_path / "r.csv", "--device", "cpu"]  # fmt: skip
+
+
+def rows_of(arguments):
+    return read_rows(arguments[arguments.index("--output") + 1])
+
+
+def test_scores_are_those_of_sentence_transformers(call, arguments, teacher, collection):
+    """Against the library's own evaluator, on the same texts."""
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    from disret.collection import Collection
+
+    outcome = call("benchmark", *arguments, "--score-function", "cos_sim")
+    assert outcome.status == 0, outcome.err
+    (row,) = rows_of(arguments)
+    things = Collection("things", collection)
+    documents = things.document_ids()
+    qrels = things.qrels("test", things.queries(), set(documents))
+    evaluator = InformationRetrievalEvaluator(
+        things.queries(),
+        dict(zip(documents, things.texts(), strict=True)),
+        {query: set(relevant) for query, relevant in qrels.items()},
+        ndcg_at_k=[3, 10], map_at_k=[10], mrr_at_k=[10], precision_recall_at_k=[3, 10],
+        query_prompt="q ", corpus_prompt="d ", main_score_function="cosine",
+    )  # fmt: skip
+    wanted = evaluator(SentenceTransformer(str(teacher), device="cpu"))
+    for ours, theirs in (("NDCG@3", "ndcg@3"), ("NDCG@10", "ndcg@10"), ("MRR@10", "mrr@10"),
+                         ("Recall@3", "recall@3"), ("P@10", "precision@10")):  # fmt: skip
+        assert float(row[ours]) == pytest.approx(wanted[f"cosine_{theirs}"], abs=2e-5)
+    assert 0 < float(row["NDCG@10"]) < 1
+    assert float(row["retention"]) == 100
+
+
+def test_retention_of_a_student(call, arguments, student, teacher):
+    outcome = call("benchmark", *arguments, "--query-encoder", student)
+    assert outcome.status == 0, outcome.err
+    of_teacher, of_student = rows_of(arguments)
+    assert of_teacher["query_encoder"] == str(teacher)
+    assert of_student["query_encoder"] == str(student)
+    expected = 100 * float(of_student["NDCG@10"]) / float(of_teacher["NDCG@10"])
+    assert float(of_student["retention"]) == pytest.approx(expected, abs=0.01)
+    assert "retention %" in outcome.out
+    assert list(of_student)[:4] == ["datetime", "dataset", "document_encoder", "query_encoder"]
+
+
+def test_a_rerun_skips_what_is_done(call, arguments, student):
+    call("benchmark", *arguments)
+    again = call("benchmark", *arguments, "--query-encoder", student)
+    assert again.err.count("already") == 1
+    assert len(rows_of(arguments)) == 2
+    more = call("benchmark", *arguments, "--k-values", 5, 10)
+    assert "already" not in more.err  # another cut-off
+    assert "NDCG@5" in rows_of(arguments)[-1]
+
+
+def test_a_changed_collection_is_scored_again(call, arguments, collection):
+    call("benchmark", *arguments)
+    with (collection / "qrels" / "test.tsv").open("a") as file:
+        file.write("q1\td30\t1\n")
+    assert "already" not in call("benchmark", *arguments).err
+    assert len(rows_of(arguments)) == 2
+
+
+def test_no_baseline(call, arguments, student):
+    call("benchmark", *arguments, "--query-encoder", student, "--no-baseline")
+    (row,) = rows_of(arguments)
+    assert row["query_encoder"] == str(student)
+    assert row["retention"] is None
+
+
+def test_parts_and_their_average(call, arguments, tmp_path):
+    for number, forum in enumerate(("cats", "dogs")):
+        write_collection(tmp_path / "forums" / forum, documents=50 + 20 * number)
+    arguments[1] = tmp_path / "forums"
+    outcome = call("benchmark", *arguments)
+    assert outcome.status == 0, outcome.err
+    cats, dogs, average = rows_of(arguments)
+    names = [row["dataset"] for row in (cats, dogs, average)]
+    assert names == ["forums/cats", "forums/dogs", "forums"]
+    mean = (float(cats["NDCG@10"]) + float(dogs["NDCG@10"])) / 2
+    assert float(average["NDCG@10"]) == pytest.approx(mean, abs=1e-5)
+    assert float(average["documents"]) == 120
+    again = call("benchmark", *arguments)
+    assert again.status == 0
+    assert len(rows_of(arguments)) == 3
+
+
+def test_own_document_is_not_a_hit(call, arguments, collection):
+    """A query whose id is a document's: that document is ignored, and k others remain."""
+    corpus = collection / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace('"d0"', '"q0"').replace('"title 0"', '""'))
+    runs = collection.parent / "runs"
+    outcome = call("benchmark", *arguments, "--save-runs", runs)
+    assert outcome.status == 0, outcome.err
+    lines = [line.split() for line in next(runs.iterdir()).read_text().splitlines()]
+    hits = [line[2] for line in lines if line[0] == "q0"]
+    assert len(hits) == 10
+    assert "q0" not in hits
+
+
+def test_runs_give_the_same_scores(call, arguments, collection):
+    import pytrec_eval
+
+    from disret.collection import Collection
+
+    runs = collection.parent / "runs"
+    call("benchmark", *arguments, "--save-runs", runs)
+    (file,) = runs.iterdir()
+    assert file.name == "things.test.teacher.trec"
+    with file.open() as stream:
+        run = pytrec_eval.parse_run(stream)
+    things = Collection("things", collection)
+    qrels = things.qrels("test", things.queries(), set(things.document_ids()))
+    scores = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    mean = np.mean([query["ndcg_cut_10"] for query in scores.values()])
+    assert float(rows_of(arguments)[0]["NDCG@10"]) == pytest.approx(mean, abs=1e-5)
+
+
+def test_killed_while_indexing_resumes_to_the_same_scores(call, arguments, tmp_path, collection):
+    from disret import vectors
+
+    # Enough documents for several blocks.
+    arguments[1] = write_collection(tmp_path / "many", documents=3 * vectors.BLOCK)
+    command = [sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def partial():
+        return list((paths.INDEXES / "many").glob(".*.partial"))
+
+    while not (partial() and partial()[0].stat().st_size > vectors.BLOCK * 32 * 4):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not rows_of(arguments)
+    resumed = call("benchmark", *arguments)
+    assert resumed.status == 0, resumed.err
+    index = next((paths.INDEXES / "many").glob("*/index.faiss")).read_bytes()
+
+    import shutil
+
+    shutil.rmtree(paths.INDEXES)
+    arguments[arguments.index("--output") + 1] = tmp_path / "unbroken.csv"
+    assert call("benchmark", *arguments).status == 0
+    assert next((paths.INDEXES / "many").glob("*/index.faiss")).read_bytes() == index
+
+
+def test_runs_from_any_directory(script, arguments, tmp_path):
+    outcome = script("benchmark", *arguments, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert "NDCG@10" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (["--datasets", "sci-fact"], "did you mean scifact"),
+        (["--split", "dev"], "no split 'dev'; it has: test"),
+        (["--k-values", 0], "--k-values must be positive"),
+        (["--batch-size", 0], "--batch-size must be positive"),
+        (["--output", "/proc/nothing/r.csv"], "cannot write"),
+        (["--document-encoder", "no-such/model"], "HF_HUB_OFFLINE"),
+        (["--query-encoder", "no-such/model"], "HF_HUB_OFFLINE"),
+        (["--mirror", "no/such/mirror"], "neither a directory"),
+        (["--device", "cuda"], "no CUDA device"),
+    ],
+)
+def test_bad_arguments(call, arguments, extra, reason):
+    import torch
+
+    if "cuda" in extra and torch.cuda.is_available():
+        pytest.skip("a CUDA device is present")
+    outcome = call("benchmark", *arguments, *extra)
+    assert outcome.status == 2
+    assert reason in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not paths.INDEXES.exists()
+
+
+def test_student_of_another_dimension(call, arguments, tmp_path):
+    other = save_encoder(tmp_path / "other", dense=16)
+    outcome = call("benchmark", *arguments, "--query-encoder", other)
+    assert outcome.status == 2
+    assert "gives 16 dimensions" in outcome.err
+
+
+@pytest.mark.parametrize("line", ["{broken", '{"text": "x"}', '{"_id": "d1", "text": "x"}'])
+def test_bad_corpus(call, arguments, collection, line):
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write(line + "\n")
+    outcome = call("benchmark", *arguments)
+    assert outcome.status == 2
+    assert "corpus.jsonl, line 61" in outcome.err
+    assert not list(paths.INDEXES.rglob("index.faiss"))
+
+
+def test_judgments_of_nothing_known(call, arguments, collection):
+    (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nx\ty\t1\n")
+    outcome = call("benchmark", *arguments)
+    assert outcome.status == 2
+    assert "1 queries and 0 documents" in outcome.err
+    assert "no judgment of a known" in outcome.err
+
+
+@pytest.mark.real
+def test_published_scores_of_minilm(call, real_teacher, real_mirror, tmp_path, monkeypatch):
+    """all-MiniLM-L6-v2's published nDCG@10 on NFCorpus; the index is kept for later runs."""
+    monkeypatch.setattr(paths, "COLLECTIONS", ROOT / "benchmarks" / "raw")
+    monkeypatch.setattr(paths, "INDEXES", ROOT / "benchmarks" / "faiss")
+    outcome = call(
+        "benchmark", "--datasets", "scifact", "nfcorpus", "--document-encoder", real_teacher,
+        "--score-function", "cos_sim", "--mirror", real_mirror, "--output", tmp_path / "r.csv",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    scifact, nfcorpus = read_rows(tmp_path / "r.csv")
+    assert float(scifact["NDCG@10"]) == pytest.approx(0.6451, abs=0.001)
+    assert float(nfcorpus["NDCG@10"]) == pytest.approx(0.3159, abs=0.001)

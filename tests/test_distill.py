@@ -1,0 +1,257 @@
+"""distill.py: what it leaves, how it resumes, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from tiny import save_encoder
+
+SMALL = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4, "--adamw-lr", 1e-3,
+         "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture
+def arguments(teacher, queries, valid_queries, tmp_path):
+    return ["--teacher", teacher, "--queries", queries, "--valid-queries", valid_queries,
+            "--output", tmp_path / "student", *SMALL]  # fmt: skip
+
+
+def report(folder):
+    return json.loads((folder / "distillation.json").read_text())
+
+
+def test_a_student_moves_onto_its_teacher(call, arguments, teacher, tmp_path):
+    outcome = call("distill", *arguments, "--layers", 0, 3)
+    assert outcome.status == 0, outcome.err
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert student.transformers_model.config.num_hidden_layers == 2
+    assert student.max_seq_length == 64
+    assert student.prompts == {"query": "q ", "document": "d "}
+
+    found = report(tmp_path / "student")
+    curve = found["validation_mse"]
+    assert [point["step"] for point in curve] == [0, 4, 8, 12, 13]
+    best = min(point["mse"] for point in curve)
+    assert best < 0.9 * curve[0]["mse"]
+    assert found["queries"] == {"training": 200, "validation": 20}
+    assert found["arguments"]["layers"] == [0, 3]
+    assert set(found["versions"]) >= {"python", "torch", "sentence-transformers"}
+
+    # What was measured is what was saved: the best checkpoint, on queries as queries.
+    texts = [f"who has seen {i * 3} things" for i in range(20)]
+    wanted = SentenceTransformer(str(teacher), device="cpu").encode_query(texts)
+    assert np.mean((student.encode_query(texts) - wanted) ** 2) == pytest.approx(best, rel=1e-4)
+
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "layers 0, 3 of the teacher" in card
+    assert f"{best:.4g}" in card
+    assert not (tmp_path / "student.partial").exists()
+
+
+@pytest.mark.parametrize("loss", ["mse", "l2"])
+def test_another_model_is_aligned(call, arguments, tmp_path, loss):
+    other = save_encoder(tmp_path / "other", "distilbert", layers=1, dense=16)
+    wide = save_encoder(tmp_path / "wide", "bert", dense=48)
+    arguments[1] = wide
+    outcome = call("distill", *arguments, "--init-with", other, "--loss", loss)
+    assert outcome.status == 0, outcome.err
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert [type(m).__name__ for m in student] == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert student.get_embedding_dimension() == 48
+    assert student.transformers_model.config.model_type == "distilbert"
+    assert student.encode(["negative coordinates"]).min() < 0
+    curve = report(tmp_path / "student")["validation_mse"]
+    assert min(p["mse"] for p in curve) < curve[0]["mse"]
+
+
+def test_relu_projection_of_the_authors(call, arguments, tmp_path):
+    other = save_encoder(tmp_path / "other", "bert", layers=1)
+    wide = save_encoder(tmp_path / "wide", "bert", dense=48)
+    arguments[1] = wide
+    outcome = call("distill", *arguments, "--init-with", other, "--projection-activation", "relu")
+    assert outcome.status == 0, outcome.err
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert student.encode(["no negative coordinates"]).min() >= 0
+
+
+def test_killed_run_resumes_to_the_same_student(arguments, call, tmp_path, home):
+    """SIGKILL in the second epoch; the resumed student equals one of an unbroken run."""
+    layers = ["--layers", "0", "3", "--num-epochs", "3"]
+    unbroken = call("distill", *arguments, *layers)
+    assert unbroken.status == 0, unbroken.err
+    whole = tmp_path / "student"
+    whole.rename(tmp_path / "unbroken")
+
+    command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), *layers]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    checkpoints = tmp_path / "student.partial" / "checkpoints"
+    while not (checkpoints / "checkpoint-20" / "trainer_state.json").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not whole.exists()
+
+    refused = call("distill", *arguments, *layers)
+    assert refused.status == 2
+    assert "unfinished run" in refused.err
+    other = call("distill", *arguments, "--layers", 0, 2, "--num-epochs", 3, "--resume")
+    assert other.status == 2
+    assert "another layers" in other.err
+
+    resumed = call("distill", *arguments, *layers, "--resume")
+    assert resumed.status == 0, resumed.err
+    expected, found = (load_file(f / "model.safetensors") for f in (tmp_path / "unbroken", whole))
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, atol=1e-6, err_msg=name)
+    curve, unbroken_curve = (report(f)["validation_mse"] for f in (whole, tmp_path / "unbroken"))
+    assert curve[-1]["step"] == 39
+    assert [p["step"] for p in curve] == [p["step"] for p in unbroken_curve]
+    assert [p["mse"] for p in curve] == pytest.approx([p["mse"] for p in unbroken_curve], rel=1e-4)
+
+
+def test_finished_student_is_left_alone(call, arguments, tmp_path):
+    assert call("distill", *arguments, "--layers", 0).status == 0
+    written = (tmp_path / "student" / "model.safetensors").stat().st_mtime_ns
+    again = call("distill", *arguments, "--layers", 0, "--resume")
+    assert again.status == 0
+    assert "finished already" in again.err
+    refused = call("distill", *arguments, "--layers", 0)
+    assert refused.status == 2
+    assert "--overwrite" in refused.err
+    other = call("distill", *arguments, "--layers", 1, "--resume")
+    assert other.status == 2
+    assert "another layers" in other.err
+    assert (tmp_path / "student" / "model.safetensors").stat().st_mtime_ns == written
+    replaced = call("distill", *arguments, "--layers", 1, "--overwrite")
+    assert replaced.status == 0, replaced.err
+    assert report(tmp_path / "student")["arguments"]["layers"] == [1]
+
+
+def test_interrupt_is_130_and_resumable(arguments, tmp_path, home, call):
+    command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), "--layers", "0",
+               "--num-epochs", "200"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    checkpoints = tmp_path / "student.partial" / "checkpoints"
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert list(checkpoints.glob("checkpoint-*/trainer_state.json"))
+
+
+def test_two_processes_make_one_model(arguments, call, tmp_path, home):
+    """torchrun with two processes takes the same steps over the same batches.
+
+    192 queries make whole batches: sentence-transformers drops an incomplete last one here.
+    """
+    arguments += ["--max-queries", 192]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               str(ROOT / "distill.py"), *map(str, arguments), "--layers", "0"]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = report(tmp_path / "student")
+    assert found["processes"] == 2
+    (tmp_path / "student").rename(tmp_path / "two")
+    assert call("distill", *arguments, "--layers", 0).status == 0
+    one = report(tmp_path / "student")
+    steps = [point["step"] for point in one["validation_mse"]]
+    assert [point["step"] for point in found["validation_mse"]] == steps
+    # Dropout differs between the two, the batches do not.
+    assert found["validation_mse"][-1]["mse"] == pytest.approx(
+        one["validation_mse"][-1]["mse"], rel=0.1
+    )
+
+
+def test_mixed_precision(script, arguments, tmp_path):
+    outcome = script("distill", *arguments, "--layers", 0, "--mixed-precision", "--keep-order")
+    assert outcome.status == 0, outcome.err
+    curve = report(tmp_path / "student")["validation_mse"]
+    assert min(p["mse"] for p in curve) < curve[0]["mse"]
+
+
+def test_divergence_is_said(call, arguments, tmp_path):
+    arguments[arguments.index("--adamw-lr") + 1] = 1e30
+    outcome = call("distill", *arguments, "--layers", 0)
+    assert outcome.status == 2
+    assert "training diverged" in outcome.err
+    assert not (tmp_path / "student").exists()
+
+
+def test_broken_teacher_is_said(call, arguments, tmp_path):
+    """A teacher with NaN in its weights is found in its first embeddings."""
+    import torch
+
+    broken = SentenceTransformer(str(arguments[1]), device="cpu")
+    torch.nn.init.constant_(broken.transformers_model.embeddings.word_embeddings.weight, torch.nan)
+    broken.save_pretrained(str(tmp_path / "broken"), create_model_card=False)
+    arguments[1] = tmp_path / "broken"
+    outcome = call("distill", *arguments, "--layers", 0)
+    assert outcome.status == 2
+    assert "not numbers" in outcome.err
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ([], "--layers is missing"),
+        (["--layers", 0, 9], "layers 0 to 3; --layers names 9"),
+        (["--layers", 1, 1], "twice"),
+        (["--layers", -1], "from 0"),
+        (["--layers", 0, "--init-with", "some-model"], "--layers goes with"),
+        (["--layers", 0, "--max-queries", 0], "--max-queries must be positive"),
+        (["--layers", 0, "--device", "cuda"], "no CUDA device"),
+        (["--layers", 0, "--queries", "none.tsv"], "there is no file none.tsv"),
+        (["--layers", 0, "--teacher", "no-such/model"], "HF_HUB_OFFLINE"),
+        (["--layers", 0, "--output", "/proc/nothing/here"], "cannot write"),
+        (["--layers", 0, "--resume", "--overwrite"], "exclude each other"),
+        (["--init-with", "no-such/model"], "cannot load the model"),
+    ],
+)
+def test_bad_arguments(call, arguments, extra, reason, tmp_path):
+    import torch
+
+    if "cuda" in extra and torch.cuda.is_available():
+        pytest.skip("a CUDA device is present")
+    outcome = call("distill", *arguments, *extra)
+    assert outcome.status == 2
+    assert reason in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "student").exists()
+    assert not (tmp_path / "student.partial").exists()
+
+
+def test_validation_queries_from_training(call, arguments, queries, valid_queries):
+    arguments[arguments.index(valid_queries)] = queries
+    outcome = call("distill", *arguments, "--layers", 0)
+    assert outcome.status == 2
+    assert "every validation query" in outcome.err
+
+
+def test_overlapping_validation_queries_are_left_out(call, arguments, valid_queries, tmp_path):
+    with valid_queries.open("a") as file:
+        file.write("what is number 4 of 2\n")
+    outcome = call("distill", *arguments, "--layers", 0)
+    assert "left out 1 validation queries" in outcome.err
+    assert report(tmp_path / "student")["queries"]["validation"] == 20
+
+
+def test_shared_layers_teacher(call, arguments, tmp_path):
+    arguments[1] = save_encoder(tmp_path / "albert", "albert")
+    outcome = call("distill", *arguments, "--layers", 0)
+    assert outcome.status == 2
+    assert "--init-with MODEL" in outcome.err

@@ -1,0 +1,68 @@
+"""ispeed.py: what it reports, and what it refuses."""
+
+import statistics
+
+import pytest
+from conftest import write_collection
+from tiny import save_encoder
+
+from disret import paths
+from disret.results import read_rows
+
+
+@pytest.fixture
+def encoders(teacher, tmp_path):
+    return [teacher, save_encoder(tmp_path / "small", layers=1)]
+
+
+def test_reports_every_run(call, encoders, queries, tmp_path):
+    outcome = call(
+        "ispeed", "--encoders", *encoders, "--queries", queries, "--batch-sizes", 8, 32,
+        "--num-runs", 3, "--max-sentences", 50, "--device", "cpu", "--output", tmp_path / "s.csv",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    rows = read_rows(tmp_path / "s.csv")
+    assert [(row["batch_size"], row["layers"]) for row in rows] == [
+        ("8", "4"), ("8", "1"), ("32", "4"), ("32", "1"),
+    ]  # fmt: skip
+    for row in rows:
+        runs = [float(value) for value in row["runs"].split()]
+        assert len(runs) == 3
+        median = statistics.median(runs)
+        assert float(row["queries_per_second"]) == pytest.approx(median, abs=0.1)
+        spread = 100 * (max(runs) - min(runs)) / median
+        assert float(row["spread_percent"]) == pytest.approx(spread, abs=0.2)
+        assert row["queries"] == "50"
+        assert row["dtype"] == "float32"
+        assert float(row["peak_memory_mb"]) > 1
+        assert row["device"]
+    assert float(rows[0]["speedup"]) == 1
+    ratio = float(rows[1]["queries_per_second"]) / float(rows[0]["queries_per_second"])
+    assert float(rows[1]["speedup"]) == pytest.approx(ratio, abs=0.02)
+    # Runs take turns.
+    turns = [line.rsplit(": ", 1)[1] for line in outcome.err.splitlines() if "run " in line]
+    assert turns[:4] == [str(encoder) for encoder in encoders] * 2
+
+
+def test_uses_what_lies_under_benchmarks_raw(call, encoders):
+    write_collection(paths.COLLECTIONS / "things", queries=9)
+    outcome = call("ispeed", "--encoders", encoders[0], "--num-runs", 1, "--batch-sizes", 4)
+    assert outcome.status == 0, outcome.err
+    assert "things" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ([], "name --datasets or --queries"),
+        (["--datasets", "nqq"], "did you mean nq"),
+        (["--queries", "none.tsv"], "there is no file"),
+        (["--queries", "x", "--datasets", "nq"], "exclude each other"),
+        (["--batch-sizes", 0], "must be positive"),
+        (["--encoders", "a", "a"], "twice"),
+    ],
+)
+def test_bad_arguments(call, encoders, extra, reason):
+    outcome = call("ispeed", "--encoders", encoders[0], *extra)
+    assert outcome.status == 2
+    assert reason in outcome.err
