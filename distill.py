@@ -409,10 +409,12 @@ def claim(partial: Path, args: argparse.Namespace, teacher: str, queries: list[s
     """Note what a run is made of, or check that the unfinished run was made of the same."""
     digest = hashlib.sha256("\n".join(queries).encode()).hexdigest()
     content = {**recorded(args), "teacher_sha256": teacher, "queries_sha256": digest}
+    if not is_main_process():
+        return
     earlier = read_json(partial / "run.json")
     if earlier is not None:
         check_same(earlier, content, partial)
-    elif is_main_process():
+    else:
         partial.mkdir(parents=True, exist_ok=True)
         write_json(partial / "run.json", content)
 
@@ -462,7 +464,10 @@ def training_device(args: argparse.Namespace) -> str | None:
         return args.device
     if world_size() > 1:
         return f"cuda:{os.environ['LOCAL_RANK']}" if has_cuda() else "cpu"
-    number = int((args.device or "").partition(":")[2] or 0)
+    suffix = (args.device or "").partition(":")[2] or "0"
+    if not suffix.isdigit():
+        return args.device  # refused where devices are resolved
+    number = int(suffix)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number)

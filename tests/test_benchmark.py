@@ -232,8 +232,9 @@ def test_judgments_of_nothing_known(call, arguments, collection):
 
 
 @pytest.mark.real
+@pytest.mark.timeout(2400)
 def test_published_scores_of_minilm(call, real_teacher, real_mirror, tmp_path, monkeypatch):
-    """all-MiniLM-L6-v2's published nDCG@10 on NFCorpus; the index is kept for later runs."""
+    """all-MiniLM-L6-v2's published nDCG@10, over an index that later runs of this test reuse."""
     monkeypatch.setattr(paths, "COLLECTIONS", ROOT / "benchmarks" / "raw")
     monkeypatch.setattr(paths, "INDEXES", ROOT / "benchmarks" / "faiss")
     outcome = call(

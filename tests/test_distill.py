@@ -255,3 +255,17 @@ def test_shared_layers_teacher(call, arguments, tmp_path):
     outcome = call("distill", *arguments, "--layers", 0)
     assert outcome.status == 2
     assert "--init-with MODEL" in outcome.err
+
+
+@pytest.mark.real
+def test_real_teacher(call, arguments, real_teacher, tmp_path):
+    """all-MiniLM-L6-v2 keeps a third of its layers and comes nearer again in a few steps."""
+    arguments[1] = real_teacher
+    outcome = call("distill", *arguments, "--layers", 0, 5, "--num-epochs", 2)
+    assert outcome.status == 0, outcome.err
+    found = report(tmp_path / "student")
+    before, after = (found["validation_mse"][point]["mse"] for point in (0, -1))
+    assert after < 0.5 * before
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert student.transformers_model.config.num_hidden_layers == 2
+    assert np.linalg.norm(student.encode("length one")) == pytest.approx(1, abs=1e-5)
