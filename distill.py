@@ -14,16 +14,18 @@ is a complete sentence-transformers model.
 """
 
 import argparse
+import copy
 import hashlib
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from disret.devices import training_device, world_size
 from disret.download import mirror_from
-from disret.files import check_writable, read_json, replace_folder, write_json
+from disret.files import read_json, replace_folder, write_json
 from disret.query_files import msmarco_queries, read_queries
+from disret.resume import claim, is_finished, unfinished
 from disret.terminal import UserError, is_main_process, run, say
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 # Arguments that may change between a run and its continuation.
 CIRCUMSTANCES = ("resume", "overwrite", "debug", "device", "mirror", "output")
+POSITIVE = (
+    "train_batch_size", "eval_batch_size", "max_seq_length", "eval_steps", "num_epochs",
+    "max_queries",
+)  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,55 +44,25 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--teacher",
-        required=True,
-        metavar="MODEL",
-        help="directory or hub name of a sentence-transformers model",
-    )
-    add(
-        "--init-with",
-        default="subset",
-        metavar="subset|MODEL",
-        help="start from layers of the teacher, or from this model (default: subset)",
-    )
-    add(
-        "--layers",
-        nargs="+",
-        type=int,
-        metavar="N",
-        help="layers of the teacher to keep, from 0, in this order; first and last are best",
-    )
-    add(
-        "--projection-activation",
-        choices=["identity", "relu"],
-        default="identity",
-        help="after the Dense layer of a MODEL of another dimension; the authors used relu",
-    )
+    # fmt: off
+    add("--teacher", required=True, metavar="MODEL",
+        help="directory or hub name of a sentence-transformers model")
+    add("--init-with", default="subset", metavar="subset|MODEL",
+        help="start from layers of the teacher, or from this model (default: subset)")
+    add("--layers", nargs="+", type=int, metavar="N",
+        help="layers of the teacher to keep, from 0, in this order; first and last are best")
+    add("--projection-activation", choices=["identity", "relu"], default="identity",
+        help="after the Dense layer of a MODEL of another dimension; the authors used relu")
     add("--output", type=Path, required=True, metavar="DIR", help="where the student goes")
-    add(
-        "--queries",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
+    add("--queries", nargs="+", type=Path, metavar="FILE",
         help="queries to train on: tsv (id, tab, text), jsonl (text) or plain text, also .gz "
-        "(default: MS MARCO's training queries)",
-    )
-    add(
-        "--valid-queries",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="queries to validate on (default: MS MARCO's dev queries)",
-    )
+        "(default: MS MARCO's training queries)")
+    add("--valid-queries", nargs="+", type=Path, metavar="FILE",
+        help="queries to validate on (default: MS MARCO's dev queries)")
     add("--max-queries", type=int, metavar="N", help="train on the first N queries only")
     add("--keep-order", action="store_true", help="do not shuffle the queries")
-    add(
-        "--loss",
-        choices=["mse", "l2"],
-        default="mse",
-        help="mean squared error, which the authors' code minimises, or Euclidean distance",
-    )
+    add("--loss", choices=["mse", "l2"], default="mse",
+        help="mean squared error, which the authors' code minimises, or Euclidean distance")
     add("--train-batch-size", type=int, default=128, help="over all processes (default: 128)")
     add("--eval-batch-size", type=int, default=32, help="default: 32")
     add("--max-seq-length", type=int, default=256, help="tokens of a query (default: 256)")
@@ -98,14 +74,12 @@ def parse_args() -> argparse.Namespace:
     add("--mixed-precision", action="store_true", help="bfloat16, or float16 where that is absent")
     add("--seed", type=int, default=42, help="default: 42")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint, or leave a finished student as it is",
-    )
+    add("--resume", action="store_true",
+        help="go on from the last checkpoint, or leave a finished student as it is")
     add("--overwrite", action="store_true", help="replace what is at --output")
     add("--mirror", metavar="DIR|URL", help="take MS MARCO's archive from there")
     add("--debug", action="store_true", help="show tracebacks")
+    # fmt: on
     args = parser.parse_args()
 
     if args.init_with == "subset" and not args.layers:
@@ -118,14 +92,7 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--layers names a layer twice: {' '.join(map(str, args.layers))}")
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
-    for name in (
-        "train_batch_size",
-        "eval_batch_size",
-        "max_seq_length",
-        "eval_steps",
-        "num_epochs",
-        "max_queries",
-    ):
+    for name in POSITIVE:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be positive")
     if args.warmup_steps < 0 or args.adamw_lr <= 0 or args.adamw_eps <= 0:
@@ -137,16 +104,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    partial = args.output.with_name(args.output.name + ".partial")  # until the student is whole
-    if is_finished(args, partial):
+    if is_finished(args.output, recorded(args), args.resume, args.overwrite):
         say(f"{args.output} is finished already.")
         return
     queries, valid_queries = load_queries(args)
 
-    from disret.encoders import fingerprint, load_encoder, max_seq_length, resolve_device
+    from disret.encoders import fingerprint, load_encoder, max_seq_length
     from disret.vectors import query_embeddings
 
-    device = resolve_device(training_device(args))
+    device = training_device(args.device)
     teacher = load_encoder(args.teacher, device)
     teacher.max_seq_length = max_seq_length(teacher, args.max_seq_length)
     if args.init_with == "subset":
@@ -157,7 +123,10 @@ def main() -> None:
         )
     student.max_seq_length = max_seq_length(student, args.max_seq_length)
 
-    claim(partial, args, fingerprint(teacher), queries)
+    teacher_sha256 = fingerprint(teacher)
+    queries_sha256 = hashlib.sha256("\n".join(queries).encode()).hexdigest()
+    content = {"teacher_sha256": teacher_sha256, "queries_sha256": queries_sha256}
+    claim(args.output, {**recorded(args), **content})
     started = time.perf_counter()
     targets = query_embeddings(teacher, queries, args.eval_batch_size, "teacher, training queries")
     valid_targets = query_embeddings(
@@ -167,11 +136,11 @@ def main() -> None:
     teacher.to("cpu")  # its work is done; leave the device to the student
 
     started = time.perf_counter()
-    curve = distil(args, student, queries, targets, valid_queries, valid_targets, device, partial)
+    curve = distil(args, student, queries, targets, valid_queries, valid_targets, device)
     if is_main_process():
         report = {
             "arguments": recorded(args),
-            "teacher_sha256": fingerprint(teacher),
+            **content,
             "student_sha256": fingerprint(student),
             "queries": {"training": len(queries), "validation": len(valid_queries)},
             "processes": world_size(),
@@ -181,7 +150,7 @@ def main() -> None:
             },
             "validation_mse": curve,
         }
-        save_student(args, student, report, partial)
+        save_student(args, student, report)
 
 
 # --- Student initialisation (section 3 of the paper) ------------------------------------------
@@ -192,8 +161,6 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
 
     Tokenizer, embeddings, pooling, Dense, Normalize and prompts are the teacher's.
     """
-    import copy
-
     from sentence_transformers.sentence_transformer.modules import Transformer
 
     from disret.layers import keep_layers
@@ -263,13 +230,11 @@ def distil(
     valid_queries: list[str],
     valid_targets,
     device: str,
-    partial: Path,
 ) -> list[dict[str, float]]:
     """Train the student's query embeddings onto the teacher's; leaves the best weights in it.
 
     Args:
         targets, valid_targets: the teacher's embeddings, float32 [n_queries, dimension].
-        partial: where checkpoints go.
 
     Returns:
         The validation MSE by step, from step 0, before training.
@@ -293,6 +258,7 @@ def distil(
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
     evaluator = QueryMSEEvaluator(valid_queries, valid_targets, args.eval_batch_size)
+    partial = unfinished(args.output)
     checkpoints = partial / "checkpoints"
     last_checkpoint = get_last_checkpoint(checkpoints) if checkpoints.exists() else None
     before = read_json(partial / "before.json")
@@ -354,7 +320,7 @@ def precision(args: argparse.Namespace, device: str) -> dict[str, bool]:
     return {"fp16": True}
 
 
-# --- Input, output and processes ---------------------------------------------------------------
+# --- Input and output ---------------------------------------------------------------------------
 
 
 def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -383,57 +349,11 @@ def recorded(args: argparse.Namespace) -> dict:
     return values
 
 
-def is_finished(args: argparse.Namespace, partial: Path) -> bool:
-    """Whether there is nothing left to do; refuses to touch what is not to be replaced."""
-    check_writable(args.output)
-    if args.overwrite:
-        if is_main_process():
-            shutil.rmtree(partial, ignore_errors=True)
-        return False
-    if args.output.exists():
-        report = read_json(args.output / "distillation.json") if args.resume else None
-        if report is None:
-            raise UserError(
-                f"{args.output} exists; name another --output, or replace it with --overwrite."
-            )
-        check_same(report["arguments"], recorded(args), args.output)
-        return True
-    if partial.exists() and not args.resume:
-        raise UserError(
-            f"{partial} holds an unfinished run; go on with --resume or start with --overwrite."
-        )
-    return False
-
-
-def claim(partial: Path, args: argparse.Namespace, teacher: str, queries: list[str]) -> None:
-    """Note what a run is made of, or check that the unfinished run was made of the same."""
-    digest = hashlib.sha256("\n".join(queries).encode()).hexdigest()
-    content = {**recorded(args), "teacher_sha256": teacher, "queries_sha256": digest}
-    if not is_main_process():
-        return
-    earlier = read_json(partial / "run.json")
-    if earlier is not None:
-        check_same(earlier, content, partial)
-    else:
-        partial.mkdir(parents=True, exist_ok=True)
-        write_json(partial / "run.json", content)
-
-
-def check_same(earlier: dict, now: dict, folder: Path) -> None:
-    differing = sorted(key for key in now if earlier.get(key) != now[key])
-    if differing:
-        raise UserError(
-            f"{folder} was made with another {', '.join(differing)}; give the same, name another "
-            "--output, or start with --overwrite."
-        )
-
-
-def save_student(
-    args: argparse.Namespace, student: "SentenceTransformer", report: dict, partial: Path
-) -> None:
+def save_student(args: argparse.Namespace, student: "SentenceTransformer", report: dict) -> None:
     """Put the complete model in place, with its card and `distillation.json`."""
     from disret.model_card import versions, write_model_card
 
+    partial = unfinished(args.output)
     folder = partial / "model"
     shutil.rmtree(folder, ignore_errors=True)
     student.save_pretrained(str(folder), create_model_card=False)
@@ -447,39 +367,6 @@ def save_student(
         min(p["mse"] for p in report["validation_mse"]),
     )
     print(f"{args.output}: validation MSE {first:.3g} before, {best:.3g} after.")
-
-
-def world_size() -> int:
-    """The number of processes that `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def training_device(args: argparse.Namespace) -> str | None:
-    """The device of this process; the trainer is kept to one GPU a process.
-
-    The trainer takes the first GPU it sees, and spreads a batch over all of them where it sees
-    several, so each process is shown one only. To be called before torch looks for devices.
-    """
-    if args.device is not None and not args.device.startswith("cuda"):
-        return args.device
-    if world_size() > 1:
-        return f"cuda:{os.environ['LOCAL_RANK']}" if has_cuda() else "cpu"
-    suffix = (args.device or "").partition(":")[2] or "0"
-    if not suffix.isdigit():
-        return args.device  # refused where devices are resolved
-    number = int(suffix)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
-    elif number < len(visible.split(",")):
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number]
-    return args.device and "cuda"
-
-
-def has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

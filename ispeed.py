@@ -32,34 +32,21 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--encoders",
-        nargs="+",
-        required=True,
-        metavar="MODEL",
-        help="models to time; the first is what the others are compared with",
-    )
-    add(
-        "--datasets",
-        nargs="+",
-        metavar="NAME|DIR",
-        help="time on the test queries of these (default: those under benchmarks/raw)",
-    )
+    # fmt: off
+    add("--encoders", nargs="+", required=True, metavar="MODEL",
+        help="models to time; the first is what the others are compared with")
+    add("--datasets", nargs="+", metavar="NAME|DIR",
+        help="time on the test queries of these (default: those under benchmarks/raw)")
     add("--queries", type=Path, metavar="FILE", help="time on the queries of a file instead")
-    add(
-        "--batch-sizes",
-        nargs="+",
-        type=int,
-        default=[16, 32, 64],
-        metavar="N",
-        help="queries encoded at once (default: 16 32 64)",
-    )
+    add("--batch-sizes", nargs="+", type=int, default=[16, 32, 64], metavar="N",
+        help="queries encoded at once (default: 16 32 64)")
     add("--max-sentences", type=int, metavar="N", help="use the first N queries of each set")
     add("--num-runs", type=int, default=3, help="timed runs of each (default: 3)")
     add("--output", type=Path, metavar="CSV", help="write the table there as well")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
     add("--debug", action="store_true", help="show tracebacks")
+    # fmt: on
     args = parser.parse_args()
     if args.datasets and args.queries:
         parser.error("--datasets and --queries exclude each other")
@@ -76,7 +63,8 @@ def main() -> None:
         check_writable(args.output)
     query_sets = dict(load_queries(args))
 
-    from disret.encoders import device_name, load_encoder, resolve_device
+    from disret.devices import device_name, resolve_device
+    from disret.encoders import load_encoder
     from disret.results import format_table, write_rows
 
     device = resolve_device(args.device)

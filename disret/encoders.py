@@ -22,45 +22,6 @@ class Description:
     dimension: int
 
 
-def resolve_device(device: str | None) -> str:
-    """The device to use: the one asked for, else CUDA where there is one, else the CPU.
-
-    Raises:
-        UserError: no such device here.
-    """
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device {device}: no CUDA device is present here.")
-        torch.empty(1, device=device)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used: {reason}") from None
-    return device
-
-
-def device_name(device: str) -> str:
-    """The device as its maker names it, such as `NVIDIA H100 80GB HBM3`."""
-    import platform
-
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0].partition(":")[2].strip() if models else name
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
 def load_encoder(name: str, device: str) -> "SentenceTransformer":
     """Load a model from a directory or the Hugging Face hub, in float32.
 

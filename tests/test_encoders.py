@@ -4,7 +4,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
-from disret.encoders import describe, fingerprint, load_encoder, query_prompt, resolve_device
+from disret.encoders import describe, fingerprint, load_encoder, query_prompt
 from disret.terminal import UserError
 
 
@@ -39,17 +39,3 @@ def test_models_that_cannot_be_had(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="not a model that sentence-transformers can load"):
         load_encoder(str(tmp_path / "folder"), "cpu")
-
-
-def test_devices():
-    import torch
-
-    assert resolve_device("cpu") == "cpu"
-    with pytest.raises(UserError, match="cannot be used"):
-        resolve_device("nonsense")
-    if torch.cuda.is_available():
-        assert resolve_device(None) == "cuda"
-    else:
-        assert resolve_device(None) == "cpu"
-        with pytest.raises(UserError, match="no CUDA device"):
-            resolve_device("cuda")

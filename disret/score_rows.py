@@ -1,0 +1,114 @@
+"""The rows of a scores file: what was measured on what, and which of it is done already."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from disret.collection import Collection
+
+Row = dict[str, Any]
+
+# Two rows that agree in these measure the same; names and dates do not matter.
+IDENTITY = (
+    "dataset", "split", "score_function", "document_weights", "query_weights", "collection",
+)  # fmt: skip
+COUNTS = ("documents", "queries")
+
+
+def metric_names(k_values: Sequence[int]) -> list[str]:
+    """The metrics of a row, in BEIR's names."""
+    return [f"{kind}@{k}" for kind in ("NDCG", "MAP", "Recall", "P") for k in k_values] + ["MRR@10"]
+
+
+def main_metric(k_values: Sequence[int]) -> str:
+    """The metric that retention is measured on: nDCG@10, or at the least cut-off given."""
+    return f"NDCG@{10 if 10 in k_values else min(k_values)}"
+
+
+def identify(
+    collection: Collection,
+    split: str,
+    score_function: str,
+    document_encoder: tuple[str, str],
+    query_encoder: tuple[str, str],
+) -> Row:
+    """What a row is about, by names and by content.
+
+    Args:
+        document_encoder, query_encoder: name and fingerprint.
+    """
+    return {
+        "dataset": collection.name,
+        "document_encoder": document_encoder[0],
+        "query_encoder": query_encoder[0],
+        "split": split,
+        "score_function": score_function,
+        "document_weights": document_encoder[1][:16],
+        "query_weights": query_encoder[1][:16],
+        "collection": collection.fingerprint(split)[:16],
+    }
+
+
+def find_scores(
+    rows: Sequence[Mapping[str, Any]], identity: Row, k_values: Sequence[int]
+) -> dict[str, float] | None:
+    """Metrics and counts of an earlier row about the same, if it has all the cut-offs."""
+    wanted = [*metric_names(k_values), *COUNTS]
+    for row in rows:
+        same = all(row.get(key) == identity[key] for key in IDENTITY)
+        if same and all(row.get(name) is not None for name in wanted):
+            return {name: float(row[name]) for name in wanted}
+    return None
+
+
+def assemble(identity: Row, scores: Mapping[str, float], retention: float | None) -> Row:
+    """A row in the paper's columns, retention, and what tells runs apart."""
+    names = {key: identity[key] for key in ("dataset", "document_encoder", "query_encoder")}
+    counts = {name: int(scores[name]) for name in COUNTS}
+    metrics = {name: value for name, value in scores.items() if name not in COUNTS}
+    now = datetime.now().isoformat(" ", "seconds")
+    row = {"datetime": now, **names, **metrics, "retention": retention, **counts}
+    return {**row, **{key: value for key, value in identity.items() if key not in row}}
+
+
+def average_parts(
+    parts: Sequence[tuple[Row, Mapping[str, float]]],
+) -> tuple[Row, dict[str, float]]:
+    """Identity and scores of a data set in parts: the mean over its parts, as the paper did.
+
+    Args:
+        parts: identity and scores of each part, named `DATASET/PART`.
+    """
+    identities = [identity for identity, _ in parts]
+    contents = "+".join(identity["collection"] for identity in identities)
+    whole = {
+        **identities[0],
+        "dataset": identities[0]["dataset"].rpartition("/")[0],
+        "collection": hashlib.sha256(contents.encode()).hexdigest()[:16],
+    }
+    totals = {name: sum(scores[name] for _, scores in parts) for name in parts[0][1]}
+    means = {
+        name: total if name in COUNTS else round(total / len(parts), 5)
+        for name, total in totals.items()
+    }
+    return whole, means
+
+
+def summary(rows: Sequence[Row], metric: str) -> list[Row]:
+    """A line for each data set, a column for each encoder, and the average line."""
+    lines: dict[str, Row] = {}
+    for row in rows:
+        counts = {name: row[name] for name in COUNTS}
+        line = lines.setdefault(row["dataset"], {"dataset": row["dataset"], **counts})
+        line[f"{metric} {row['query_encoder']}"] = row[metric]
+        if row["query_weights"] != row["document_weights"] and row["retention"] is not None:
+            line["retention %"] = row["retention"]
+    table = list(lines.values())
+    if len(table) > 1:
+        average: Row = {"dataset": "average"}
+        for column in list(table[0])[1 + len(COUNTS) :]:
+            known = [line[column] for line in table if line.get(column) is not None]
+            average[column] = round(sum(known) / len(known), 5)
+        table.append(average)
+    return table
