@@ -293,6 +293,7 @@ def distil(
             seed=args.seed,
             use_cpu=device == "cpu",
             report_to="none",
+            disable_tqdm=False,  # whatever the level of transformers' logging
             **precision(args, device),
         ),
         train_dataset=distillation_dataset(queries, targets),

@@ -39,6 +39,9 @@ def test_a_student_moves_onto_its_teacher(call, arguments, teacher, tmp_path):
     found = report(tmp_path / "student")
     curve = found["validation_mse"]
     assert [point["step"] for point in curve] == [0, 4, 8, 12, 13]
+    lines = [line for line in outcome.out.splitlines() if line.strip()]
+    assert lines[0] == f"step 4: validation MSE {curve[1]['mse']:.4g}"
+    assert len(lines) == 5
     best = min(point["mse"] for point in curve)
     assert best < 0.9 * curve[0]["mse"]
     assert found["queries"] == {"training": 200, "validation": 20}
