@@ -8,26 +8,27 @@ VENV    ?= .venv
 PROFILE ?= auto
 
 PY := $(if $(strip $(VENV)),$(VENV)/bin/python,$(PYTHON))
-HOME_DIR := $(or $(DISRET_HOME),.)
+# Where models, collections and results go: here, or DISRET_HOME.
+AT := $(if $(DISRET_HOME),$(DISRET_HOME)/)
 
 ifeq ($(PROFILE),paper)
 TEACHER  := sentence-transformers/msmarco-bert-base-dot-v5
-STUDENT  := $(HOME_DIR)/models/msmarco-bert-base-dot-v5-layers-0-11
+STUDENT  := $(AT)models/msmarco-bert-base-dot-v5-layers-0-11
 DATASETS := scifact fiqa nfcorpus
 SCORE    := dot
 DISTIL   := --layers 0 11 --train-batch-size 128 --adamw-lr 1e-4 --adamw-eps 1e-6 \
             --warmup-steps 1000 --eval-steps 2000 --num-epochs 1 --mixed-precision
 else
-TEACHER  := $(HOME_DIR)/models/all-MiniLM-L6-v2
-STUDENT  := $(HOME_DIR)/models/all-MiniLM-L6-v2-pydocs-layers-0-5
+TEACHER  := $(AT)models/all-MiniLM-L6-v2
+STUDENT  := $(AT)models/all-MiniLM-L6-v2-pydocs-layers-0-5
 DATASETS := pydocs
 SCORE    := cos_sim
-PYDOCS   := $(HOME_DIR)/benchmarks/raw/pydocs
+PYDOCS   := $(AT)benchmarks/raw/pydocs
 DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 100 \
             --eval-steps 250 --num-epochs 3 \
             --queries $(PYDOCS)/train-queries.tsv --valid-queries $(PYDOCS)/valid-queries.tsv
 endif
-RESULTS := $(HOME_DIR)/evaluations/example-$(PROFILE)
+RESULTS := $(AT)evaluations/example-$(PROFILE)
 
 .PHONY: help setup example dist bench speed data test lint clean
 
@@ -60,7 +61,7 @@ ifeq ($(PROFILE),auto)
 example dist bench speed: setup
 	@profile=$$($(PY) -m disret.profile auto) && $(MAKE) --no-print-directory $@ PROFILE=$$profile
 else
-example: dist bench speed
+example: speed
 	@$(PY) -m disret.report --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv \
 	    --figure $(RESULTS)/tradeoff.png
 
@@ -79,13 +80,13 @@ bench: dist
 	    --query-encoder $(STUDENT) --score-function $(SCORE) --k-values 10 100 \
 	    --output $(RESULTS)/benchmark.csv
 
-speed: $(RESULTS)/speed.csv
-
-$(RESULTS)/speed.csv: $(STUDENT)/distillation.json | bench
-	$(PY) ispeed.py --encoders $(TEACHER) $(STUDENT) --datasets $(DATASETS) \
-	    --batch-sizes 16 32 64 --output $@
-
-$(STUDENT)/distillation.json: | dist
+speed: bench
+	@if [ $(RESULTS)/speed.csv -nt $(STUDENT)/distillation.json ]; then \
+	    echo "$(RESULTS)/speed.csv is of this student already."; \
+	else \
+	    $(PY) ispeed.py --encoders $(TEACHER) $(STUDENT) --datasets $(DATASETS) \
+	        --batch-sizes 16 32 64 --output $(RESULTS)/speed.csv; \
+	fi
 endif
 
 example:  ## distil a student, score it and time it, then show a table and a figure
@@ -104,5 +105,5 @@ lint: setup $(TEST_TOOLS)  ## check format and style
 	$(PY) -m ruff check .
 
 clean:  ## remove what the example made; downloads and everything else stay
-	rm -rf $(HOME_DIR)/evaluations/example-* $(HOME_DIR)/benchmarks/raw/pydocs \
-	    $(HOME_DIR)/benchmarks/faiss/pydocs $(STUDENT) $(STUDENT).partial
+	rm -rf $(AT)evaluations/example-* $(AT)benchmarks/raw/pydocs \
+	    $(AT)benchmarks/faiss/pydocs $(STUDENT) $(STUDENT).partial

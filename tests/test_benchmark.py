@@ -213,6 +213,19 @@ def test_student_of_another_dimension(call, arguments, tmp_path):
     assert "gives 16 dimensions" in outcome.err
 
 
+def test_broken_student(call, arguments, student):
+    """A student with NaN in its weights is named."""
+    import torch
+
+    broken = SentenceTransformer(str(student), device="cpu")
+    torch.nn.init.constant_(broken.transformers_model.embeddings.word_embeddings.weight, torch.nan)
+    broken.save_pretrained(str(student), create_model_card=False)
+    outcome = call("benchmark", *arguments, "--query-encoder", student)
+    assert outcome.status == 2
+    assert "student gives embeddings that are not numbers" in outcome.err
+    assert len(rows_of(arguments)) == 1  # the teacher's
+
+
 @pytest.mark.parametrize("line", ["{broken", '{"text": "x"}', '{"_id": "d1", "text": "x"}'])
 def test_bad_corpus(call, arguments, collection, line):
     with (collection / "corpus.jsonl").open("a") as file:
