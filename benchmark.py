@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from disret.catalog import datasets
-from disret.collection import Collection, check_name, default_split, find_collections
+from disret.collection import Collection, check_name, default_split, find_collections, is_present
 from disret.download import mirror_from
 from disret.files import check_writable
 from disret.paths import HOME
 from disret.terminal import UserError, run, say
 
 if TYPE_CHECKING:
+    import faiss
     from sentence_transformers import SentenceTransformer
 
 
 class Encoder(NamedTuple):
     name: str
     weights: str  # fingerprint
+    max_length: int  # tokens
     model: "SentenceTransformer"
 
 
@@ -115,102 +117,133 @@ def score_dataset(
     Returns:
         A row for each contestant.
     """
-    from disret.results import append_row
-    from disret.score_rows import assemble, average_parts, find_scores, identify, main_metric
-    from disret.scoring import retention
+    from disret.score_rows import average_parts, find_row, identify, scores_of
 
     for collection in collections:
         collection.check_split(split)
-    metric = main_metric(args.k_values)
-    teacher_scores: dict[str, float] = {}  # by collection
-
-    def finish(identity: dict, scores: dict) -> dict:
-        """Add retention, and save the row unless the output has it."""
-        name = identity["dataset"]
-        if identity["query_weights"] == identity["document_weights"]:
-            teacher_scores[name] = scores[metric]
-        known = teacher_scores.get(name)
-        kept = None if known is None else retention(scores[metric], known)
-        row = assemble(identity, scores, kept)
-        if find_scores(done, identity, args.k_values) is None:
-            append_row(args.output, row)
-        return row
-
-    rows = []
-    for contestant in contestants:
-        parts = []
-        for collection in collections:
-            identity = identify(collection, split, args.score_function, teacher[:2], contestant[:2])
-            scores = find_scores(done, identity, args.k_values)
-            if scores is None or not has_run_file(args, collection, split, contestant):
-                scores = evaluate(args, collection, split, teacher, contestant)
-            else:
+    known = list(done)
+    scored: list[list[tuple[dict, dict]]] = [[] for _ in contestants]  # by part
+    rows: list[dict] = []
+    for collection in collections:
+        rows = []
+        search = None  # opened when the first contestant needs it
+        for contestant, parts in zip(contestants, scored, strict=True):
+            identity = identify(collection, split, args.score_function, teacher[:3], contestant[:3])
+            earlier = find_row(known, identity, args.k_values)
+            if earlier is not None and has_run_file(args, collection, split, contestant):
                 say(f"{collection.name}, {contestant.name}: in {args.output} already.")
-            row = finish(identity, scores)
+                scores = scores_of(earlier, args.k_values)
+            else:
+                search = search or open_search(args, collection, split, teacher)
+                scores = evaluate(args, search, contestant)
             parts.append((identity, scores))
-        rows.append(row if len(collections) == 1 else finish(*average_parts(parts)))
+            rows.append(add_row(args, known, identity, scores))
+    if len(collections) > 1:
+        rows = [add_row(args, known, *average_parts(parts)) for parts in scored]
     return rows
 
 
-def evaluate(
-    args: argparse.Namespace,
-    collection: Collection,
-    split: str,
-    teacher: Encoder,
-    contestant: Encoder,
-) -> dict[str, float]:
-    """Index the documents with the teacher, search with the contestant's queries, and score.
+def add_row(args: argparse.Namespace, known: list[dict], identity: dict, scores: dict) -> dict:
+    """Complete a row with retention, and save it unless the output has it."""
+    from disret.results import append_row
+    from disret.score_rows import assemble, baseline_of, find_row, main_metric
+    from disret.scoring import retention
 
-    Returns:
-        The metrics, and the numbers of documents and of queries scored.
-    """
-    import numpy as np
+    earlier = find_row(known, identity, args.k_values)
+    metric = main_metric(args.k_values)
+    kept = None
+    if baseline_of(identity) == identity:
+        kept = 100.0
+    elif teacher := find_row(known, baseline_of(identity), args.k_values):
+        kept = retention(scores[metric], float(teacher[metric]))
+    row = assemble(identity, scores, kept)
+    if earlier is None or (earlier["retention"] is None and kept is not None):
+        append_row(args.output, row)
+    known.append(row)
+    return row
 
-    from disret.index import normalised, open_index
-    from disret.scoring import metrics, to_run, write_trec_run
 
+class Search(NamedTuple):
+    """A collection's split, checked, and the index of its documents."""
+
+    collection: Collection
+    split: str
+    document_ids: list[str]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    index: "faiss.Index"
+
+
+def open_search(
+    args: argparse.Namespace, collection: Collection, split: str, teacher: Encoder
+) -> Search:
+    """Read and check a collection, then embed and index its documents with the teacher."""
+    from disret.index import on_device, open_index
+
+    document_ids = collection.document_ids()
     queries = collection.queries()
-    index, document_ids = open_index(
+    qrels = collection.qrels(split, queries, set(document_ids))
+    index = open_index(
         collection,
+        document_ids,
         teacher.model,
         teacher.name,
         args.score_function,
         args.batch_size,
         args.extension,
     )
-    qrels = collection.qrels(split, queries, set(document_ids))
-    query_ids = list(qrels)
+    index = on_device(index, str(teacher.model.device), depth(args) + 1)
+    judged = {query_id: queries[query_id] for query_id in qrels}
+    return Search(collection, split, document_ids, judged, qrels, index)
+
+
+def evaluate(args: argparse.Namespace, search: Search, contestant: Encoder) -> dict[str, float]:
+    """Search with the contestant's queries, and score.
+
+    Returns:
+        The metrics, and the numbers of documents and of queries scored.
+    """
+    import numpy as np
+
+    from disret.index import normalised
+    from disret.scoring import metrics, to_run, write_trec_run
+
     vectors = contestant.model.encode_query(
-        [queries[query_id] for query_id in query_ids],
+        list(search.queries.values()),
         batch_size=args.batch_size,
         show_progress_bar=False,
         convert_to_numpy=True,
     )
     if not np.isfinite(vectors).all():
         raise UserError(
-            f"{contestant.name} gives embeddings that are not numbers on {collection.name}."
+            f"{contestant.name} gives embeddings that are not numbers on {search.collection.name}."
         )
     vectors = normalised(vectors) if args.score_function == "cos_sim" else np.float32(vectors)
 
     # One hit more than asked for: a query's own document, if retrieved, does not count.
-    k = max(args.k_values)
-    scores, rows = index.search(vectors, min(k + 1, len(document_ids)))
-    hits = to_run(query_ids, document_ids, scores, rows, k)
+    k = depth(args)
+    scores, rows = search.index.search(vectors, min(k + 1, len(search.document_ids)))
+    hits = to_run(list(search.queries), search.document_ids, scores, rows, k)
     if args.save_runs:
-        path = run_file(args, collection, split, contestant)
+        path = run_file(args, search.collection, search.split, contestant)
         write_trec_run(path, hits, Path(contestant.name).name)
     return {
-        **metrics(qrels, hits, args.k_values),
-        "documents": len(document_ids),
-        "queries": len(query_ids),
+        **metrics(search.qrels, hits, args.k_values),
+        "documents": len(search.document_ids),
+        "queries": len(search.queries),
     }
+
+
+def depth(args: argparse.Namespace) -> int:
+    """How many hits the metrics look at; MRR@10 needs ten."""
+    return max(10, *args.k_values)
 
 
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse unknown data sets, missing splits and an output that cannot be written."""
     for name in args.datasets:
         check_name(name)
-        if name not in datasets():
+        if is_present(name):
             for collection in find_collections(name):
                 collection.check_split(args.split or default_split(name))
     check_writable(args.output)
@@ -222,7 +255,7 @@ def load(name: str, device: str) -> Encoder:
     from disret.encoders import fingerprint, load_encoder
 
     model = load_encoder(name, device)
-    return Encoder(name, fingerprint(model), model)
+    return Encoder(name, fingerprint(model), model.max_seq_length, model)
 
 
 def check_dimensions(teacher: Encoder, student: Encoder) -> None:
@@ -237,8 +270,10 @@ def check_dimensions(teacher: Encoder, student: Encoder) -> None:
 def run_file(
     args: argparse.Namespace, collection: Collection, split: str, contestant: Encoder
 ) -> Path:
-    name = f"{collection.name.replace('/', '-')}.{split}.{Path(contestant.name).name}.trec"
-    return args.save_runs / name
+    """Named by all that decides its content but the teacher's weights and the collection's text."""
+    encoder = f"{Path(contestant.name).name}-{contestant.weights[:8]}"
+    data = f"{collection.name.replace('/', '-')}.{split}"
+    return args.save_runs / f"{data}.{encoder}.{args.score_function}.top{depth(args)}.trec"
 
 
 def has_run_file(

@@ -101,7 +101,7 @@ class Collection:
         unknown_queries: set[str] = set()
         unknown_documents: set[str] = set()
         known = 0
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             next(file, None)  # the header
             for number, line in enumerate(file, start=2):
                 if not line.strip():
@@ -135,6 +135,11 @@ def check_name(name: str) -> None:
     """Raise `UserError` unless `name` is a data set or a directory, without downloading."""
     if not _installed(name) and not Path(name).is_dir():
         catalog_dataset(name)  # raises, naming the nearest
+
+
+def is_present(name: str) -> bool:
+    """Whether the collection is here, so that finding it downloads nothing."""
+    return _installed(name) or (name not in datasets() and Path(name).is_dir())
 
 
 def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
@@ -175,7 +180,8 @@ def default_split(name: str) -> str:
 def _installed(name: str) -> bool:
     """Whether a collection of this name is under `benchmarks/raw`."""
     parts = Path(name).parts
-    return "/" not in parts and ".." not in parts and (paths.COLLECTIONS / name).is_dir()
+    is_plain = bool(parts) and "/" not in parts and ".." not in parts
+    return is_plain and (paths.COLLECTIONS / name).is_dir()
 
 
 def _install(name: str, folder: Path, mirror: str | None) -> None:

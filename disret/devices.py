@@ -39,10 +39,11 @@ def training_device(device: str | None) -> str:
     The trainer takes the first GPU it sees, and spreads a batch over all of them where it sees
     several, so this process is shown one only. To be called before torch looks for devices.
     """
-    if world_size() > 1 and device is None:
-        return f"cuda:{os.environ['LOCAL_RANK']}" if resolve_device(None) == "cuda" else "cpu"
+    if world_size() > 1:
+        kind = resolve_device(device)
+        return f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind
     kind, _, number = (device or "cuda").partition(":")
-    if kind != "cuda" or not (number or "0").isdigit() or world_size() > 1:
+    if kind != "cuda" or not (number or "0").isdigit():
         return resolve_device(device)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     listed = visible.split(",") if visible is not None else None
@@ -51,6 +52,8 @@ def training_device(device: str | None) -> str:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(wanted)
     elif wanted < len(listed):
         os.environ["CUDA_VISIBLE_DEVICES"] = listed[wanted]
+    else:
+        raise UserError(f"--device {device}: CUDA_VISIBLE_DEVICES shows only {visible!r}.")
     return resolve_device("cuda" if device else None)
 
 

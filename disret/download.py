@@ -71,14 +71,13 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
 
 
 def reachable(url: str, seconds: float = 3) -> bool:
-    """Whether the host of `url` answers within a few seconds."""
+    """Whether `url` can be had, as far as a few seconds tell."""
     import requests
 
     try:
-        requests.head(url, timeout=seconds, allow_redirects=True)
+        return requests.head(url, timeout=seconds, allow_redirects=True).ok
     except requests.RequestException:
         return False
-    return True
 
 
 def _is_url(source: str) -> bool:

@@ -55,7 +55,8 @@ def max_seq_length(model: "SentenceTransformer", limit: int) -> int:
 
 def query_prompt(model: "SentenceTransformer") -> str | None:
     """The text that `encode_query` puts before a query."""
-    return model.prompts.get("query") or model.prompts.get(model.default_prompt_name)
+    name = "query" if "query" in model.prompts else model.default_prompt_name
+    return model.prompts.get(name)
 
 
 def describe(model: "SentenceTransformer") -> Description:
@@ -74,16 +75,16 @@ def fingerprint(model: "SentenceTransformer") -> str:
     Weights, the modules and their configuration, tokenizer and prompts count; the name or path
     that the model was loaded from does not.
     """
+    import torch
+
     digest = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         array = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(array.view(dtype=_bytes_type()).numpy()))
+        digest.update(memoryview(array.view(dtype=torch.uint8).numpy()))
     for module in model:
         settings = {
-            key: value
-            for key, value in module.get_config_dict().items()
-            if key not in ("max_seq_length", "do_lower_case")
+            key: value for key, value in module.get_config_dict().items() if key != "max_seq_length"
         }
         digest.update(f"{type(module).__name__} {json.dumps(settings, default=str)}".encode())
     config = getattr(model.transformers_model, "config", None)
@@ -101,20 +102,18 @@ def fingerprint(model: "SentenceTransformer") -> str:
     return digest.hexdigest()
 
 
-def _bytes_type():
-    import torch
-
-    return torch.uint8
+def hub_is_off() -> bool:
+    """Whether `HF_HUB_OFFLINE` keeps this process from the model hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _why_not_loaded(name: str, is_local: bool, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if is_local:
         return f"{name} is not a model that sentence-transformers can load: {reason}"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     state = (
         "HF_HUB_OFFLINE is set, so only models in the local cache can be used"
-        if offline
+        if hub_is_off()
         else "it is neither a directory nor a model that the Hugging Face hub gave"
     )
     return f"cannot load the model {name!r}: {state} ({reason[:200]})"

@@ -65,8 +65,10 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def check_writable(path: Path) -> None:
-    """Raise `UserError` unless a file or folder can be made at `path`."""
+def check_writable(path: Path, is_file: bool = True) -> None:
+    """Raise `UserError` unless a file, or a folder, can be made at `path`."""
+    if is_file and path.is_dir():
+        raise UserError(f"{path} is a directory; name a file.")
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """The FAISS index of a collection: built once, checked against its manifest, reused."""
 
+import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 FORMAT = 1
+GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
 
 
 def index_folder(collection: Collection, encoder_name: str, extension: str, score: str) -> Path:
@@ -29,12 +32,13 @@ def index_folder(collection: Collection, encoder_name: str, extension: str, scor
 
 def open_index(
     collection: Collection,
+    document_ids: Sequence[str],
     encoder: "SentenceTransformer",
     encoder_name: str,
     score_function: str,
     batch_size: int,
     extension: str = "flat",
-) -> tuple["faiss.Index", list[str]]:
+) -> "faiss.Index":
     """Return the index of a collection's documents, building it unless a matching one is there.
 
     The folder holds `index.faiss`, which plain `faiss.read_index` reads, `ids.txt` with the
@@ -42,11 +46,12 @@ def open_index(
     from. An index whose manifest does not match is built anew. Building resumes after a kill.
 
     Args:
+        document_ids: those of the corpus, in order (`Collection.document_ids`).
         encoder: its `encode_document` gives the vectors, at its own maximum sequence length.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
 
     Returns:
-        The inner-product index, on the GPU when faiss has one, and the document ids by row.
+        The inner-product index; its rows are in the order of the corpus.
     """
     from filelock import FileLock
 
@@ -68,12 +73,25 @@ def open_index(
         }
         index = _read(folder, manifest)
         if index is None:
-            _build(folder, manifest, collection, encoder, batch_size)
+            _build(folder, manifest, collection, document_ids, encoder, batch_size)
             index = _read(folder, manifest)
         if index is None:
             raise UserError(f"the index in {folder} cannot be read back; delete it and try again.")
-    ids = (folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    return _on_gpu(index), ids
+    return index
+
+
+def on_device(index: "faiss.Index", device: str, k: int) -> "faiss.Index":
+    """The index where its search is fastest: on the encoder's GPU if faiss has GPUs and it fits."""
+    import faiss
+
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not hasattr(faiss, "StandardGpuResources") or k > GPU_MAX_K:
+        return index
+    try:
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(number or 0), index)
+    except RuntimeError:
+        say("the index does not fit on the GPU; searching on the CPU.")
+        return index
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
@@ -114,12 +132,12 @@ def _build(
     folder: Path,
     manifest: dict[str, Any],
     collection: Collection,
+    ids: Sequence[str],
     encoder: "SentenceTransformer",
     batch_size: int,
 ) -> None:
     import faiss
 
-    ids = collection.document_ids()
     dimension = manifest["dimension"]
     vector_bytes = len(ids) * dimension * 4
     check_free_space(folder, 2 * vector_bytes, f"the index of {collection.name}")
@@ -135,6 +153,7 @@ def _build(
         collection.texts(),
         len(ids),
         dimension,
+        batch_size,
         f"index {collection.name}",
     )
     prepare: Callable = normalised if manifest["score_function"] == "cos_sim" else np.asarray
@@ -149,16 +168,5 @@ def _build(
 
 
 def _key(manifest: dict[str, Any]) -> str:
-    import hashlib
-    import json
-
     settings = {k: v for k, v in manifest.items() if k != "encoder"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _on_gpu(index: "faiss.Index") -> "faiss.Index":
-    import faiss
-
-    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
-        return index
-    return faiss.index_cpu_to_all_gpus(index)

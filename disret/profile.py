@@ -6,11 +6,11 @@ prints the profile; why it was chosen goes to standard error.
 """
 
 import argparse
-import os
 
 from disret import paths
 from disret.catalog import MSMARCO_QUERIES, datasets
 from disret.download import mirror_from, reachable
+from disret.encoders import hub_is_off
 from disret.files import check_free_space
 from disret.terminal import UserError, run, say
 
@@ -47,7 +47,7 @@ def _has_cuda() -> bool:
 
 def _out_of_reach() -> str | None:
     """What the paper's profile needs from the network and cannot have."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if hub_is_off():
         return "HF_HUB_OFFLINE is set"
     hosts = [HUB]
     if mirror_from(None) is None:

@@ -27,6 +27,7 @@ TEST_QUERIES = 500
 VALID_QUERIES = 1000
 TRAIN_QUERIES = 20_000
 MIN_QUERY_WORDS, MAX_QUERY_WORDS = 4, 24
+LEFT_OUT = {"site-packages", "dist-packages", "tests", "test"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 MIN_DOCUMENT_WORDS, MAX_DOCUMENT_CHARACTERS = 20, 1200
 
@@ -99,13 +100,9 @@ def _sources() -> list[Path]:
         file.relative_to(root): file
         for root in (stdlib, packages)
         for file in root.rglob("*.py")
-        if not {"site-packages", "dist-packages", "tests", "test"} & set(_parts(file, root))
+        if not LEFT_OUT & set(file.relative_to(root).parts)
     }
     return [relative[name] for name in sorted(relative, key=lambda name: _hash(name.as_posix()))]
-
-
-def _parts(file: Path, root: Path) -> tuple[str, ...]:
-    return file.relative_to(root).parts
 
 
 def _split(text: str) -> Docstring:

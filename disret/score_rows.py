@@ -12,6 +12,7 @@ Row = dict[str, Any]
 # Two rows that agree in these measure the same; names and dates do not matter.
 IDENTITY = (
     "dataset", "split", "score_function", "document_weights", "query_weights", "collection",
+    "document_max_length", "query_max_length",
 )  # fmt: skip
 COUNTS = ("documents", "queries")
 
@@ -30,13 +31,13 @@ def identify(
     collection: Collection,
     split: str,
     score_function: str,
-    document_encoder: tuple[str, str],
-    query_encoder: tuple[str, str],
+    document_encoder: tuple[str, str, int],
+    query_encoder: tuple[str, str, int],
 ) -> Row:
     """What a row is about, by names and by content.
 
     Args:
-        document_encoder, query_encoder: name and fingerprint.
+        document_encoder, query_encoder: name, fingerprint, and maximum length in tokens.
     """
     return {
         "dataset": collection.name,
@@ -47,19 +48,36 @@ def identify(
         "document_weights": document_encoder[1][:16],
         "query_weights": query_encoder[1][:16],
         "collection": collection.fingerprint(split)[:16],
+        "document_max_length": str(document_encoder[2]),
+        "query_max_length": str(query_encoder[2]),
     }
 
 
-def find_scores(
+def baseline_of(identity: Row) -> Row:
+    """The identity of the document encoder's own queries on the same index."""
+    return {
+        **identity,
+        "query_encoder": identity["document_encoder"],
+        "query_weights": identity["document_weights"],
+        "query_max_length": identity["document_max_length"],
+    }
+
+
+def find_row(
     rows: Sequence[Mapping[str, Any]], identity: Row, k_values: Sequence[int]
-) -> dict[str, float] | None:
-    """Metrics and counts of an earlier row about the same, if it has all the cut-offs."""
+) -> Mapping[str, Any] | None:
+    """The newest row of a scores file about the same, if it has all the cut-offs."""
     wanted = [*metric_names(k_values), *COUNTS]
-    for row in rows:
+    for row in reversed(rows):
         same = all(row.get(key) == identity[key] for key in IDENTITY)
         if same and all(row.get(name) is not None for name in wanted):
-            return {name: float(row[name]) for name in wanted}
+            return row
     return None
+
+
+def scores_of(row: Mapping[str, Any], k_values: Sequence[int]) -> dict[str, float]:
+    """Metrics and counts of a row of a scores file."""
+    return {name: float(row[name]) for name in (*metric_names(k_values), *COUNTS)}
 
 
 def assemble(identity: Row, scores: Mapping[str, float], retention: float | None) -> Row:

@@ -58,4 +58,4 @@ def write_trec_run(path: Path, run: Run, tag: str) -> None:
         for query_id, hits in run.items():
             ranked = sorted(hits.items(), key=lambda hit: (-hit[1], hit[0]))
             for rank, (document_id, score) in enumerate(ranked, start=1):
-                file.write(f"{query_id} Q0 {document_id} {rank} {score:.6f} {tag}\n")
+                file.write(f"{query_id} Q0 {document_id} {rank} {score:.9g} {tag}\n")

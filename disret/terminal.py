@@ -32,24 +32,26 @@ def run(main: Callable[[], None]) -> None:
     if "--debug" in sys.argv:
         main()
         sys.exit(0)
-    script = Path(sys.argv[0]).name
+    rank = os.environ.get("RANK")  # under torchrun any process may be the one that failed
+    script = Path(sys.argv[0]).name + (f" [rank {rank}]" if rank else "")
+
+    def end(sentence: str, status: int) -> None:
+        print(f"{script}: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(status)
+
     try:
         main()
     except KeyboardInterrupt:
-        say(f"\n{script}: interrupted; the same command goes on from here (distill.py: --resume).")
-        sys.exit(130)
+        end("interrupted; the same command goes on from here (distill.py: with --resume).", 130)
     except UserError as error:
-        say(f"{script}: {error}")
-        sys.exit(2)
+        end(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if out_of_space(error):
-            say(f"{script}: no room left to write ({error}); free some space.")
-            sys.exit(2)
-        say(f"{script}: unexpected {type(error).__name__}: {error} (--debug shows where)")
-        sys.exit(1)
+            end(f"no room left to write ({error}); free some space.", 2)
+        end(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 def out_of_space(error: BaseException) -> bool:

@@ -37,7 +37,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _check(archive: Path, name: str, is_special: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[:1]:
+    if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
         raise UserError(f"{archive} has a path outside its folder ({name}); it was not unpacked.")
     if is_special:
         raise UserError(f"{archive} has a link or special file ({name}); it was not unpacked.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 BLOCK = 4096  # texts sorted by length and written together
-PIECE = 256  # texts between two movements of the progress bar; a multiple of usual batch sizes
+PIECE = 256  # texts between two movements of the progress bar, or a few more: whole batches
 
 
 def encode_to_file(
@@ -28,6 +28,7 @@ def encode_to_file(
     texts: Iterable[str],
     count: int,
     dimension: int,
+    batch_size: int,
     description: str,
 ) -> np.ndarray:
     """Encode texts into a `.npy` file and return it memory-mapped.
@@ -41,6 +42,7 @@ def encode_to_file(
         key: names the content; an unfinished file with another key is discarded.
         encode: list of texts to float32 [n, dimension].
         texts: exactly `count` texts.
+        batch_size: that of `encode`, which gets whole batches at a time.
         description: for the progress bar.
 
     Returns:
@@ -58,6 +60,7 @@ def encode_to_file(
     for stale in path.parent.glob(f".{path.name}.*.partial"):
         if stale != partial:
             stale.unlink()
+    step = -(-PIECE // batch_size) * batch_size
     row_bytes = dimension * 4
     header = _header(count, dimension)
     done = 0
@@ -84,7 +87,7 @@ def encode_to_file(
                 vectors = np.empty((len(block), dimension), dtype=np.float32)
                 # Long texts first, as encoders do, so that a batch that is too large fails early.
                 order = np.argsort([-len(text) for text in block], kind="stable")
-                for piece in np.split(order, range(PIECE, len(order), PIECE)):
+                for piece in np.split(order, range(step, len(order), step)):
                     vectors[piece] = encode([block[row] for row in piece])
                     bar.update(len(piece))
                 finite = np.isfinite(vectors).all(axis=1)
@@ -141,5 +144,6 @@ def query_embeddings(
             queries,
             len(queries),
             dimension,
+            batch_size,
             description,
         )

@@ -35,7 +35,6 @@ def home(tmp_path, monkeypatch) -> Path:
         ("MODELS", "models"),
         ("COLLECTIONS", "benchmarks/raw"),
         ("INDEXES", "benchmarks/faiss"),
-        ("EVALUATIONS", "evaluations"),
     ):
         monkeypatch.setattr(paths, name, folder / part)
     monkeypatch.setenv("DISRET_HOME", str(folder))

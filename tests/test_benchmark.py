@@ -97,6 +97,37 @@ def test_no_baseline(call, arguments, student):
     assert row["retention"] is None
 
 
+def test_retention_is_added_once_the_baseline_is_known(call, arguments, student):
+    call("benchmark", *arguments, "--query-encoder", student, "--no-baseline")
+    call("benchmark", *arguments, "--query-encoder", student)
+    without, of_teacher, of_student = rows_of(arguments)
+    assert without["retention"] is None
+    assert of_teacher["retention"] == "100.0"
+    assert of_student["retention"] is not None
+    assert of_student["NDCG@10"] == without["NDCG@10"]
+    call("benchmark", *arguments, "--query-encoder", student)
+    assert len(rows_of(arguments)) == 3
+
+
+def test_another_maximum_length_is_scored_again(call, arguments, teacher, tmp_path):
+    model = SentenceTransformer(str(teacher), device="cpu")
+    model.max_seq_length = 8
+    model.save_pretrained(str(tmp_path / "short"), create_model_card=False)
+    call("benchmark", *arguments)
+    arguments[arguments.index("--document-encoder") + 1] = tmp_path / "short"
+    call("benchmark", *arguments)
+    long, short = rows_of(arguments)
+    assert long["document_weights"] == short["document_weights"]
+    assert (long["document_max_length"], short["document_max_length"]) == ("64", "8")
+
+
+def test_mrr_looks_at_ten_whatever_k_is(call, arguments):
+    call("benchmark", *arguments)
+    call("benchmark", *arguments, "--k-values", 1)
+    at_ten, at_one = rows_of(arguments)
+    assert at_ten["MRR@10"] == at_one["MRR@10"]
+
+
 def test_parts_and_their_average(call, arguments, tmp_path):
     for number, forum in enumerate(("cats", "dogs")):
         write_collection(tmp_path / "forums" / forum, documents=50 + 20 * number)
@@ -135,7 +166,8 @@ def test_runs_give_the_same_scores(call, arguments, collection):
     runs = collection.parent / "runs"
     call("benchmark", *arguments, "--save-runs", runs)
     (file,) = runs.iterdir()
-    assert file.name == "things.test.teacher.trec"
+    assert file.name.startswith("things.test.teacher-")
+    assert file.name.endswith(".dot.top10.trec")
     with file.open() as stream:
         run = pytrec_eval.parse_run(stream)
     things = Collection("things", collection)
@@ -188,6 +220,7 @@ def test_runs_from_any_directory(script, arguments, tmp_path):
         (["--k-values", 0], "--k-values must be positive"),
         (["--batch-size", 0], "--batch-size must be positive"),
         (["--output", "/proc/nothing/r.csv"], "cannot write"),
+        (["--output", "/tmp"], "is a directory"),
         (["--document-encoder", "no-such/model"], "HF_HUB_OFFLINE"),
         (["--query-encoder", "no-such/model"], "HF_HUB_OFFLINE"),
         (["--mirror", "no/such/mirror"], "neither a directory"),
@@ -242,6 +275,7 @@ def test_judgments_of_nothing_known(call, arguments, collection):
     assert outcome.status == 2
     assert "1 queries and 0 documents" in outcome.err
     assert "no judgment of a known" in outcome.err
+    assert not paths.INDEXES.exists()  # found before the documents were encoded
 
 
 @pytest.mark.real
