@@ -85,7 +85,8 @@ speed: bench
 	    echo "$(RESULTS)/speed.csv is of this student already."; \
 	else \
 	    $(PY) ispeed.py --encoders $(TEACHER) $(STUDENT) --datasets $(DATASETS) \
-	        --batch-sizes 16 32 64 --output $(RESULTS)/speed.csv; \
+	        --batch-sizes 16 32 64 --output $(RESULTS)/speed.partial.csv && \
+	    mv $(RESULTS)/speed.partial.csv $(RESULTS)/speed.csv; \
 	fi
 endif
 

@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING
 from disret.devices import training_device, world_size
 from disret.download import mirror_from
 from disret.files import read_json, replace_folder, write_json
+from disret.layers import check_layers
 from disret.query_files import msmarco_queries, read_queries
-from disret.resume import claim, is_finished, unfinished
+from disret.resume import check_output, claim, is_finished, last_checkpoint, unfinished
 from disret.terminal import UserError, is_main_process, run, say
 
 if TYPE_CHECKING:
+    import numpy as np
     from sentence_transformers import SentenceTransformer
 
-# Arguments that may change between a run and its continuation.
+# Arguments that do not decide the student, and so are not recorded with it.
 CIRCUMSTANCES = ("resume", "overwrite", "debug", "device", "mirror", "output")
 POSITIVE = (
     "train_batch_size", "eval_batch_size", "max_seq_length", "eval_steps", "num_epochs",
@@ -86,27 +88,25 @@ def parse_args() -> argparse.Namespace:
         parser.error("--layers is missing: say which of the teacher's layers to keep")
     if args.init_with != "subset" and args.layers:
         parser.error("--layers goes with --init-with subset only")
-    if args.layers and min(args.layers) < 0:
-        parser.error(f"--layers counts from 0, got {min(args.layers)}")
-    if args.layers and len(set(args.layers)) < len(args.layers):
-        parser.error(f"--layers names a layer twice: {' '.join(map(str, args.layers))}")
+    check_layers(args.layers or [])
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     for name in POSITIVE:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be positive")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be from 0 to 4294967295")
     if args.warmup_steps < 0 or args.adamw_lr <= 0 or args.adamw_eps <= 0:
         parser.error("--warmup-steps must not be negative, learning rate and eps be positive")
     if args.train_batch_size % world_size():
         parser.error(f"--train-batch-size must be a multiple of the {world_size()} processes")
+    args.output = args.output.absolute()
     return args
 
 
 def main() -> None:
     args = parse_args()
-    if is_finished(args.output, recorded(args), args.resume, args.overwrite):
-        say(f"{args.output} is finished already.")
-        return
+    check_output(args.output, args.resume, args.overwrite)
     queries, valid_queries = load_queries(args)
 
     from disret.encoders import fingerprint, load_encoder, max_seq_length
@@ -123,10 +123,18 @@ def main() -> None:
         )
     student.max_seq_length = max_seq_length(student, args.max_seq_length)
 
-    teacher_sha256 = fingerprint(teacher)
-    queries_sha256 = hashlib.sha256("\n".join(queries).encode()).hexdigest()
-    content = {"teacher_sha256": teacher_sha256, "queries_sha256": queries_sha256}
-    claim(args.output, {**recorded(args), **content})
+    run_content = {
+        "arguments": recorded(args),
+        "inputs": {
+            "teacher_sha256": fingerprint(teacher),
+            "initial_student_sha256": fingerprint(student),
+            "queries_sha256": text_sha256(queries),
+            "valid_queries_sha256": text_sha256(valid_queries),
+        },
+    }
+    if is_finished(args.output, run_content, args.resume):
+        say(f"{args.output} is finished already.")
+        return
     started = time.perf_counter()
     targets = query_embeddings(teacher, queries, args.eval_batch_size, "teacher, training queries")
     valid_targets = query_embeddings(
@@ -136,11 +144,11 @@ def main() -> None:
     teacher.to("cpu")  # its work is done; leave the device to the student
 
     started = time.perf_counter()
-    curve = distil(args, student, queries, targets, valid_queries, valid_targets, device)
+    training, validation = (queries, targets), (valid_queries, valid_targets)
+    curve = distil(args, run_content, student, training, validation, device)
     if is_main_process():
         report = {
-            "arguments": recorded(args),
-            **content,
+            **run_content,
             "student_sha256": fingerprint(student),
             "queries": {"training": len(queries), "validation": len(valid_queries)},
             "processes": world_size(),
@@ -224,27 +232,24 @@ def init_from_model(
 
 def distil(
     args: argparse.Namespace,
+    run_content: dict,
     student: "SentenceTransformer",
-    queries: list[str],
-    targets,
-    valid_queries: list[str],
-    valid_targets,
+    training: tuple[list[str], "np.ndarray"],
+    validation: tuple[list[str], "np.ndarray"],
     device: str,
 ) -> list[dict[str, float]]:
     """Train the student's query embeddings onto the teacher's; leaves the best weights in it.
 
     Args:
-        targets, valid_targets: the teacher's embeddings, float32 [n_queries, dimension].
+        run_content: what an unfinished run must have been made of to be continued.
+        training, validation: queries, and the teacher's embeddings of them, float32
+            [n_queries, dimension].
 
     Returns:
         The validation MSE by step, from step 0, before training.
     """
-
-    from sentence_transformers import (
-        SentenceTransformerTrainingArguments,
-    )
+    from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
-    from transformers.trainer_utils import get_last_checkpoint
 
     from disret.encoders import query_prompt
     from disret.training import (
@@ -254,60 +259,66 @@ def distil(
         mse_from,
     )
 
-    steps = -(-len(queries) // args.train_batch_size) * args.num_epochs
+    steps = -(-len(training[0]) // args.train_batch_size) * args.num_epochs
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
-    evaluator = QueryMSEEvaluator(valid_queries, valid_targets, args.eval_batch_size)
-    partial = unfinished(args.output)
-    checkpoints = partial / "checkpoints"
-    last_checkpoint = get_last_checkpoint(checkpoints) if checkpoints.exists() else None
-    before = read_json(partial / "before.json")
-    if before is None:
-        before = {"mse": evaluator.mse(student)}
-        if is_main_process():
-            write_json(partial / "before.json", before)
-
     prompt = query_prompt(student)
+    settings = SentenceTransformerTrainingArguments(
+        output_dir=str(unfinished(args.output) / "checkpoints"),
+        num_train_epochs=args.num_epochs,
+        per_device_train_batch_size=args.train_batch_size // world_size(),
+        learning_rate=args.adamw_lr,
+        adam_epsilon=args.adamw_eps,
+        weight_decay=0.01,
+        warmup_steps=args.warmup_steps,
+        lr_scheduler_type="linear",
+        eval_strategy="steps",
+        eval_steps=args.eval_steps,
+        save_strategy="steps",
+        save_steps=args.eval_steps,
+        save_total_limit=1,  # the best one stays beside the last
+        load_best_model_at_end=True,
+        metric_for_best_model="negative_mse",
+        greater_is_better=True,
+        logging_steps=50,
+        logging_nan_inf_filter=False,
+        prompts={"query": prompt} if prompt else None,
+        seed=args.seed,
+        use_cpu=device == "cpu",
+        report_to="none",
+        disable_tqdm=False,  # whatever the level of transformers' logging
+        **precision(args, device),
+    )
+    evaluator = QueryMSEEvaluator(*validation, args.eval_batch_size)
+    with settings.main_process_first(local=False):
+        claim(args.output, run_content, args.overwrite)
+        before = mse_before(args.output, evaluator, student)
+        checkpoint = last_checkpoint(args.output)
     trainer = DistillationTrainer(
         model=student,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(checkpoints),
-            num_train_epochs=args.num_epochs,
-            per_device_train_batch_size=args.train_batch_size // world_size(),
-            learning_rate=args.adamw_lr,
-            adam_epsilon=args.adamw_eps,
-            weight_decay=0.01,
-            warmup_steps=args.warmup_steps,
-            lr_scheduler_type="linear",
-            eval_strategy="steps",
-            eval_steps=args.eval_steps,
-            save_strategy="steps",
-            save_steps=args.eval_steps,
-            save_total_limit=1,  # the best one stays beside the last
-            load_best_model_at_end=True,
-            metric_for_best_model="negative_mse",
-            greater_is_better=True,
-            logging_steps=50,
-            logging_nan_inf_filter=False,
-            prompts={"query": prompt} if prompt else None,
-            seed=args.seed,
-            use_cpu=device == "cpu",
-            report_to="none",
-            disable_tqdm=False,  # whatever the level of transformers' logging
-            **precision(args, device),
-        ),
-        train_dataset=distillation_dataset(queries, targets),
+        args=settings,
+        train_dataset=distillation_dataset(*training),
         evaluator=evaluator,
         # The paper's objective: the squared distance between student and teacher embeddings.
         loss=EmbedDistillLoss(student, distance_metric=args.loss),
         keep_order=args.keep_order,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     evaluations = [log for log in trainer.state.log_history if "eval_negative_mse" in log]
     return [
-        {"step": 0, "mse": before["mse"]},
+        {"step": 0, "mse": before},
         *({"step": log["step"], "mse": mse_from(log)} for log in evaluations),
     ]
+
+
+def mse_before(output: Path, evaluator, student: "SentenceTransformer") -> float:
+    """The validation MSE before training, which a continued run has on file."""
+    file = unfinished(output) / "before.json"
+    known = read_json(file)
+    if known is None:
+        known = {"mse": evaluator.mse(student)}
+        write_json(file, known)
+    return known["mse"]
 
 
 def precision(args: argparse.Namespace, device: str) -> dict[str, bool]:
@@ -316,7 +327,7 @@ def precision(args: argparse.Namespace, device: str) -> dict[str, bool]:
 
     if not args.mixed_precision:
         return {}
-    if device == "cpu" or torch.cuda.is_bf16_supported():
+    if device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False):
         return {"bf16": True}
     return {"fp16": True}
 
@@ -350,6 +361,10 @@ def recorded(args: argparse.Namespace) -> dict:
     return values
 
 
+def text_sha256(texts: list[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
 def save_student(args: argparse.Namespace, student: "SentenceTransformer", report: dict) -> None:
     """Put the complete model in place, with its card and `distillation.json`."""
     from disret.model_card import versions, write_model_card
@@ -363,11 +378,8 @@ def save_student(args: argparse.Namespace, student: "SentenceTransformer", repor
     write_model_card(folder / "README.md", args.output.name, student, report)
     replace_folder(folder, args.output)
     shutil.rmtree(partial)
-    first, best = (
-        report["validation_mse"][0]["mse"],
-        min(p["mse"] for p in report["validation_mse"]),
-    )
-    print(f"{args.output}: validation MSE {first:.3g} before, {best:.3g} after.")
+    before, *after = (point["mse"] for point in report["validation_mse"])
+    print(f"{args.output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def check_layers(layers: Sequence[int], depth: int) -> None:
-    """Raise `UserError` unless `layers` are distinct layers of a transformer of `depth` layers."""
+def check_layers(layers: Sequence[int], depth: int | None = None) -> None:
+    """Raise `UserError` unless `layers` are distinct layers of a transformer.
+
+    Args:
+        depth: its number of layers, if known already.
+    """
     for position, layer in enumerate(layers):
-        if not 0 <= layer < depth:
-            raise UserError(
-                f"the teacher has layers 0 to {depth - 1}; --layers names {layer}, which is not "
-                "one of them."
-            )
+        if layer < 0:
+            raise UserError(f"--layers counts from 0, got {layer}.")
         if layer in layers[:position]:
             raise UserError(f"--layers names layer {layer} twice.")
+        if depth is not None and layer >= depth:
+            raise UserError(f"the teacher has layers 0 to {depth - 1}; --layers names {layer}.")
 
 
 def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":

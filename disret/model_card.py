@@ -17,7 +17,7 @@ CARD = """---
 # {name}
 
 A query encoder distilled from `{teacher}` by embedding alignment
-([Wang and Hong, 2023](https://arxiv.org/abs/2306.11550)). It embeds queries for a
+([Wang and Lyu, 2023](https://arxiv.org/abs/2306.11550)). It embeds queries for a
 document index that `{teacher}` made; embed documents with the teacher.
 
 | | |
@@ -68,7 +68,7 @@ def write_model_card(
         tags=["sentence-transformers", "query-encoder", "distillation"],
         base_model=arguments["teacher"] if is_hub_name else None,
     )
-    curve = [point["mse"] for point in report["validation_mse"]]
+    before, *after = (point["mse"] for point in report["validation_mse"])
     path.write_text(
         CARD.format(
             front_matter=data.to_yaml(),
@@ -80,8 +80,8 @@ def write_model_card(
             dimension=size.dimension,
             training=report["queries"]["training"],
             queries=", ".join(arguments["queries"] or ["MS MARCO"]),
-            before=curve[0],
-            after=min(curve),
+            before=before,
+            after=min(after),
         ),
         encoding="utf-8",
     )

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from disret.files import check_writable, read_json, write_json
 from disret.terminal import UserError, is_main_process
@@ -13,55 +12,84 @@ def unfinished(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
 
 
-def is_finished(output: Path, arguments: dict[str, Any], resume: bool, overwrite: bool) -> bool:
-    """Whether there is nothing left to do.
-
-    Args:
-        arguments: those that decide the student, as its `distillation.json` records them.
+def check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to touch what is not to be touched, before anything is computed.
 
     Raises:
-        UserError: something stands at `output`, or unfinished beside it, that is neither to be
-            resumed nor to be replaced, or that was made with other arguments.
+        UserError: the place cannot be written; or something stands there, or unfinished beside
+            it, that is neither to be resumed nor to be replaced, or is no model.
     """
-    check_writable(output)
-    partial = unfinished(output)
-    if overwrite:
-        if is_main_process():
-            shutil.rmtree(partial, ignore_errors=True)
-        return False
+    check_writable(output, is_file=False)
     if output.exists():
-        report = read_json(output / "distillation.json") if resume else None
-        if report is None:
+        if not (output / "modules.json").exists():
+            raise UserError(f"{output} exists and is not a model; name another --output.")
+        if not (resume or overwrite):
             raise UserError(
                 f"{output} exists; name another --output, or replace it with --overwrite."
             )
-        _check_same(report["arguments"], arguments, output)
-        return True
-    if partial.exists() and not resume:
+    elif unfinished(output).exists() and not (resume or overwrite):
         raise UserError(
-            f"{partial} holds an unfinished run; go on with --resume or start with --overwrite."
+            f"{unfinished(output)} holds an unfinished run; go on with --resume or start with "
+            "--overwrite."
         )
-    return False
 
 
-def claim(output: Path, content: dict[str, Any]) -> None:
-    """Note what a run is made of, or check that the unfinished one was made of the same.
+def is_finished(output: Path, content: dict[str, dict], resume: bool) -> bool:
+    """Whether the student at `output` is the one asked for.
 
     Args:
-        content: the arguments, and fingerprints of what they name.
+        content: what the run is made of: `arguments`, and `inputs`, the fingerprints of what
+            they name.
+
+    Raises:
+        UserError: to be resumed, but what is there was made of something else.
     """
-    if not is_main_process():
-        return
+    if not resume:
+        return False
     partial = unfinished(output)
-    earlier = read_json(partial / "run.json")
-    if earlier is not None:
-        _check_same(earlier, content, partial)
-    else:
+    run = read_json(partial / "run.json")
+    if run is not None:  # first, as it may be about to replace a finished student
+        _check_same(run, content, partial)
+        return False
+    if not output.exists():
+        return False
+    report = read_json(output / "distillation.json")
+    if report is None:
+        raise UserError(f"{output} was not made by distill.py; name another --output.")
+    _check_same(report, content, output)
+    return True
+
+
+def claim(output: Path, content: dict[str, dict], overwrite: bool) -> None:
+    """Note what a run is made of; with `overwrite`, whatever was unfinished is given up."""
+    partial = unfinished(output)
+    if is_main_process():
+        if overwrite:
+            shutil.rmtree(partial, ignore_errors=True)
         write_json(partial / "run.json", content)
 
 
-def _check_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    differing = sorted(key for key in now if earlier.get(key) != now[key])
+def last_checkpoint(output: Path) -> str | None:
+    """The newest whole checkpoint; a kill may have left one half-written."""
+    steps = {
+        int(path.name.rpartition("-")[2]): path
+        for path in (unfinished(output) / "checkpoints").glob("checkpoint-*")
+        if read_json(path / "trainer_state.json") is not None  # the trainer writes it last
+    }
+    return str(steps[max(steps)]) if steps else None
+
+
+# Names of files and models, whose content the fingerprints stand for.
+_NAMES = ("teacher", "queries", "valid_queries", "max_queries")
+
+
+def _check_same(earlier: dict[str, dict], now: dict[str, dict], folder: Path) -> None:
+    differing = [
+        key
+        for part in ("arguments", "inputs")
+        for key in now[part]
+        if key not in _NAMES and earlier.get(part, {}).get(key) != now[part][key]
+    ]
     if differing:
         raise UserError(
             f"{folder} was made with another {', '.join(differing)}; give the same, name another "

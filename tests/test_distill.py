@@ -139,6 +139,47 @@ def test_finished_student_is_left_alone(call, arguments, tmp_path):
     assert report(tmp_path / "student")["arguments"]["layers"] == [1]
 
 
+def test_half_written_checkpoint_is_passed_over(call, arguments, tmp_path):
+    """A kill while a checkpoint is written leaves it without its last file."""
+    from disret.resume import claim, last_checkpoint, unfinished
+
+    output = tmp_path / "student"
+    for step, whole in ((4, True), (8, True), (12, False)):
+        folder = unfinished(output) / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        (folder / "trainer_state.json").write_text("{}" if whole else '{"epo')
+    assert last_checkpoint(output).endswith("checkpoint-8")
+    claim(output, {"arguments": {}, "inputs": {}}, overwrite=True)
+    assert last_checkpoint(output) is None
+
+
+def test_killed_replacement_resumes(arguments, call, tmp_path, home):
+    """A finished student stays until its replacement is whole, and the replacement resumes."""
+    assert call("distill", *arguments, "--layers", 0).status == 0
+    command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), "--layers", "1",
+               "--num-epochs", "200", "--overwrite"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    checkpoints = tmp_path / "student.partial" / "checkpoints"
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert report(tmp_path / "student")["arguments"]["layers"] == [0]
+    other = call("distill", *arguments, "--layers", 0, "--resume")
+    assert other.status == 2
+    assert "another layers, num_epochs" in other.err
+
+
+def test_changed_queries_are_not_resumed(call, arguments, queries, tmp_path):
+    assert call("distill", *arguments, "--layers", 0).status == 0
+    queries.write_text(queries.read_text() + "200\tone more\n")
+    outcome = call("distill", *arguments, "--layers", 0, "--resume")
+    assert outcome.status == 2
+    assert "another queries_sha256" in outcome.err
+
+
 def test_interrupt_is_130_and_resumable(arguments, tmp_path, home, call):
     command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), "--layers", "0",
                "--num-epochs", "200"]  # fmt: skip
@@ -205,7 +246,7 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
     outcome = call("distill", *arguments, "--layers", 0)
     assert outcome.status == 2
     assert "not numbers" in outcome.err
-    assert not (tmp_path / "student").exists()
+    assert not list(tmp_path.glob("student*"))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +254,8 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
     [
         ([], "--layers is missing"),
         (["--layers", 0, 9], "layers 0 to 3; --layers names 9"),
+        (["--layers", 0, "--seed", -1], "--seed must be"),
+        (["--layers", 0, "--output", "."], "is not a model"),
         (["--layers", 1, 1], "twice"),
         (["--layers", -1], "from 0"),
         (["--layers", 0, "--init-with", "some-model"], "--layers goes with"),
