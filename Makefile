@@ -24,8 +24,8 @@ STUDENT  := $(AT)models/all-MiniLM-L6-v2-pydocs-layers-0-5
 DATASETS := pydocs
 SCORE    := cos_sim
 PYDOCS   := $(AT)benchmarks/raw/pydocs
-DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 100 \
-            --eval-steps 250 --num-epochs 3 \
+DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50 \
+            --eval-steps 100 --num-epochs 1 --mixed-precision \
             --queries $(PYDOCS)/train-queries.tsv --valid-queries $(PYDOCS)/valid-queries.tsv
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)

@@ -22,7 +22,7 @@ from disret import paths
 from disret.files import whole_folder
 from disret.terminal import UserError, run, say
 
-DOCUMENTS = 3000
+DOCUMENTS = 2500
 TEST_QUERIES = 500
 VALID_QUERIES = 1000
 TRAIN_QUERIES = 20_000
