@@ -161,7 +161,7 @@ def main() -> None:
         save_student(args, student, report)
 
 
-# --- Student initialisation (section 3 of the paper) ------------------------------------------
+# --- Student initialisation ---------------------------------------------------------------------
 
 
 def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "SentenceTransformer":
@@ -227,7 +227,7 @@ def init_from_model(
     )
 
 
-# --- Distillation by embedding alignment (section 3 of the paper) ------------------------------
+# --- Distillation by embedding alignment ---------------------------------------------------------
 
 
 def distil(
