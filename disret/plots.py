@@ -17,19 +17,14 @@ def plot_tradeoff(points: Sequence[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5.6, 4.0), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(5.6, 4.4), layout="constrained")
     for point in points:
-        axes.plot(point["speedup"], point["retention"], "o", markersize=8)
-        axes.annotate(
-            point["name"],
-            (point["speedup"], point["retention"]),
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-        )
+        axes.plot(point["speedup"], point["retention"], "o", markersize=8, label=point["name"])
     axes.set_xlabel("queries per second, times the teacher")
     axes.set_ylabel("nDCG@10 kept, percent of the teacher")
-    axes.margins(x=0.3, y=0.3)
+    axes.margins(0.2)
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside lower center", frameon=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as partial:
