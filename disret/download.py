@@ -71,13 +71,14 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
 
 
 def reachable(url: str, seconds: float = 3) -> bool:
-    """Whether `url` can be had, as far as a few seconds tell."""
+    """Whether the host of `url` answers within a few seconds, and not with a refusal."""
     import requests
 
     try:
-        return requests.head(url, timeout=seconds, allow_redirects=True).ok
+        status = requests.head(url, timeout=seconds, allow_redirects=True).status_code
     except requests.RequestException:
         return False
+    return status < 500 and status not in (401, 403, 407)
 
 
 def _is_url(source: str) -> bool:

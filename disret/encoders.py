@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from disret.download import reachable
 from disret.terminal import UserError
 
 if TYPE_CHECKING:
@@ -35,16 +36,18 @@ def load_encoder(name: str, device: str) -> "SentenceTransformer":
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     is_local = Path(name).exists()
+    obstacle = None if is_local else hub_obstacle()
     try:
         model = SentenceTransformer(
             str(Path(name).resolve()) if is_local else name,
             device=device,
+            local_files_only=obstacle is not None,  # else every file is asked for and waited for
             model_kwargs={"dtype": torch.float32},
         )
     except torch.OutOfMemoryError:
         raise UserError(f"{name} does not fit into the memory of {device}.") from None
     except Exception as error:
-        raise UserError(_why_not_loaded(name, is_local, error)) from error
+        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
     return model.eval()
 
 
@@ -102,18 +105,21 @@ def fingerprint(model: "SentenceTransformer") -> str:
     return digest.hexdigest()
 
 
-def hub_is_off() -> bool:
-    """Whether `HF_HUB_OFFLINE` keeps this process from the model hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+def hub_obstacle() -> str | None:
+    """What keeps this process from the model hub, if anything."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    return None if reachable(hub) else f"no answer from {hub}"
 
 
-def _why_not_loaded(name: str, is_local: bool, error: Exception) -> str:
+def _why_not_loaded(name: str, is_local: bool, obstacle: str | None, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if is_local:
         return f"{name} is not a model that sentence-transformers can load: {reason}"
-    state = (
-        "HF_HUB_OFFLINE is set, so only models in the local cache can be used"
-        if hub_is_off()
-        else "it is neither a directory nor a model that the Hugging Face hub gave"
-    )
-    return f"cannot load the model {name!r}: {state} ({reason[:200]})"
+    if obstacle:
+        return (
+            f"cannot load the model {name!r}: it is no directory, and {obstacle}, so only models "
+            "in the local cache can be used."
+        )
+    return f"cannot load the model {name!r}, neither a directory nor a model of the hub: {reason}"

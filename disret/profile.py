@@ -10,11 +10,10 @@ import argparse
 from disret import paths
 from disret.catalog import MSMARCO_QUERIES, datasets
 from disret.download import mirror_from, reachable
-from disret.encoders import hub_is_off
+from disret.encoders import hub_obstacle
 from disret.files import check_free_space
 from disret.terminal import UserError, run, say
 
-HUB = "https://huggingface.co"
 NEEDED_BYTES = {"paper": 6_000_000_000, "embedded": 1_000_000_000}
 
 
@@ -47,11 +46,11 @@ def _has_cuda() -> bool:
 
 def _out_of_reach() -> str | None:
     """What the paper's profile needs from the network and cannot have."""
-    if hub_is_off():
-        return "HF_HUB_OFFLINE is set"
-    hosts = [HUB]
-    if mirror_from(None) is None:
-        hosts += [MSMARCO_QUERIES.url, datasets()["scifact"].archive.url]
+    if obstacle := hub_obstacle():
+        return obstacle
+    if mirror_from(None) is not None:
+        return None
+    hosts = [MSMARCO_QUERIES.url, datasets()["scifact"].archive.url]
     silent = [host for host in hosts if not reachable(host)]
     return f"no answer from {', '.join(silent)}" if silent else None
 

@@ -33,8 +33,12 @@ def test_query_prompt(teacher):
     assert query_prompt(load_encoder(str(teacher), "cpu")) == "q "
 
 
-def test_models_that_cannot_be_had(tmp_path):
+def test_models_that_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        load_encoder("no-such/model", "cpu")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"no answer from http://127\.0\.0\.1:9"):
         load_encoder("no-such/model", "cpu")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="not a model that sentence-transformers can load"):

@@ -17,7 +17,7 @@ def test_without_cuda_it_is_the_embedded_one(monkeypatch, capsys):
 def test_without_network_it_is_the_embedded_one(monkeypatch, capsys):
     monkeypatch.setattr(profile, "_has_cuda", lambda: True)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(profile, "HUB", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("DISRET_MIRROR", ".")
     assert profile.choose("auto") == "embedded"
     assert "no answer from http://127.0.0.1:9" in capsys.readouterr().err
@@ -31,7 +31,7 @@ def test_with_both_it_is_the_paper(monkeypatch):
     server = FileServer()
     monkeypatch.setattr(profile, "_has_cuda", lambda: True)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(profile, "HUB", server.url)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)  # answers 404, as a hub's root may
     monkeypatch.setenv("DISRET_MIRROR", ".")
     assert profile.choose("auto") == profile.choose("paper") == "paper"
     server.close()
