@@ -5,6 +5,7 @@ The corpus is read as a stream and never held; ids, queries and judgments are.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,7 @@ def _records(path: Path) -> Iterator[dict]:
                 except ValueError:
                     raise UserError(f"{path}, line {number}: not JSON.") from None
                 identifier = record.get("_id") if isinstance(record, dict) else None
-                if not isinstance(identifier, str) or not identifier or "\n" in identifier:
+                if not isinstance(identifier, str) or not re.fullmatch(r"[^\r\n]+", identifier):
                     raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
                 if identifier in seen:
                     raise UserError(f"{path}, line {number}: a second {identifier!r}.")
