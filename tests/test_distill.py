@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, accept_interrupts
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
@@ -183,7 +183,9 @@ def test_changed_queries_are_not_resumed(call, arguments, queries, tmp_path):
 def test_interrupt_is_130_and_resumable(arguments, tmp_path, home, call):
     command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), "--layers", "0",
                "--num-epochs", "200"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=accept_interrupts
+    )
     checkpoints = tmp_path / "student.partial" / "checkpoints"
     while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None

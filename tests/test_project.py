@@ -15,7 +15,13 @@ def test_requirements_differ_in_faiss_only():
 
 
 def test_make_help_lists_the_targets():
-    result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     targets = [line.split()[0] for line in result.stdout.splitlines()]
     assert targets == [
         "help",

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, accept_interrupts
 
 from disret import terminal
 from disret.files import check_free_space, check_writable, whole_file, whole_folder
@@ -103,7 +103,9 @@ def test_interrupted_benchmark(teacher, collection, home, tmp_path):
     """Ctrl-C while the model loads or documents are encoded: 130, no traceback."""
     command = [sys.executable, str(ROOT / "benchmark.py"), "--datasets", str(collection),
                "--document-encoder", str(teacher), "--output", str(tmp_path / "r.csv")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=accept_interrupts
+    )
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
