@@ -123,12 +123,14 @@ def score_dataset(
         collection.check_split(split)
     known = list(done)
     scored: list[list[tuple[dict, dict]]] = [[] for _ in contestants]  # by part
-    rows: list[dict] = []
     for collection in collections:
         rows = []
+        content = collection.fingerprint(split)
         search = None  # opened when the first contestant needs it
         for contestant, parts in zip(contestants, scored, strict=True):
-            identity = identify(collection, split, args.score_function, teacher[:3], contestant[:3])
+            identity = identify(
+                collection.name, content, split, args.score_function, teacher[:3], contestant[:3]
+            )
             earlier = find_row(known, identity, args.k_values)
             if earlier is not None and has_run_file(args, collection, split, contestant):
                 say(f"{collection.name}, {contestant.name}: in {args.output} already.")
@@ -188,6 +190,7 @@ def open_search(
         document_ids,
         teacher.model,
         teacher.name,
+        teacher.weights,
         args.score_function,
         args.batch_size,
         args.extension,

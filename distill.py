@@ -123,10 +123,11 @@ def main() -> None:
         )
     student.max_seq_length = max_seq_length(student, args.max_seq_length)
 
+    teacher_sha256 = fingerprint(teacher)
     run_content = {
         "arguments": recorded(args),
         "inputs": {
-            "teacher_sha256": fingerprint(teacher),
+            "teacher_sha256": teacher_sha256,
             "initial_student_sha256": fingerprint(student),
             "queries_sha256": text_sha256(queries),
             "valid_queries_sha256": text_sha256(valid_queries),
@@ -136,9 +137,11 @@ def main() -> None:
         say(f"{args.output} is finished already.")
         return
     started = time.perf_counter()
-    targets = query_embeddings(teacher, queries, args.eval_batch_size, "teacher, training queries")
-    valid_targets = query_embeddings(
-        teacher, valid_queries, args.eval_batch_size, "teacher, validation queries"
+    targets, valid_targets = (
+        query_embeddings(
+            teacher, teacher_sha256, texts, args.eval_batch_size, f"teacher, {kind} queries"
+        )
+        for kind, texts in (("training", queries), ("validation", valid_queries))
     )
     teacher_seconds = time.perf_counter() - started
     teacher.to("cpu")  # its work is done; leave the device to the student
@@ -337,12 +340,12 @@ def precision(args: argparse.Namespace, device: str) -> dict[str, bool]:
 
 def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Training queries, and validation queries that are not among them."""
-    files = {"train": args.queries, "valid": args.valid_queries}
-    if not all(files.values()):
-        files["train"] = files["train"] or [msmarco_queries(mirror_from(args.mirror))[0]]
-        files["valid"] = files["valid"] or [msmarco_queries(mirror_from(args.mirror))[1]]
-    queries = read_queries(files["train"], args.max_queries)
-    valid_queries = read_queries(files["valid"])
+    files, valid_files = args.queries, args.valid_queries
+    if not (files and valid_files):
+        train, dev = msmarco_queries(mirror_from(args.mirror))
+        files, valid_files = files or [train], valid_files or [dev]
+    queries = read_queries(files, args.max_queries)
+    valid_queries = read_queries(valid_files)
     seen = set(queries)
     unseen = [query for query in valid_queries if query not in seen]
     if not unseen:

@@ -133,7 +133,9 @@ def _transfer(url: str, partial: Path) -> None:
 
     for attempt in range(1, ATTEMPTS + 1):
         have = partial.stat().st_size if partial.exists() else 0
-        headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
+        headers = {"Accept-Encoding": "identity"}  # so that a part can be continued by bytes
+        if have:
+            headers["Range"] = f"bytes={have}-"
         try:
             with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
                 if response.status_code == 416:  # the part is already as long as the file

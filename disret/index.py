@@ -11,7 +11,6 @@ import numpy as np
 
 from disret import paths
 from disret.collection import Collection
-from disret.encoders import fingerprint
 from disret.files import check_free_space, read_json, whole_folder, write_json
 from disret.terminal import UserError, say
 from disret.vectors import encode_to_file
@@ -35,6 +34,7 @@ def open_index(
     document_ids: Sequence[str],
     encoder: "SentenceTransformer",
     encoder_name: str,
+    encoder_sha256: str,
     score_function: str,
     batch_size: int,
     extension: str = "flat",
@@ -48,6 +48,7 @@ def open_index(
     Args:
         document_ids: those of the corpus, in order (`Collection.document_ids`).
         encoder: its `encode_document` gives the vectors, at its own maximum sequence length.
+        encoder_sha256: its fingerprint.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
 
     Returns:
@@ -63,7 +64,7 @@ def open_index(
             "dataset": collection.name,
             "corpus_sha256": collection.fingerprint(),
             "encoder": encoder_name,
-            "encoder_sha256": fingerprint(encoder),
+            "encoder_sha256": encoder_sha256,
             "max_seq_length": encoder.max_seq_length,
             "prompt": encoder.prompts.get("document"),
             "dtype": str(encoder.dtype).removeprefix("torch."),

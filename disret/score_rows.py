@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from disret.collection import Collection
-
 Row = dict[str, Any]
 
 # Two rows that agree in these measure the same; names and dates do not matter.
@@ -28,7 +26,8 @@ def main_metric(k_values: Sequence[int]) -> str:
 
 
 def identify(
-    collection: Collection,
+    dataset: str,
+    content: str,
     split: str,
     score_function: str,
     document_encoder: tuple[str, str, int],
@@ -37,17 +36,18 @@ def identify(
     """What a row is about, by names and by content.
 
     Args:
+        content: fingerprint of the collection and its split.
         document_encoder, query_encoder: name, fingerprint, and maximum length in tokens.
     """
     return {
-        "dataset": collection.name,
+        "dataset": dataset,
         "document_encoder": document_encoder[0],
         "query_encoder": query_encoder[0],
         "split": split,
         "score_function": score_function,
         "document_weights": document_encoder[1][:16],
         "query_weights": query_encoder[1][:16],
-        "collection": collection.fingerprint(split)[:16],
+        "collection": content[:16],
         "document_max_length": str(document_encoder[2]),
         "query_max_length": str(query_encoder[2]),
     }

@@ -51,8 +51,8 @@ class QueryBatchSampler(DefaultBatchSampler):
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.size, generator=generator)
         end = self.size // self.batch_size * self.batch_size if self.drop_last else self.size
-        for start in range(0, end, self.batch_size):
-            yield order[start : min(start + self.batch_size, end)].tolist()
+        for batch in order[:end].split(self.batch_size):
+            yield batch.tolist()
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret import paths
-from disret.encoders import fingerprint
 from disret.files import check_free_space
 from disret.terminal import UserError, is_main_process
 
@@ -115,19 +114,26 @@ def _header(count: int, dimension: int) -> bytes:
 
 
 def query_embeddings(
-    model: "SentenceTransformer", queries: list[str], batch_size: int, description: str
+    model: "SentenceTransformer",
+    model_sha256: str,
+    queries: list[str],
+    batch_size: int,
+    description: str,
 ) -> np.ndarray:
     """Embed queries with `encode_query`, once: a later call with the same model reads the file.
 
     The file lies under `downloads/embeddings`, named by the model's weights, prompts and sequence
     length and by the queries.
 
+    Args:
+        model_sha256: the model's fingerprint.
+
     Returns:
         float32 [n_queries, dimension], memory-mapped.
     """
     from filelock import FileLock
 
-    digest = hashlib.sha256(f"{fingerprint(model)} {model.max_seq_length} {model.dtype}".encode())
+    digest = hashlib.sha256(f"{model_sha256} {model.max_seq_length} {model.dtype}".encode())
     for query in queries:
         digest.update(query.encode() + b"\0")
     key = digest.hexdigest()

@@ -9,7 +9,7 @@ from tiny import save_encoder
 
 from disret import paths
 from disret.collection import Collection
-from disret.encoders import load_encoder
+from disret.encoders import fingerprint, load_encoder
 from disret.index import normalised, on_device, open_index
 
 
@@ -23,8 +23,9 @@ def things(collection):
     return Collection("things", collection)
 
 
-def build(collection, *arguments):
-    return open_index(collection, collection.document_ids(), *arguments)
+def build(collection, encoder, name, *arguments):
+    ids = collection.document_ids()
+    return open_index(collection, ids, encoder, name, fingerprint(encoder), *arguments)
 
 
 def folder_of(name="models--teacher", score="dot"):

@@ -74,17 +74,18 @@ def test_values_that_are_not_numbers_are_named(tmp_path):
 
 
 def test_query_embeddings_are_computed_once(teacher):
-    from disret.encoders import load_encoder
+    from disret.encoders import fingerprint, load_encoder
 
     encoder = load_encoder(str(teacher), "cpu")
+    sha256 = fingerprint(encoder)
     queries = ["one", "two two", "three"]
-    first = query_embeddings(encoder, queries, 2, "test")
+    first = query_embeddings(encoder, sha256, queries, 2, "test")
     np.testing.assert_allclose(first, encoder.encode_query(queries), atol=1e-6)
     assert not np.allclose(first, encoder.encode(queries), atol=1e-3)  # the prompt counts
     (file,) = (paths.DOWNLOADS / "embeddings").glob("*.npy")
     written = file.stat().st_mtime_ns
-    query_embeddings(encoder, queries, 2, "test")
+    query_embeddings(encoder, sha256, queries, 2, "test")
     assert file.stat().st_mtime_ns == written
     encoder.max_seq_length = 4
-    query_embeddings(encoder, queries, 2, "test")
+    query_embeddings(encoder, sha256, queries, 2, "test")
     assert len(list((paths.DOWNLOADS / "embeddings").glob("*.npy"))) == 2
