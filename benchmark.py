@@ -5,14 +5,19 @@
     python benchmark.py --datasets scifact nfcorpus --document-encoder models/all-MiniLM-L6-v2 \\
         --query-encoder models/student --score-function cos_sim
     python benchmark.py --datasets path/to/my/collection …          # a folder in BEIR's layout
+    torchrun --nproc-per-node 4 benchmark.py …                      # several GPUs, or CPUs
+    torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        benchmark.py …                                 # several machines, one shared file system
 
 Documents are embedded and indexed once per document encoder; then only queries are embedded. With
 --query-encoder the document encoder's own queries are scored on the same index, and retention is
-the share of its nDCG@10 that the query encoder keeps.
+the share of its nDCG@10 that the query encoder keeps. A collection of any size streams through a
+few gigabytes of memory, and a run that was killed goes on where it was.
 """
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,18 +26,19 @@ from disret.collection import Collection, check_name, default_split, find_collec
 from disret.download import mirror_from
 from disret.files import check_writable
 from disret.paths import HOME
-from disret.terminal import UserError, run, say
+from disret.terminal import UserError, is_main_process, run, say
 
 if TYPE_CHECKING:
-    import faiss
-    from sentence_transformers import SentenceTransformer
+    from disret.encoding import BatchEncoder
+    from disret.index import Index
+    from disret.stages import Stages
 
 
 class Encoder(NamedTuple):
     name: str
     weights: str  # fingerprint
     max_length: int  # tokens
-    model: "SentenceTransformer"
+    batches: "BatchEncoder"
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,13 +56,20 @@ def parse_args() -> argparse.Namespace:
     add("--split", help="split of the judgments (default: test; dev for msmarco)")
     add("--output", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
         help="results, a row for each data set as it finishes; rows that it holds already are not "
-        "computed again (default: benchmarks/results.csv)")
+        "computed again; what the run took goes to a .json file beside it (default: "
+        "benchmarks/results.csv)")
     add("--extension", choices=["flat"], default="flat", help="kind of index: exact search")
     add("--k-values", nargs="+", type=int, default=[10, 100], metavar="K",
         help="cut-offs of the metrics (default: 10 100)")
     add("--score-function", choices=["dot", "cos_sim"], default="dot",
         help="dot product or cosine of the angle (default: dot)")
-    add("--batch-size", type=int, default=32, help="texts encoded at once (default: 32)")
+    add("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
+        help="precision of the encoders (default: bfloat16 where the device has it)")
+    add("--index-dtype", choices=["float16", "float32"], default="float16",
+        help="precision of the vectors on disk (default: float16)")
+    add("--batch-size", type=int, metavar="N",
+        help="encode as many tokens at once as N texts of maximum length have; what does not fit "
+        "into memory is halved (default: 8 on the CPU, 128 on CUDA)")
     add("--no-baseline", action="store_true",
         help="do not score the document encoder's own queries")
     add("--save-runs", type=Path, metavar="DIR", help="write TREC run files there")
@@ -67,7 +80,9 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.k_values) < 1:
         parser.error(f"--k-values must be positive, got {min(args.k_values)}")
-    if args.batch_size < 1:
+    if args.output.suffix == ".json":
+        parser.error("--output is a CSV table; what the run took goes to a .json file beside it")
+    if args.batch_size is not None and args.batch_size < 1:
         parser.error(f"--batch-size must be positive, got {args.batch_size}")
     args.k_values = sorted(set(args.k_values))
     return args
@@ -78,26 +93,36 @@ def main() -> None:
     mirror = mirror_from(args.mirror)
     check_before_long_work(args)
 
-    from disret.devices import resolve_device
-    from disret.results import format_table, read_rows
+    from disret import ranks
+    from disret.devices import resolve_device, resolve_dtype
+    from disret.results import append_run, format_table, read_rows
     from disret.score_rows import main_metric, summary
+    from disret.stages import Stages
 
-    done = read_rows(args.output)
-    device = resolve_device(args.device)
-    teacher = load(args.document_encoder, device)
+    ranks.join()
+    done = ranks.decided_by_first(lambda: read_rows(args.output))
+    args.device = resolve_device(args.device)
+    args.dtype = resolve_dtype(args.dtype, args.device)
+    stages = Stages()
+    teacher = load(args, args.document_encoder, stages)
     contestants = [teacher]  # the teacher first: retention is measured against it
     if args.query_encoder is not None:
-        student = load(args.query_encoder, device)
+        student = load(args, args.query_encoder, stages)
         check_dimensions(teacher, student)
         contestants = [student] if args.no_baseline else [teacher, student]
 
     rows = []
     for dataset in args.datasets:
-        collections = find_collections(dataset, mirror)
+        with stages.measure("find collections", 1):
+            collections = find_collections(dataset, mirror)
         split = args.split or default_split(dataset)
-        rows += score_dataset(args, collections, split, teacher, contestants, done)
-    print(format_table(summary(rows, main_metric(args.k_values))))
-    print(f"\nEvery metric is in {args.output}.")
+        rows += score_dataset(args, collections, split, teacher, contestants, done, stages)
+    if is_main_process():
+        append_run(args.output.with_suffix(".json"), vars(args), args.device, stages.rows())
+        print(format_table(summary(rows, main_metric(args.k_values))))
+        print(f"\n{format_table(stages.rows())}")
+        print(f"\nEvery metric is in {args.output}.")
+    ranks.leave()
 
 
 def score_dataset(
@@ -107,6 +132,7 @@ def score_dataset(
     teacher: Encoder,
     contestants: Sequence[Encoder],
     done: Sequence[dict],
+    stages: "Stages",
 ) -> list[dict]:
     """Score every contestant on a data set; each row goes to the output as soon as it is known.
 
@@ -117,6 +143,7 @@ def score_dataset(
     Returns:
         A row for each contestant.
     """
+    from disret import ranks
     from disret.score_rows import average_parts, find_row, identify, scores_of
 
     for collection in collections:
@@ -126,18 +153,22 @@ def score_dataset(
     for collection in collections:
         rows = []
         content = collection.fingerprint(split)
-        search = None  # opened when the first contestant needs it
+        target = None  # opened when the first contestant needs it
         for contestant, parts in zip(contestants, scored, strict=True):
             identity = identify(
-                collection.name, content, split, args.score_function, teacher[:3], contestant[:3]
-            )
+                collection.name, content, split, args.score_function, teacher[:3], contestant[:3],
+                args.dtype, args.index_dtype,
+            )  # fmt: skip
             earlier = find_row(known, identity, args.k_values)
-            if earlier is not None and has_run_file(args, collection, split, contestant):
+            run_is_there = ranks.decided_by_first(
+                partial(has_run_file, args, collection, split, contestant)
+            )
+            if earlier is not None and run_is_there:
                 say(f"{collection.name}, {contestant.name}: in {args.output} already.")
                 scores = scores_of(earlier, args.k_values)
             else:
-                search = search or open_search(args, collection, split, teacher)
-                scores = evaluate(args, search, contestant)
+                target = target or open_target(args, collection, split, teacher)
+                scores = evaluate(args, target, contestant, stages)
             parts.append((identity, scores))
             rows.append(add_row(args, known, identity, scores))
     if len(collections) > 1:
@@ -159,48 +190,52 @@ def add_row(args: argparse.Namespace, known: list[dict], identity: dict, scores:
     elif teacher := find_row(known, baseline_of(identity), args.k_values):
         kept = retention(scores[metric], float(teacher[metric]))
     row = assemble(identity, scores, kept)
-    if earlier is None or (earlier["retention"] is None and kept is not None):
+    is_new = earlier is None or (earlier["retention"] is None and kept is not None)
+    if is_new and is_main_process():
         append_row(args.output, row)
     known.append(row)
     return row
 
 
-class Search(NamedTuple):
-    """A collection's split, checked, and the index of its documents."""
+class Target(NamedTuple):
+    """What queries are scored against: a collection's split, checked, and its documents' index."""
 
     collection: Collection
     split: str
-    document_ids: list[str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
-    index: "faiss.Index"
+    index: "Index"
 
 
-def open_search(
+def open_target(
     args: argparse.Namespace, collection: Collection, split: str, teacher: Encoder
-) -> Search:
+) -> Target:
     """Read and check a collection, then embed and index its documents with the teacher."""
-    from disret.index import on_device, open_index
+    from disret.index import open_index
 
-    document_ids = collection.document_ids()
     queries = collection.queries()
-    qrels = collection.qrels(split, queries, set(document_ids))
+    qrels = collection.qrels(split, queries)
+    judged = {document for grades in qrels.values() for document in grades}
     index = open_index(
         collection,
-        document_ids,
-        teacher.model,
+        teacher.batches,
         teacher.name,
         teacher.weights,
+        args.dtype,
         args.score_function,
-        args.batch_size,
-        args.extension,
+        args.index_dtype,
+        before_encoding=lambda ids: collection.check_judged(
+            split, judged, judged.intersection(ids)
+        ),
+        extension=args.extension,
     )
-    index = on_device(index, str(teacher.model.device), depth(args) + 1)
-    judged = {query_id: queries[query_id] for query_id in qrels}
-    return Search(collection, split, document_ids, judged, qrels, index)
+    queries = {query_id: queries[query_id] for query_id in qrels}
+    return Target(collection, split, queries, qrels, index)
 
 
-def evaluate(args: argparse.Namespace, search: Search, contestant: Encoder) -> dict[str, float]:
+def evaluate(
+    args: argparse.Namespace, target: Target, contestant: Encoder, stages: "Stages"
+) -> dict[str, float]:
     """Search with the contestant's queries, and score.
 
     Returns:
@@ -208,33 +243,36 @@ def evaluate(args: argparse.Namespace, search: Search, contestant: Encoder) -> d
     """
     import numpy as np
 
-    from disret.index import normalised
+    from disret import ranks
+    from disret.encoding import normalised
     from disret.scoring import metrics, to_run, write_trec_run
+    from disret.search import search
 
-    vectors = contestant.model.encode_query(
-        list(search.queries.values()),
-        batch_size=args.batch_size,
-        show_progress_bar=False,
-        convert_to_numpy=True,
-    )
+    queries = list(target.queries)
+    vectors = contestant.batches.encode_query(list(target.queries.values()))
     if not np.isfinite(vectors).all():
         raise UserError(
-            f"{contestant.name} gives embeddings that are not numbers on {search.collection.name}."
+            f"{contestant.name} gives embeddings that are not numbers on {target.collection.name}."
         )
-    vectors = normalised(vectors) if args.score_function == "cos_sim" else np.float32(vectors)
+    if args.score_function == "cos_sim":
+        vectors = normalised(vectors)
 
     # One hit more than asked for: a query's own document, if retrieved, does not count.
     k = depth(args)
-    scores, rows = search.index.search(vectors, min(k + 1, len(search.document_ids)))
-    hits = to_run(list(search.queries), search.document_ids, scores, rows, k)
-    if args.save_runs:
-        path = run_file(args, search.collection, search.split, contestant)
-        write_trec_run(path, hits, Path(contestant.name).name)
-    return {
-        **metrics(search.qrels, hits, args.k_values),
-        "documents": len(search.document_ids),
-        "queries": len(search.queries),
-    }
+    with stages.measure("search", len(queries)):
+        found = search(target.index, vectors, k + 1, args.device)
+
+    def score() -> dict[str, float]:
+        with stages.measure("score", len(queries)):
+            scores, rows = found
+            hits = to_run(queries, target.index.ids().take(rows), scores, k)
+            if args.save_runs:
+                path = run_file(args, target.collection, target.split, contestant)
+                write_trec_run(path, hits, Path(contestant.name).name)
+            return metrics(target.qrels, hits, args.k_values)
+
+    counts = {"documents": target.index.documents, "queries": len(queries)}
+    return {**ranks.decided_by_first(score), **counts}
 
 
 def depth(args: argparse.Namespace) -> int:
@@ -254,15 +292,19 @@ def check_before_long_work(args: argparse.Namespace) -> None:
         check_writable(args.save_runs / "run")
 
 
-def load(name: str, device: str) -> Encoder:
-    from disret.encoders import fingerprint, load_encoder
+def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
+    from disret.encoders import fingerprint, load_encoder, set_precision
+    from disret.encoding import BatchEncoder, default_batch_size
 
-    model = load_encoder(name, device)
-    return Encoder(name, fingerprint(model), model.max_seq_length, model)
+    model = load_encoder(name, args.device)
+    weights = fingerprint(model)
+    set_precision(model, args.dtype)
+    batch_size = args.batch_size or default_batch_size(args.device)
+    return Encoder(name, weights, model.max_seq_length, BatchEncoder(model, batch_size, stages))
 
 
 def check_dimensions(teacher: Encoder, student: Encoder) -> None:
-    expected, got = (e.model.get_embedding_dimension() for e in (teacher, student))
+    expected, got = (e.batches.model.get_embedding_dimension() for e in (teacher, student))
     if got != expected:
         raise UserError(
             f"{student.name} gives {got} dimensions, but the index of {teacher.name} has "
@@ -276,7 +318,9 @@ def run_file(
     """Named by all that decides its content but the teacher's weights and the collection's text."""
     encoder = f"{Path(contestant.name).name}-{contestant.weights[:8]}"
     data = f"{collection.name.replace('/', '-')}.{split}"
-    return args.save_runs / f"{data}.{encoder}.{args.score_function}.top{depth(args)}.trec"
+    precision = f"{args.dtype}-{args.index_dtype}"
+    kind = f"{args.score_function}.{precision}.top{depth(args)}"
+    return args.save_runs / f"{data}.{encoder}.{kind}.trec"
 
 
 def has_run_file(

@@ -254,7 +254,7 @@ def distil(
     from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
-    from disret.encoders import query_prompt
+    from disret.encoders import prompt_of
     from disret.training import (
         DistillationTrainer,
         QueryMSEEvaluator,
@@ -265,7 +265,7 @@ def distil(
     steps = -(-len(training[0]) // args.train_batch_size) * args.num_epochs
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
-    prompt = query_prompt(student)
+    prompt = prompt_of(student, "query")
     settings = SentenceTransformerTrainingArguments(
         output_dir=str(unfinished(args.output) / "checkpoints"),
         num_train_epochs=args.num_epochs,
@@ -370,7 +370,8 @@ def text_sha256(texts: list[str]) -> str:
 
 def save_student(args: argparse.Namespace, student: "SentenceTransformer", report: dict) -> None:
     """Put the complete model in place, with its card and `distillation.json`."""
-    from disret.model_card import versions, write_model_card
+    from disret.devices import versions
+    from disret.model_card import write_model_card
 
     partial = unfinished(args.output)
     folder = partial / "model"

@@ -1,14 +1,17 @@
 """Collections in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
 
-The corpus is read as a stream and never held; ids, queries and judgments are.
+The corpus is read as a stream and never held; queries and judgments are.
 """
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from disret import paths
 from disret.catalog import dataset as catalog_dataset
@@ -19,6 +22,14 @@ from disret.terminal import UserError, say
 from disret.unpack import unpack
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
+
+
+class Document(NamedTuple):
+    """A document: where its line begins in the corpus file, in bytes; its id; title and text."""
+
+    offset: int
+    id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -46,36 +57,35 @@ class Collection:
             files += ["queries.jsonl", f"qrels/{split}.tsv"]
         digest = hashlib.sha256()
         for name in files:
+            path = self.folder / name
             try:
-                with (self.folder / name).open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                status = path.stat()
             except FileNotFoundError:
-                raise UserError(f"there is no file {self.folder / name}.") from None
+                raise UserError(f"there is no file {path}.") from None
+            digest.update(_digest(path, status.st_size, status.st_mtime_ns))
         return digest.hexdigest()
 
-    def document_ids(self) -> list[str]:
-        """Read the corpus once, checking every line, and return its ids in order.
+    def documents(self, offset: int = 0) -> Iterator[Document]:
+        """Stream the documents.
+
+        Args:
+            offset: begin at this byte of the corpus file, where a document starts.
 
         Raises:
-            UserError: the corpus is missing or empty, or has a broken line, a missing `_id` or a
-                duplicate (the message gives the line number).
+            UserError: the corpus is missing, or has a broken line, a missing `_id` or, found at
+                its end, a duplicate (the message gives the line number).
         """
-        ids = [document["_id"] for document in _records(self.folder / "corpus.jsonl")]
-        if not ids:
-            raise UserError(f"{self.folder / 'corpus.jsonl'} has no documents.")
-        return ids
-
-    def texts(self) -> Iterator[str]:
-        """Stream the documents as BEIR's encoders read them: title, a space, text."""
-        for document in _records(self.folder / "corpus.jsonl"):
-            title, text = document.get("title") or "", document.get("text") or ""
-            yield f"{title} {text}".strip()
+        path = self.folder / "corpus.jsonl"
+        for start, record in _records(path, offset):
+            title, text = record.get("title") or "", record.get("text") or ""
+            # As BEIR's encoders read them.
+            yield Document(start, record["_id"], f"{title} {text}".strip())
 
     def queries(self) -> dict[str, str]:
         """All queries, id to text, of every split."""
         return {
             query["_id"]: query.get("text") or ""
-            for query in _records(self.folder / "queries.jsonl")
+            for _, query in _records(self.folder / "queries.jsonl")
         }
 
     def split_queries(self, split: str) -> list[str]:
@@ -88,20 +98,15 @@ class Collection:
             raise UserError(f"{self.folder} has no queries in its split {split}.")
         return texts
 
-    def qrels(self, split: str, queries: dict[str, str], document_ids: set[str]) -> Qrels:
-        """Read the judgments of a split.
-
-        Queries that `queries` does not have are left out; documents that the corpus does not
-        have stay, as in BEIR, and count as not retrieved. Both are counted in a warning.
+    def qrels(self, split: str, queries: Mapping[str, str]) -> Qrels:
+        """Read the judgments of a split, but those of queries that `queries` does not have.
 
         Raises:
             UserError: a malformed line, or no judgment is left.
         """
         path = self.folder / "qrels" / f"{split}.tsv"
         qrels: Qrels = {}
-        unknown_queries: set[str] = set()
-        unknown_documents: set[str] = set()
-        known = 0
+        unknown: set[str] = set()
         with path.open(encoding="utf-8", errors="replace") as file:
             next(file, None)  # the header
             for number, line in enumerate(file, start=2):
@@ -114,22 +119,41 @@ class Collection:
                     raise UserError(
                         f"{path}, line {number}: expected query, document and grade."
                     ) from None
-                if query not in queries:
-                    unknown_queries.add(query)
-                    continue
-                if document in document_ids:
-                    known += 1
+                if query in queries:
+                    qrels.setdefault(query, {})[document] = score
                 else:
-                    unknown_documents.add(document)
-                qrels.setdefault(query, {})[document] = score
-        if unknown_queries or unknown_documents:
+                    unknown.add(query)
+        if unknown:
             say(
-                f"{self.name}: the judgments name {len(unknown_queries)} queries and "
-                f"{len(unknown_documents)} documents that the collection does not have."
+                f"{self.name}: the judgments name {len(unknown)} queries that the collection "
+                "does not have."
             )
-        if not known:
-            raise UserError(f"{path} has no judgment of a known query and document.")
+        if not qrels:
+            raise UserError(f"{path} has no judgment of a known query.")
         return qrels
+
+    def check_judged(self, split: str, judged: set[str], known: set[str]) -> None:
+        """Warn of judged documents that the corpus does not have; as in BEIR, they are never hits.
+
+        Raises:
+            UserError: it has none of them.
+        """
+        if not known:
+            raise UserError(
+                f"{self.folder / 'qrels' / split}.tsv has no judgment of a known document."
+            )
+        if missing := len(judged) - len(known):
+            say(
+                f"{self.name}: the judgments name {missing} documents that the collection "
+                "does not have."
+            )
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> bytes:
+    """SHA-256 of a file, computed once as long as it is as large and as old."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def check_name(name: str) -> None:
@@ -203,12 +227,18 @@ def _install(name: str, folder: Path, mirror: str | None) -> None:
             inner.rmdir()
 
 
-def _records(path: Path) -> Iterator[dict]:
-    """The objects of a JSON lines file, each with a unique `_id` of one line."""
-    seen: set[str] = set()
+def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
+    """The objects of a JSON lines file, and at which byte each begins.
+
+    Every object must have an `_id` of one line, unlike those before it. Of each only the hash is
+    held, 8 bytes; it is at the end of the file that a duplicate is found.
+    """
+    hashes = array("q")
     try:
         with path.open("rb") as file:
+            file.seek(offset)
             for number, line in enumerate(file, start=1):
+                start, offset = offset, offset + len(line)
                 if not line.strip():
                     continue
                 try:
@@ -218,9 +248,28 @@ def _records(path: Path) -> Iterator[dict]:
                 identifier = record.get("_id") if isinstance(record, dict) else None
                 if not isinstance(identifier, str) or not re.fullmatch(r"[^\r\n]+", identifier):
                     raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
+                hashes.append(hash(identifier))
+                yield start, record
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}.") from None
+    _check_unique(path, hashes)
+
+
+def _check_unique(path: Path, hashes: array) -> None:
+    """Raise `UserError` at the line of the first id that stands in the file twice."""
+    import numpy as np
+
+    if not hashes:
+        return
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not suspects:
+        return
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            identifier = json.loads(line)["_id"] if line.strip() else ""
+            if hash(identifier) in suspects:
                 if identifier in seen:
                     raise UserError(f"{path}, line {number}: a second {identifier!r}.")
                 seen.add(identifier)
-                yield record
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}.") from None

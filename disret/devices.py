@@ -1,7 +1,9 @@
-"""Which device a process works on, and what its maker calls it."""
+"""Which device a process works on, what its maker calls it, and which versions run on it."""
 
+import contextlib
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from disret.terminal import UserError
@@ -15,13 +17,17 @@ def world_size() -> int:
 def resolve_device(device: str | None) -> str:
     """The device to use: the one asked for, else CUDA where there is one, else the CPU.
 
+    Under `torchrun`, each process of a machine gets a GPU of its own.
+
     Raises:
         UserError: no such device here.
     """
     import torch
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and world_size() > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         kind = torch.device(device).type
         if kind == "cuda" and not torch.cuda.is_available():
@@ -33,6 +39,20 @@ def resolve_device(device: str | None) -> str:
     return device
 
 
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The precision to compute in: `auto` is bfloat16 where the device has it, else float32."""
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    if torch.device(device).type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = any("bf16" in name and there for name, there in capabilities.items())
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
 def training_device(device: str | None) -> str:
     """Like `resolve_device`, for a process that trains; keeps the trainer to one GPU a process.
 
@@ -40,8 +60,7 @@ def training_device(device: str | None) -> str:
     several, so this process is shown one only. To be called before torch looks for devices.
     """
     if world_size() > 1:
-        kind = resolve_device(device)
-        return f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind
+        return resolve_device(device)
     kind, _, number = (device or "cuda").partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
         return resolve_device(device)
@@ -71,3 +90,16 @@ def device_name(device: str) -> str:
         ]
         name = models[0].partition(":")[2].strip() if models else name
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide a result or its speed."""
+    names = (
+        "torch", "transformers", "sentence-transformers", "accelerate", "datasets", "beir",
+        "faiss-cpu", "faiss-gpu",
+    )  # fmt: skip
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -56,10 +56,47 @@ def max_seq_length(model: "SentenceTransformer", limit: int) -> int:
     return min(limit, model.max_seq_length or limit)
 
 
-def query_prompt(model: "SentenceTransformer") -> str | None:
-    """The text that `encode_query` puts before a query."""
-    name = "query" if "query" in model.prompts else model.default_prompt_name
-    return model.prompts.get(name)
+def prompt_of(model: "SentenceTransformer", task: str) -> str | None:
+    """The text that `encode_query` puts before a query, and `encode_document` before a document.
+
+    Args:
+        task: `query` or `document`.
+    """
+    candidates = ("query",) if task == "query" else ("document", "passage", "corpus")
+    for name in candidates:
+        if name in model.prompts:
+            return model.prompts[name]
+    return model.prompts.get(model.default_prompt_name)
+
+
+def set_precision(model: "SentenceTransformer", dtype: str) -> None:
+    """Let the transformers inside a model compute in `dtype`; what follows them stays in float32.
+
+    Pooling, Dense layers and normalisation cost next to nothing, and in float32 they keep the
+    digits that a sum over many tokens has.
+
+    Args:
+        dtype: `float32` or `bfloat16`.
+    """
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    def widen(_module: torch.nn.Module, _inputs: tuple, output: dict) -> dict:
+        return {
+            key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+            for key, value in output.items()
+        }
+
+    if dtype == "float32":
+        return
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.auto_model.to(getattr(torch, dtype))
+            if model.device.type == "cpu":
+                from disret.cpu_kernels import speed_up
+
+                speed_up(module.auto_model)
+            module.register_forward_hook(widen)
 
 
 def describe(model: "SentenceTransformer") -> Description:

@@ -1,173 +1,346 @@
-"""The FAISS index of a collection: built once, checked against its manifest, reused."""
+"""The FAISS index of a collection, in shards: built once, resumed, checked, and reused."""
 
+import contextlib
 import hashlib
-import json
+import itertools
 import re
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret import paths
+from disret import paths, ranks
 from disret.collection import Collection
-from disret.files import check_free_space, read_json, whole_folder, write_json
-from disret.terminal import UserError, say
-from disret.vectors import encode_to_file
+from disret.devices import world_size
+from disret.document_ids import DocumentIds
+from disret.encoders import prompt_of
+from disret.files import check_free_space, read_json, whole_file, write_json
+from disret.stages import Stages
+from disret.terminal import UserError, is_main_process, say
 
 if TYPE_CHECKING:
-    import faiss
-    from sentence_transformers import SentenceTransformer
+    from disret.encoding import BatchEncoder
 
-FORMAT = 1
-GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
+FORMAT = 2
+SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
+SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
+BLOCK = 1 << 16  # vectors read together
+FLOAT16_MAX = 65504.0
 
 
-def index_folder(collection: Collection, encoder_name: str, extension: str, score: str) -> Path:
-    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.EXTENSION.SCORE`."""
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the index: its file, its documents, and where they begin in the corpus file."""
+
+    file: str
+    documents: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that is whole.
+
+    The folder holds `shard-00000.faiss` and so on, which plain `faiss.read_index` reads, each with
+    its checksum beside it as `sha256sum` writes it; `ids.txt` with the document id of each row, one
+    a line; and `manifest.json`, which says what the index was built from and lists the shards.
+    """
+
+    folder: Path
+    dimension: int
+    shards: tuple[Shard, ...]
+
+    @property
+    def documents(self) -> int:
+        """The number of vectors."""
+        return sum(shard.documents for shard in self.shards)
+
+    def ids(self) -> DocumentIds:
+        """The document id of each row."""
+        return DocumentIds(self.folder / "ids.txt")
+
+    def blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
+        """Stream the vectors of some shards, in their order.
+
+        Yields:
+            float32 [up to BLOCK, dimension], to be used before the next is asked for.
+        """
+        import faiss
+
+        buffer = np.empty((BLOCK, self.dimension), dtype=np.float32)
+        filled = 0
+        for shard in shards:
+            if filled + shard.documents > BLOCK:
+                yield buffer[:filled]
+                filled = 0
+            vectors = faiss.read_index(str(self.folder / shard.file), faiss.IO_FLAG_MMAP_IFC)
+            into = buffer[filled : filled + shard.documents]
+            vectors.reconstruct_n(0, shard.documents, into)
+            filled += shard.documents
+        if filled:
+            yield buffer[:filled]
+
+
+def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
+    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.KIND`."""
     slug = re.sub(r"[^\w.+-]+", "--", encoder_name.strip("/."))
-    return paths.INDEXES / collection.name / f"{slug}.{extension}.{score}"
+    return paths.INDEXES / collection.name / f"{slug}.{kind}"
 
 
 def open_index(
     collection: Collection,
-    document_ids: Sequence[str],
-    encoder: "SentenceTransformer",
+    encoder: "BatchEncoder",
     encoder_name: str,
     encoder_sha256: str,
+    dtype: str,
     score_function: str,
-    batch_size: int,
+    index_dtype: str,
+    before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
     extension: str = "flat",
-) -> "faiss.Index":
-    """Return the index of a collection's documents, building it unless a matching one is there.
+) -> Index:
+    """Return the index of a collection's documents, building what is not there or not sound.
 
-    The folder holds `index.faiss`, which plain `faiss.read_index` reads, `ids.txt` with the
-    document id of each row, one a line, and `manifest.json`, which says what the index was built
-    from. An index whose manifest does not match is built anew. Building resumes after a kill.
+    A shard appears only when it is whole, so that building resumes after a kill at the first that
+    is missing. Under `torchrun` the ranks share out the shards; all call this.
 
     Args:
-        document_ids: those of the corpus, in order (`Collection.document_ids`).
-        encoder: its `encode_document` gives the vectors, at its own maximum sequence length.
-        encoder_sha256: its fingerprint.
+        encoder: its `encode_document` gives the vectors; its stages get times and counts.
+        encoder_sha256: fingerprint of the encoder's float32 weights.
+        dtype: the precision that the encoder computes in.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
+        index_dtype: `float16` or `float32`, the precision of the vectors on disk.
+        before_encoding: called, on rank 0, with the document ids as soon as they are known.
 
     Returns:
-        The inner-product index; its rows are in the order of the corpus.
+        The index; its rows are in the order of the corpus.
     """
     from filelock import FileLock
 
-    folder = index_folder(collection, encoder_name, extension, score_function)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        manifest = {
-            "format": FORMAT,
-            "dataset": collection.name,
-            "corpus_sha256": collection.fingerprint(),
-            "encoder": encoder_name,
-            "encoder_sha256": encoder_sha256,
-            "max_seq_length": encoder.max_seq_length,
-            "prompt": encoder.prompts.get("document"),
-            "dtype": str(encoder.dtype).removeprefix("torch."),
-            "dimension": encoder.get_embedding_dimension(),
-            "score_function": score_function,
-            "extension": extension,
-        }
-        index = _read(folder, manifest)
-        if index is None:
-            _build(folder, manifest, collection, document_ids, encoder, batch_size)
-            index = _read(folder, manifest)
-        if index is None:
-            raise UserError(f"the index in {folder} cannot be read back; delete it and try again.")
+    model = encoder.model
+    kind = f"{extension}.{score_function}.{dtype}-{index_dtype}"
+    folder = index_folder(collection, encoder_name, kind)
+    source = {
+        "format": FORMAT,
+        "dataset": collection.name,
+        "corpus_sha256": collection.fingerprint(),
+        "encoder": encoder_name,
+        "encoder_sha256": encoder_sha256,
+        "max_seq_length": model.max_seq_length,
+        "prompt": prompt_of(model, "document"),
+        "dtype": dtype,
+        "dimension": model.get_embedding_dimension(),
+        "score_function": score_function,
+        "index_dtype": index_dtype,
+        "extension": extension,
+    }
+
+    def prepare() -> tuple[Index, list[Shard]]:
+        index = _plan(folder, source, collection, encoder.stages)
+        before_encoding(index.ids())
+        missing = _missing(index)
+        bytes_each = source["dimension"] * (2 if index_dtype == "float16" else 4)
+        needed = sum(shard.documents for shard in missing) * bytes_each
+        check_free_space(folder, needed, f"the index of {collection.name}")
+        return index, missing
+
+    with contextlib.ExitStack() as stack:
+        if is_main_process():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock")))
+        index, missing = ranks.decided_by_first(prepare)
+        if missing:
+            _build(index, missing, collection, encoder, score_function, index_dtype)
+        ranks.wait_for_all()
     return index
 
 
-def on_device(index: "faiss.Index", device: str, k: int) -> "faiss.Index":
-    """The index where its search is fastest: on the encoder's GPU if faiss has GPUs and it fits."""
-    import faiss
-
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not hasattr(faiss, "StandardGpuResources") or k > GPU_MAX_K:
-        return index
-    try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(number or 0), index)
-    except RuntimeError:
-        say("the index does not fit on the GPU; searching on the CPU.")
-        return index
-
-
-def normalised(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; a zero row stays zero. float32 [n, dimension]."""
-    import faiss
-
-    vectors = np.array(vectors, dtype=np.float32, order="C")
-    faiss.normalize_L2(vectors)
-    return vectors
-
-
-def _read(folder: Path, manifest: dict[str, Any]) -> "faiss.Index | None":
-    """The index in `folder` if it was built from what `manifest` says."""
-    import faiss
-
+def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: Stages) -> Index:
+    """Read the manifest of an index, or make it from the corpus if there is none that matches."""
     found = read_json(folder / "manifest.json")
-    if found is None:
-        return None
-    # The name is for the reader; the weights decide.
-    differing = [key for key in manifest if key != "encoder" and found.get(key) != manifest[key]]
-    if differing:
-        say(f"{folder}: built from another {', '.join(differing)}; building it anew.")
-        return None
+    if found is not None:
+        # The name is for the reader; the weights decide.
+        differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
+        if differing:
+            say(f"{folder}: built from another {', '.join(differing)}; building it anew.")
+        elif found["ids_sha256"] != _sha256(folder / "ids.txt"):
+            say(f"{folder}: the document ids are damaged; reading the corpus again.")
+            found = _scan(folder, source, collection, stages)
+        if not differing:
+            shards = tuple(Shard(**shard) for shard in found["shards"])
+            return Index(folder, source["dimension"], shards)
+    if folder.exists():
+        shutil.rmtree(folder)
+    found = _scan(folder, source, collection, stages)
+    return Index(folder, source["dimension"], tuple(Shard(**shard) for shard in found["shards"]))
+
+
+def _scan(
+    folder: Path, source: dict[str, Any], collection: Collection, stages: Stages
+) -> dict[str, Any]:
+    """Read and check the whole corpus; write its ids and, last, the manifest."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[Shard] = []
+    count, first, end = 0, 0, 0  # of the shard that is being filled
+    bar = tqdm(desc=f"read {collection.name}", unit="doc", delay=2, disable=not is_main_process())
+
+    def close() -> None:
+        shards.append(Shard(f"shard-{len(shards):05d}.faiss", count, first))
+
     try:
-        index = faiss.read_index(str(folder / "index.faiss"))
-        with (folder / "ids.txt").open(encoding="utf-8") as file:
-            rows = sum(1 for _ in file)
-    except (RuntimeError, OSError):
-        say(f"{folder}: the index cannot be read; building it anew.")
-        return None
-    if not index.ntotal == rows == found["documents"]:
-        say(f"{folder}: index and document ids do not belong together; building it anew.")
-        return None
-    return index
+        with (
+            stages.measure("read") as stage,
+            bar,
+            whole_file(folder / "ids.txt") as partial,
+            partial.open("w", encoding="utf-8") as ids,
+        ):
+            for document in collection.documents():
+                end = document.offset
+                if count == SHARD_DOCUMENTS or (count and end - first > SHARD_BYTES):
+                    close()
+                    count, first = 0, end
+                if not count:
+                    first = end
+                count += 1
+                stage.items += 1
+                ids.write(f"{document.id}\n")
+                bar.update()
+        if not count:
+            raise UserError(f"{collection.folder / 'corpus.jsonl'} has no documents.")
+    except BaseException:
+        if not (folder / "manifest.json").exists():
+            shutil.rmtree(folder)
+        raise
+    close()
+    manifest = {
+        **source,
+        "documents": sum(shard.documents for shard in shards),
+        "ids_sha256": _sha256(folder / "ids.txt"),
+        "shards": [asdict(shard) for shard in shards],
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _missing(index: Index) -> list[Shard]:
+    """The shards that are not there, or not as they were written."""
+    from tqdm import tqdm
+
+    missing, damaged = [], 0
+    for shard in tqdm(index.shards, desc="check the index", unit="shard", delay=2):
+        path = index.folder / shard.file
+        checksum = _checksum_path(path)
+        if not path.exists() or not checksum.exists():
+            missing.append(shard)
+        elif checksum.read_text().split()[:1] != [_sha256(path)]:
+            missing.append(shard)
+            damaged += 1
+    if damaged:
+        say(f"{index.folder}: {damaged} of {len(index.shards)} shards damaged; building them anew.")
+    elif 0 < len(missing) < len(index.shards):
+        done = len(index.shards) - len(missing)
+        say(f"{index.folder}: {done} of {len(index.shards)} shards are there; going on.")
+    return missing
 
 
 def _build(
-    folder: Path,
-    manifest: dict[str, Any],
+    index: Index,
+    missing: Sequence[Shard],
     collection: Collection,
-    ids: Sequence[str],
-    encoder: "SentenceTransformer",
-    batch_size: int,
+    encoder: "BatchEncoder",
+    score_function: str,
+    index_dtype: str,
 ) -> None:
+    """Encode and write this rank's share of the missing shards."""
+    from tqdm import tqdm
+
+    from disret.encoding import normalised
+
+    mine = missing[ranks.rank() :: world_size()]
+    others = [shard for shard in missing if shard not in mine]
+    for shard in missing if is_main_process() else ():
+        _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
+    ranks.wait_for_all()  # so that a checksum found from now on is of a shard of this run
+
+    def read(shard: Shard) -> tuple[list[str], Any]:
+        with encoder.stages.measure("read", shard.documents):
+            documents = itertools.islice(collection.documents(shard.offset), shard.documents)
+            texts = [document.text for document in documents]
+        return texts, encoder.tokenise(texts, "document")
+
+    with (
+        ThreadPoolExecutor(1) as ahead,
+        tqdm(
+            total=index.documents,
+            initial=index.documents - sum(shard.documents for shard in missing),
+            desc=f"index {collection.name}",
+            unit="doc",
+            disable=not is_main_process(),
+        ) as bar,
+    ):
+        upcoming = ahead.submit(read, mine[0]) if mine else None
+        for number, shard in enumerate(mine, start=1):
+            texts, tokens = upcoming.result()
+            upcoming = ahead.submit(read, mine[number]) if number < len(mine) else None
+            vectors = encoder.encode(tokens, "document", bar.update)
+            _check_finite(vectors, texts)
+            if score_function == "cos_sim":
+                vectors = normalised(vectors)
+            with encoder.stages.measure("write", shard.documents):
+                _write_shard(index.folder / shard.file, vectors, index_dtype)
+            if is_main_process():
+                ready = [s for s in others if _checksum_path(index.folder / s.file).exists()]
+                bar.update(sum(s.documents for s in ready))
+                others = [s for s in others if s not in ready]
+        ranks.wait_for_all()
+        bar.update(sum(shard.documents for shard in others))
+
+
+def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
+    """Write a FAISS index of vectors, float32 [n, dimension], then its checksum."""
+    import os
+
     import faiss
 
-    dimension = manifest["dimension"]
-    vector_bytes = len(ids) * dimension * 4
-    check_free_space(folder, 2 * vector_bytes, f"the index of {collection.name}")
-    vectors_path = folder.with_name(f".{folder.name}.npy")
-    # Left by a kill between encoding and indexing, possibly of another encoder.
-    vectors_path.unlink(missing_ok=True)
-    vectors = encode_to_file(
-        vectors_path,
-        _key(manifest),
-        lambda texts: encoder.encode_document(
-            texts, batch_size=batch_size, show_progress_bar=False
-        ),
-        collection.texts(),
-        len(ids),
-        dimension,
-        batch_size,
-        f"index {collection.name}",
-    )
-    prepare: Callable = normalised if manifest["score_function"] == "cos_sim" else np.asarray
-    index = faiss.IndexFlatIP(dimension)
-    for start in range(0, len(ids), 1 << 16):
-        index.add(np.ascontiguousarray(prepare(vectors[start : start + (1 << 16)])))
-    with whole_folder(folder) as partial:
-        faiss.write_index(index, str(partial / "index.faiss"))
-        (partial / "ids.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
-        write_json(partial / "manifest.json", {**manifest, "documents": len(ids)})
-    vectors_path.unlink()
+    dimension = vectors.shape[1]
+    shard = faiss.IndexFlatIP(dimension)
+    if index_dtype == "float16":
+        if np.abs(vectors).max() > FLOAT16_MAX:
+            raise UserError("the embeddings are too large for float16; use --index-dtype float32.")
+        kind = faiss.ScalarQuantizer.QT_fp16
+        shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+    shard.add(vectors)
+    content = faiss.serialize_index(shard)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    with whole_file(_checksum_path(path)) as partial:
+        partial.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
 
 
-def _key(manifest: dict[str, Any]) -> str:
-    settings = {k: v for k, v in manifest.items() if k != "encoder"}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def _checksum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "absent"
+
+
+def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        text = texts[int(np.argmin(finite))]
+        raise UserError(
+            f"the encoder gives values that are not numbers for {text[:60]!r} "
+            f"({int((~finite).sum())} of {len(texts)} texts)."
+        )

@@ -1,7 +1,5 @@
 """The student's model card."""
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +38,6 @@ queries = SentenceTransformer("{name}").encode_query(["what is dense retrieval?"
 `distillation.json` has the arguments, versions, timings and the whole MSE curve. The licence of
 the teacher and of the training queries applies to this model as well.
 """
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that decide a result."""
-    packages = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write_model_card(

@@ -1,10 +1,11 @@
 """Result tables: CSV files that grow row by row, and what the terminal shows."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from disret.files import whole_file
+from disret.files import read_json, whole_file, write_json
 from disret.terminal import UserError
 
 
@@ -43,6 +44,31 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         write_rows(path, [*read_rows(path), row])
+
+
+def append_run(
+    path: Path, arguments: Mapping[str, Any], device: str, stages: Sequence[Mapping[str, Any]]
+) -> None:
+    """Add what a run took to a JSON file, a list of runs: arguments, machine, versions, stages."""
+    from filelock import FileLock
+
+    from disret.devices import device_name, versions, world_size
+
+    run = {
+        "datetime": datetime.now().isoformat(" ", "seconds"),
+        "arguments": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in arguments.items()
+            if value is not None
+        },
+        "device": device_name(device),
+        "processes": world_size(),
+        "versions": versions(),
+        "stages": list(stages),
+    }
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        earlier = read_json(path)
+        write_json(path, [*(earlier if isinstance(earlier, list) else []), run])
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ Row = dict[str, Any]
 # Two rows that agree in these measure the same; names and dates do not matter.
 IDENTITY = (
     "dataset", "split", "score_function", "document_weights", "query_weights", "collection",
-    "document_max_length", "query_max_length",
+    "document_max_length", "query_max_length", "dtype", "index_dtype",
 )  # fmt: skip
 COUNTS = ("documents", "queries")
 
@@ -32,12 +32,15 @@ def identify(
     score_function: str,
     document_encoder: tuple[str, str, int],
     query_encoder: tuple[str, str, int],
+    dtype: str,
+    index_dtype: str,
 ) -> Row:
     """What a row is about, by names and by content.
 
     Args:
         content: fingerprint of the collection and its split.
         document_encoder, query_encoder: name, fingerprint, and maximum length in tokens.
+        dtype, index_dtype: the precision of the encoders, and of the vectors on disk.
     """
     return {
         "dataset": dataset,
@@ -50,6 +53,8 @@ def identify(
         "collection": content[:16],
         "document_max_length": str(document_encoder[2]),
         "query_max_length": str(query_encoder[2]),
+        "dtype": dtype,
+        "index_dtype": index_dtype,
     }
 
 

@@ -1,5 +1,6 @@
 """Scores of a run, by BEIR's evaluation (pytrec_eval)."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,29 +12,22 @@ from disret.files import whole_file
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
 
-def to_run(
-    query_ids: Sequence[str],
-    document_ids: Sequence[str],
-    scores: np.ndarray,
-    rows: np.ndarray,
-    k: int,
-) -> Run:
+def to_run(query_ids: Sequence[str], hits: np.ndarray, scores: np.ndarray, k: int) -> Run:
     """The best `k` documents of each query, without the document that has the query's own id.
 
     ArguAna's and Quora's queries stand in their corpora; BEIR ignores them as hits.
 
     Args:
-        scores, rows: [n_queries, k + 1], as `faiss.Index.search` gives them; rows of -1 mean
-            fewer documents than asked for.
+        hits: document ids [n_queries, up to k + 1], best first.
+        scores: float32, of the same shape.
     """
     run: Run = {}
-    for query_id, query_scores, query_rows in zip(query_ids, scores, rows, strict=True):
-        hits = {
-            document_ids[row]: float(score)
-            for row, score in zip(query_rows, query_scores, strict=True)
-            if row >= 0 and document_ids[row] != query_id
-        }
-        run[query_id] = dict(list(hits.items())[:k])
+    for query_id, documents, values in zip(query_ids, hits, scores, strict=True):
+        found = dict(zip(documents.tolist(), values.tolist(), strict=True))
+        found.pop(query_id, None)
+        if len(found) > k:
+            found.popitem()  # the last
+        run[query_id] = found
     return run
 
 
@@ -42,7 +36,9 @@ def metrics(qrels: Qrels, run: Run, k_values: Sequence[int]) -> dict[str, float]
     from beir.retrieval.evaluation import EvaluateRetrieval
 
     by_kind = EvaluateRetrieval.evaluate(qrels, run, list(k_values))
-    mrr = EvaluateRetrieval.evaluate_custom(qrels, run, [10], "mrr")
+    # It sorts all that it gets, and MRR@10 looks at ten.
+    first_ten = {query: dict(itertools.islice(hits.items(), 10)) for query, hits in run.items()}
+    mrr = EvaluateRetrieval.evaluate_custom(qrels, first_ten, [10], "mrr")
     scores = {name: value for kind in by_kind for name, value in kind.items()}
     return {**scores, "MRR@10": mrr["MRR@10"]}
 

@@ -4,7 +4,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
-from disret.encoders import describe, fingerprint, load_encoder, query_prompt
+from disret.encoders import describe, fingerprint, load_encoder, prompt_of
 from disret.terminal import UserError
 
 
@@ -30,7 +30,7 @@ def test_fingerprint_is_of_the_content(teacher, tmp_path):
 
 
 def test_query_prompt(teacher):
-    assert query_prompt(load_encoder(str(teacher), "cpu")) == "q "
+    assert prompt_of(load_encoder(str(teacher), "cpu"), "query") == "q "
 
 
 def test_models_that_cannot_be_had(tmp_path, monkeypatch):

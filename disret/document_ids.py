@@ -1,0 +1,39 @@
+"""The ids of millions of documents, on disk, by row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+class DocumentIds(Sequence[str]):
+    """The lines of a text file; of each only its end, 8 bytes, is held in memory.
+
+    Args:
+        path: UTF-8, an id a line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        self._ends = np.flatnonzero(self._bytes == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, row: int) -> str:
+        start = self._ends[row - 1] + 1 if row else 0
+        return self._bytes[start : self._ends[row]].tobytes().decode()
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The ids of many rows, repeated ones read once.
+
+        Args:
+            rows: int64, any shape.
+
+        Returns:
+            str objects, of the same shape.
+        """
+        unique, places = np.unique(rows, return_inverse=True)
+        ids = np.empty(len(unique), dtype=object)
+        ids[:] = [self[row] for row in unique.tolist()]
+        return ids[places].reshape(rows.shape)

@@ -1,0 +1,215 @@
+"""Texts to vectors, in batches of about equal cost: similar lengths, a fixed number of tokens."""
+
+import collections
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from disret.encoders import prompt_of
+from disret.stages import Stages
+from disret.terminal import UserError, say
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PIECE_TOKENS = 1 << 20  # tokenised together, at most: 24 MB of token ids, masks and types
+# What a batch costs beside its tokens, in tokens. With more padding than that, two are faster.
+OVERHEAD = collections.defaultdict(lambda: 4096, cpu=128)
+DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
+
+
+def default_batch_size(device: str) -> int:
+    """What fills the device without outgrowing it: the caches of a CPU, the memory of a GPU."""
+    return 8 if device == "cpu" else 128
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Texts of similar length, tokenised.
+
+    Attributes:
+        rows: int64 [n], which texts of the block these are.
+        texts: the texts, for models that only `SentenceTransformer.encode` can batch.
+        features: what the model's `preprocess` gave, padded to the longest of the piece.
+        lengths: int64 [n], tokens of each text.
+    """
+
+    rows: np.ndarray
+    texts: list[str]
+    features: dict[str, Any] | None
+    lengths: np.ndarray | None
+
+
+class BatchEncoder:
+    """Encodes with a sentence-transformers model as its `encode` does, with less padding.
+
+    A block of texts is tokenised once, by the model's own `preprocess`. The texts are then sorted
+    by their number of tokens and batched so that a batch, padded to its longest text, has as many
+    tokens as `batch_size` texts of maximum length. When a batch does not fit into memory, that
+    number is halved for the rest of the run.
+
+    Args:
+        model: any sentence-transformers text model.
+        batch_size: texts of maximum length in a batch.
+        stages: gets the time of `tokenise` and `encode` and the counts of tokens.
+    """
+
+    def __init__(
+        self, model: "SentenceTransformer", batch_size: int, stages: Stages | None = None
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.length = model.max_seq_length or DEFAULT_LENGTH
+        self.batch_tokens = batch_size * self.length
+        self.stages = stages or Stages()
+
+    def encode_query(self, texts: Sequence[str]) -> np.ndarray:
+        """Query embeddings, float32 [n, dimension]."""
+        return self.encode(self.tokenise(texts, "query"), "query")
+
+    def encode_document(self, texts: Sequence[str]) -> np.ndarray:
+        """Document embeddings, float32 [n, dimension]."""
+        return self.encode(self.tokenise(texts, "document"), "document")
+
+    def tokenise(self, texts: Sequence[str], task: str) -> list[Piece]:
+        """Tokenise a block of texts.
+
+        Args:
+            task: `query` or `document`; decides the prompt, and the route of a Router.
+        """
+        with self.stages.measure(_stage("tokenise", task), len(texts)):
+            order = np.argsort([-len(text) for text in texts], kind="stable")
+            step = max(1, PIECE_TOKENS // self.length)
+            return [
+                self._tokenise_piece(order[start : start + step], texts, task)
+                for start in range(0, len(texts), step)
+            ]
+
+    def encode(
+        self, pieces: Sequence[Piece], task: str, progress: Callable[[int], Any] = lambda n: None
+    ) -> np.ndarray:
+        """Encode tokenised texts.
+
+        Args:
+            task: as for `tokenise`.
+            progress: called with the number of texts of each batch.
+
+        Returns:
+            float32 [n, dimension], in the order of the texts.
+
+        Raises:
+            UserError: a single text does not fit into memory.
+        """
+        import torch
+
+        count = sum(len(piece.rows) for piece in pieces)
+        vectors = np.empty((count, self.model.get_embedding_dimension()), dtype=np.float32)
+        with self.stages.measure(_stage("encode", task), count) as stage:
+            for piece in pieces:
+                if piece.features is None:
+                    vectors[piece.rows] = self.model.encode(
+                        piece.texts, batch_size=self.batch_size, show_progress_bar=False,
+                        prompt=prompt_of(self.model, task), task=task,
+                    )  # fmt: skip
+                    progress(len(piece.rows))
+                    continue
+                embeddings = []
+                order = np.argsort(-piece.lengths, kind="stable")
+                done = 0
+                while done < len(order):
+                    longest = max(1, int(piece.lengths[order[done]]))
+                    batch = order[done : done + self._fill(piece.lengths[order[done:]])]
+                    embedding = self._try(piece.features, batch, longest, task)
+                    if embedding is None:
+                        continue  # with half the tokens
+                    embeddings.append(embedding)
+                    done += len(batch)
+                    stage.tokens += int(piece.lengths[batch].sum())
+                    stage.positions += longest * len(batch)
+                    progress(len(batch))
+                vectors[piece.rows[order]] = torch.cat(embeddings).float().cpu().numpy()
+        return vectors
+
+    def _tokenise_piece(self, rows: np.ndarray, texts: Sequence[str], task: str) -> Piece:
+        own = [texts[row] for row in rows]
+        features = self.model.preprocess(own, prompt=prompt_of(self.model, task), task=task)
+        mask = features.get("attention_mask")
+        if mask is None or mask.ndim != 2 or len(mask) != len(own):
+            return Piece(rows, own, None, None)  # StaticEmbedding, or packed for flash attention
+        return Piece(rows, own, features, mask.sum(1).numpy())
+
+    def _fill(self, lengths: np.ndarray) -> int:
+        """How many texts go into the next batch; `lengths` are falling."""
+        longest = max(1, int(lengths[0]))
+        fitting = lengths[: max(1, self.batch_tokens // longest)]
+        padding = np.cumsum(longest - fitting)
+        return int(np.searchsorted(padding, OVERHEAD[self.model.device.type], side="right"))
+
+    def _try(self, features: dict[str, Any], batch: np.ndarray, longest: int, task: str) -> Any:
+        """Embeddings of a batch; None, and smaller batches from now on, if memory ran out."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                side = getattr(self.model.tokenizer, "padding_side", "right")
+                cut = _cut(features, batch, longest, side == "left")
+                cut = {k: v.to(self.model.device) if torch.is_tensor(v) else v
+                       for k, v in cut.items()}  # fmt: skip
+                embeddings = self.model(cut, task=task)["sentence_embedding"]
+                return embeddings[:, : self.model.truncate_dim]
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise UserError(
+                    f"a single text of {longest} tokens does not fit into the memory of "
+                    f"{self.model.device}; use a smaller maximum sequence length."
+                ) from None
+        self.batch_tokens = max(1, longest * len(batch) // 2)
+        say(f"out of memory; going on with batches of {self.batch_tokens} tokens.")
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+
+def normalised(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1; a zero row stays zero. float32 [n, dimension]."""
+    import faiss
+
+    vectors = np.array(vectors, dtype=np.float32, order="C")
+    faiss.normalize_L2(vectors)
+    return vectors
+
+
+def _stage(name: str, task: str) -> str:
+    return name if task == "document" else f"{name} queries"
+
+
+def _cut(
+    features: dict[str, Any], batch: np.ndarray, longest: int, on_the_left: bool
+) -> dict[str, Any]:
+    """The rows of a batch, without the columns that are padding for all of them."""
+    import torch
+
+    mask = features["attention_mask"]
+    rows = torch.from_numpy(batch)
+    columns = slice(-longest, None) if on_the_left else slice(0, longest)
+
+    def cut(value: Any) -> Any:
+        if not torch.is_tensor(value) or value.ndim == 0 or len(value) != len(mask):
+            return value
+        value = value[rows]
+        return value[:, columns] if value.shape[1:2] == mask.shape[1:2] else value
+
+    return {key: cut(value) for key, value in features.items()}
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on CUDA or on the CPU."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "CUDA out of memory" in str(error)

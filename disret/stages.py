@@ -1,0 +1,91 @@
+"""Where a run's time and memory go: the stages of indexing and scoring."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STATM = Path("/proc/self/statm")
+INTERVAL = 0.05  # seconds between two looks at the memory
+
+
+@dataclass
+class Stage:
+    """What a stage has taken so far; `tokens` are those of texts, `positions` count padding too."""
+
+    seconds: float = 0.0
+    items: int = 0
+    tokens: int = 0
+    positions: int = 0
+    peak_bytes: int = 0
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The stage as a line of a table; padding is the share of positions without a token."""
+        padding = 1 - self.tokens / self.positions if self.positions else None
+        return {
+            "stage": name,
+            "seconds": round(self.seconds, 2),
+            "items": self.items,
+            "items_per_second": round(self.items / self.seconds, 1) if self.seconds else None,
+            "peak_memory_mb": round(self.peak_bytes / 1e6) if self.peak_bytes else None,
+            "padding_percent": None if padding is None else round(100 * padding, 1),
+        }
+
+
+@dataclass
+class Stages:
+    """Stages by name, in the order they began. Stages may overlap, in threads of their own."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    _active: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def measure(self, name: str, items: int = 0) -> Iterator[Stage]:
+        """Add the time of the block to a stage, and watch the memory of this process meanwhile.
+
+        Args:
+            items: how many things the block treats; where only the block knows, it adds to `items`
+                of the stage it is given.
+        """
+        with self._lock:
+            stage = self.stages.setdefault(name, Stage())
+            self._active.append(name)
+            if len(self._active) == 1:
+                threading.Thread(target=self._watch, daemon=True).start()
+        start = time.perf_counter()
+        try:
+            yield stage
+        finally:
+            seconds = time.perf_counter() - start
+            with self._lock:
+                stage.seconds += seconds
+                stage.items += items
+                stage.peak_bytes = max(stage.peak_bytes, resident_bytes())
+                self._active.remove(name)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line for each stage."""
+        return [stage.row(name) for name, stage in self.stages.items()]
+
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                if not self._active:
+                    return
+                for name in self._active:
+                    stage = self.stages[name]
+                    stage.peak_bytes = max(stage.peak_bytes, resident_bytes())
+            time.sleep(INTERVAL)
+
+
+def resident_bytes() -> int:
+    """Memory of this process now; 0 where the system does not tell (it is not Linux)."""
+    try:
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return 0
