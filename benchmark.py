@@ -113,7 +113,7 @@ def main() -> None:
 
     rows = []
     for dataset in args.datasets:
-        with stages.measure("find collections", 1):
+        with stages.measure("download", 1):
             collections = find_collections(dataset, mirror)
         split = args.split or default_split(dataset)
         rows += score_dataset(args, collections, split, teacher, contestants, done, stages)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from disret.devices import resolve_dtype
 from disret.download import reachable
 from disret.terminal import UserError
 
@@ -92,7 +93,7 @@ def set_precision(model: "SentenceTransformer", dtype: str) -> None:
     for module in model.modules():
         if isinstance(module, Transformer):
             module.auto_model.to(getattr(torch, dtype))
-            if model.device.type == "cpu":
+            if model.device.type == "cpu" and resolve_dtype("auto", "cpu") == dtype:
                 from disret.cpu_kernels import speed_up
 
                 speed_up(module.auto_model)

@@ -1,6 +1,7 @@
 """Texts to vectors, in batches of about equal cost: similar lengths, a fixed number of tokens."""
 
 import collections
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from disret.encoders import prompt_of
 from disret.stages import Stages
-from disret.terminal import UserError, say
+from disret.terminal import UserError, is_main_process, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -18,6 +19,7 @@ PIECE_TOKENS = 1 << 20  # tokenised together, at most: 24 MB of token ids, masks
 # What a batch costs beside its tokens, in tokens. With more padding than that, two are faster.
 OVERHEAD = collections.defaultdict(lambda: 4096, cpu=128)
 DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
+STATIC_BATCH = 4096  # texts
 
 
 def default_batch_size(device: str) -> int:
@@ -60,18 +62,21 @@ class BatchEncoder:
         self, model: "SentenceTransformer", batch_size: int, stages: Stages | None = None
     ) -> None:
         self.model = model
+        length = model.max_seq_length
+        if length is None or math.isinf(length):  # static embeddings, which cost next to nothing
+            batch_size, length = max(batch_size, STATIC_BATCH), DEFAULT_LENGTH
         self.batch_size = batch_size
-        self.length = model.max_seq_length or DEFAULT_LENGTH
-        self.batch_tokens = batch_size * self.length
+        self.length = length
+        self.batch_tokens = batch_size * length
         self.stages = stages or Stages()
 
     def encode_query(self, texts: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n, dimension]."""
-        return self.encode(self.tokenise(texts, "query"), "query")
+        return self._encode_texts(texts, "query")
 
     def encode_document(self, texts: Sequence[str]) -> np.ndarray:
         """Document embeddings, float32 [n, dimension]."""
-        return self.encode(self.tokenise(texts, "document"), "document")
+        return self._encode_texts(texts, "document")
 
     def tokenise(self, texts: Sequence[str], task: str) -> list[Piece]:
         """Tokenise a block of texts.
@@ -131,6 +136,13 @@ class BatchEncoder:
                     progress(len(batch))
                 vectors[piece.rows[order]] = torch.cat(embeddings).float().cpu().numpy()
         return vectors
+
+    def _encode_texts(self, texts: Sequence[str], task: str) -> np.ndarray:
+        from tqdm import tqdm
+
+        hidden = not is_main_process()
+        with tqdm(total=len(texts), desc=f"encode {task}", delay=2, disable=hidden) as bar:
+            return self.encode(self.tokenise(texts, task), task, bar.update)
 
     def _tokenise_piece(self, rows: np.ndarray, texts: Sequence[str], task: str) -> Piece:
         own = [texts[row] for row in rows]

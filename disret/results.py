@@ -50,6 +50,7 @@ def append_run(
     path: Path, arguments: Mapping[str, Any], device: str, stages: Sequence[Mapping[str, Any]]
 ) -> None:
     """Add what a run took to a JSON file, a list of runs: arguments, machine, versions, stages."""
+    import torch
     from filelock import FileLock
 
     from disret.devices import device_name, versions, world_size
@@ -63,6 +64,7 @@ def append_run(
         },
         "device": device_name(device),
         "processes": world_size(),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6),
         "versions": versions(),
         "stages": list(stages),
     }

@@ -14,10 +14,12 @@ from disret.terminal import UserError
 def test_reads_what_is_there(collection):
     c = Collection("things", collection)
     assert c.splits() == ["test"]
-    assert len(c.document_ids()) == 60
-    assert next(c.texts()).startswith("title 0 thing 0")
+    documents = list(c.documents())
+    assert [document.id for document in documents] == [f"d{i}" for i in range(60)]
+    assert documents[0].text.startswith("title 0 thing 0")
+    assert next(c.documents(documents[40].offset)) == documents[40]
     queries = c.queries()
-    assert c.qrels("test", queries, set(c.document_ids()))["q3"] == {"d3": 1}
+    assert c.qrels("test", queries)["q3"] == {"d3": 1}
     assert c.split_queries("test") == list(queries.values())
 
 
@@ -36,40 +38,42 @@ def test_bad_corpus_lines(collection, line, reason):
     with (collection / "corpus.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(UserError, match=reason):
-        Collection("things", collection).document_ids()
+        list(Collection("things", collection).documents())
 
 
-def test_empty_or_missing_corpus(collection):
-    (collection / "corpus.jsonl").write_text("")
-    with pytest.raises(UserError, match="no documents"):
-        Collection("things", collection).document_ids()
+def test_missing_corpus(collection):
     (collection / "corpus.jsonl").unlink()
     with pytest.raises(UserError, match="there is no file"):
-        Collection("things", collection).document_ids()
+        list(Collection("things", collection).documents())
 
 
 def test_documents_without_title_or_text(collection):
     (collection / "corpus.jsonl").write_text('{"_id": "a", "text": "t"}\n{"_id": "b"}\n')
-    assert list(Collection("things", collection).texts()) == ["t", ""]
+    documents = Collection("things", collection).documents()
+    assert [document.text for document in documents] == ["t", ""]
 
 
 def test_judgments_of_the_unknown(collection, capsys):
     with (collection / "qrels" / "test.tsv").open("a") as file:
         file.write("nobody\td1\t1\nq1\tnothing\t1\n")
     c = Collection("things", collection)
-    qrels = c.qrels("test", c.queries(), set(c.document_ids()))
+    qrels = c.qrels("test", c.queries())
     assert "nobody" not in qrels
     assert qrels["q1"] == {"d1": 1, "nothing": 1}  # counted as not retrieved, as in BEIR
-    assert "1 queries and 1 documents" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no judgment of a known"):
-        c.qrels("test", {}, set())
+    assert "name 1 queries that" in capsys.readouterr().err
+    c.check_judged("test", {"d1", "nothing"}, {"d1"})
+    assert "name 1 documents that" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no judgment of a known query"):
+        c.qrels("test", {})
+    with pytest.raises(UserError, match="no judgment of a known document"):
+        c.check_judged("test", {"nothing"}, set())
 
 
 def test_malformed_judgment(collection):
     (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\n")
     c = Collection("things", collection)
     with pytest.raises(UserError, match="line 2"):
-        c.qrels("test", c.queries(), set())
+        c.qrels("test", c.queries())
 
 
 def test_unknown_split_lists_those_there_are(collection):
@@ -119,7 +123,7 @@ def test_data_set_from_a_mirror(tmp_path):
     (mirror / "SHA256SUMS").write_text(f"{digest}  beir/scifact.zip\n")
     (found,) = find_collections("scifact", str(mirror))
     assert found.folder == paths.COLLECTIONS / "scifact"
-    assert len(found.document_ids()) == 60
+    assert len(list(found.documents())) == 60
     assert json.loads((found.folder / "corpus.jsonl").open().readline())["_id"] == "d0"
 
 
@@ -127,7 +131,6 @@ def test_data_set_from_a_mirror(tmp_path):
 def test_real_data_sets(real_mirror):
     for name, documents, judgments in (("scifact", 5183, 339), ("nfcorpus", 3633, 12334)):
         (c,) = find_collections(name, real_mirror)
-        ids = c.document_ids()
-        assert len(ids) == documents
-        qrels = c.qrels("test", c.queries(), set(ids))
+        assert sum(1 for _ in c.documents()) == documents
+        qrels = c.qrels("test", c.queries())
         assert sum(map(len, qrels.values())) == judgments

@@ -54,7 +54,7 @@ def read_all(folder):
     train = read_queries([folder / "train-queries.tsv"])
     valid = read_queries([folder / "valid-queries.tsv"])
     c = Collection("pydocs", folder)
-    return train, valid, c.queries(), dict(zip(c.document_ids(), c.texts(), strict=True)), c
+    return train, valid, c.queries(), {document.id: document.text for document in c.documents()}, c
 
 
 def test_sets_are_separate(packages):
@@ -66,7 +66,7 @@ def test_sets_are_separate(packages):
     assert len(set(every)) == len(every)
     assert not set(map(pydocs._normalised, documents.values())) & set(every)
     assert not any("docstring of a test" in text for text in every)
-    qrels = c.qrels("test", test, set(documents))
+    qrels = c.qrels("test", test)
     for query, relevant in qrels.items():
         (document,) = relevant
         case = json.dumps(test[query]).split("case ")[1].split(".")[0]

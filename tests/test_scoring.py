@@ -9,13 +9,13 @@ from disret.scoring import metrics, retention, to_run, write_trec_run
 def test_own_document_does_not_count():
     """ArguAna and Quora: the query stands in the corpus, and k hits remain without it."""
     scores = np.array([[9.0, 8, 7], [3, 2, 1]])
-    rows = np.array([[0, 1, 2], [2, 1, 0]])
-    run = to_run(["a", "x"], ["a", "b", "c"], scores, rows, k=2)
+    hits = np.array([["a", "b", "c"], ["c", "b", "a"]])
+    run = to_run(["a", "x"], hits, scores, k=2)
     assert run == {"a": {"b": 8, "c": 7}, "x": {"c": 3, "b": 2}}
 
 
 def test_fewer_documents_than_k():
-    run = to_run(["q"], ["a"], np.array([[1.0, -9]]), np.array([[0, -1]]), k=5)
+    run = to_run(["q"], np.array([["a"]]), np.array([[1.0]]), k=5)
     assert run == {"q": {"a": 1.0}}
 
 
