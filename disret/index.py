@@ -194,7 +194,7 @@ def _scan(
 
     try:
         with (
-            stages.measure("read") as stage,
+            stages.measure("check corpus") as stage,
             bar,
             whole_file(folder / "ids.txt") as partial,
             partial.open("w", encoding="utf-8") as ids,

@@ -221,20 +221,20 @@ def test_precisions(call, arguments):
 
 def test_stages_are_reported(call, arguments):
     outcome = call("benchmark", *arguments)
-    (run,) = json.loads(
-        (arguments[arguments.index("--output") + 1]).with_suffix(".json").read_text()
-    )
+    report = arguments[arguments.index("--output") + 1].with_suffix(".json")
+    (run,) = json.loads(report.read_text())
     stages = {stage["stage"]: stage for stage in run["stages"]}
-    assert {"read", "tokenise", "encode", "write", "tokenise queries", "encode queries", "search",
+    assert {"check corpus", "read", "tokenise", "encode", "write", "tokenise queries", "encode queries", "search",
             "score"} <= set(stages)  # fmt: skip
-    assert stages["encode"]["items"] == stages["write"]["items"] == 60
+    for name in ("read", "encode", "write"):
+        assert stages[name]["items"] == 60
     assert stages["encode"]["padding_percent"] is not None
     assert stages["search"]["items"] == stages["score"]["items"] == 12
     assert run["processes"] == 1
     assert "torch" in run["versions"]
     assert "padding_percent" in outcome.out
     call("benchmark", *arguments)
-    assert len(json.loads((arguments[7]).with_suffix(".json").read_text())) == 2
+    assert len(json.loads(report.read_text())) == 2
 
 
 def test_empty_corpus(call, arguments, collection):
