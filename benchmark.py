@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
         help="precision of the vectors on disk (default: float16)")
     add("--batch-size", type=int, metavar="N",
         help="encode as many tokens at once as N texts of maximum length have; what does not fit "
-        "into memory is halved (default: 8 on the CPU, 128 on CUDA)")
+        "into memory is halved (default: 2,048 tokens on the CPU, 65,536 on CUDA)")
     add("--no-baseline", action="store_true",
         help="do not score the document encoder's own queries")
     add("--save-runs", type=Path, metavar="DIR", help="write TREC run files there")
@@ -102,7 +102,7 @@ def main() -> None:
     ranks.join()
     done = ranks.decided_by_first(lambda: read_rows(args.output))
     args.device = resolve_device(args.device)
-    args.dtype = resolve_dtype(args.dtype, args.device)
+    args.dtype = ranks.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
     stages = Stages()
     teacher = load(args, args.document_encoder, stages)
     contestants = [teacher]  # the teacher first: retention is measured against it
@@ -152,7 +152,7 @@ def score_dataset(
     scored: list[list[tuple[dict, dict]]] = [[] for _ in contestants]  # by part
     for collection in collections:
         rows = []
-        content = collection.fingerprint(split)
+        content = ranks.decided_by_first(partial(collection.fingerprint, split))
         target = None  # opened when the first contestant needs it
         for contestant, parts in zip(contestants, scored, strict=True):
             identity = identify(
@@ -261,6 +261,7 @@ def evaluate(
     k = depth(args)
     with stages.measure("search", len(queries)):
         found = search(target.index, vectors, k + 1, args.device)
+        target.index.check_unchanged()
 
     def score() -> dict[str, float]:
         with stages.measure("score", len(queries)):
@@ -282,25 +283,28 @@ def depth(args: argparse.Namespace) -> int:
 
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse unknown data sets, missing splits and an output that cannot be written."""
+    from disret.results import read_runs
+
     for name in args.datasets:
         check_name(name)
         if is_present(name):
             for collection in find_collections(name):
                 collection.check_split(args.split or default_split(name))
     check_writable(args.output)
+    read_runs(args.output.with_suffix(".json"))
     if args.save_runs:
         check_writable(args.save_runs / "run")
 
 
 def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
     from disret.encoders import fingerprint, load_encoder, set_precision
-    from disret.encoding import BatchEncoder, default_batch_size
+    from disret.encoding import BatchEncoder
 
     model = load_encoder(name, args.device)
     weights = fingerprint(model)
     set_precision(model, args.dtype)
-    batch_size = args.batch_size or default_batch_size(args.device)
-    return Encoder(name, weights, model.max_seq_length, BatchEncoder(model, batch_size, stages))
+    batches = BatchEncoder(model, args.batch_size, stages)
+    return Encoder(name, weights, model.max_seq_length, batches)
 
 
 def check_dimensions(teacher: Encoder, student: Encoder) -> None:

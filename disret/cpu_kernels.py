@@ -36,10 +36,15 @@ def speed_up(transformer: "PreTrainedModel") -> None:
         AttentionInterface.register("batched_products", batched_products)
         AttentionMaskInterface.register("batched_products", sdpa_mask)
         transformer.set_attn_implementation("batched_products")
+    if not torch.backends.mkldnn.is_available():  # which is oneDNN
+        return
     for module in list(transformer.modules()):
         children = dict(module.named_children())
         # The feed-forward layer of BERT and its relatives.
-        fused = type(children.get("intermediate_act_fn")) is GELUActivation and "dense" in children
+        fused = (
+            type(children.get("intermediate_act_fn")) is GELUActivation
+            and type(children.get("dense")) is torch.nn.Linear
+        )
         for name, child in children.items():
             if type(child) is torch.nn.Linear:
                 setattr(module, name, PackedLinear(child, with_gelu=fused and name == "dense"))

@@ -1,6 +1,6 @@
 """The ids of millions of documents, on disk, by row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ class DocumentIds(Sequence[str]):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
         self._ends = np.flatnonzero(self._bytes == ord("\n"))
 
@@ -23,6 +24,11 @@ class DocumentIds(Sequence[str]):
     def __getitem__(self, row: int) -> str:
         start = self._ends[row - 1] + 1 if row else 0
         return self._bytes[start : self._ends[row]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        with self._path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line[:-1]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The ids of many rows, repeated ones read once.

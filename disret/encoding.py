@@ -15,16 +15,13 @@ from disret.terminal import UserError, is_main_process, say
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PIECE_TOKENS = 1 << 20  # tokenised together, at most: 24 MB of token ids, masks and types
+PIECE_TOKENS = 1 << 20  # tokenised together, about: 24 MB of token ids, masks and types
+# What fills a device without outgrowing it: the caches of a CPU, the memory of a GPU.
+BATCH_TOKENS = collections.defaultdict(lambda: 65536, cpu=2048)
 # What a batch costs beside its tokens, in tokens. With more padding than that, two are faster.
 OVERHEAD = collections.defaultdict(lambda: 4096, cpu=128)
 DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
-STATIC_BATCH = 4096  # texts
-
-
-def default_batch_size(device: str) -> int:
-    """What fills the device without outgrowing it: the caches of a CPU, the memory of a GPU."""
-    return 8 if device == "cpu" else 128
+STATIC_BATCH = 4096  # texts, for static embeddings, which cost next to nothing
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,24 @@ class BatchEncoder:
 
     Args:
         model: any sentence-transformers text model.
-        batch_size: texts of maximum length in a batch.
+        batch_size: texts of maximum length in a batch; by default, as many as make BATCH_TOKENS.
         stages: gets the time of `tokenise` and `encode` and the counts of tokens.
     """
 
     def __init__(
-        self, model: "SentenceTransformer", batch_size: int, stages: Stages | None = None
+        self,
+        model: "SentenceTransformer",
+        batch_size: int | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.model = model
-        length = model.max_seq_length
-        if length is None or math.isinf(length):  # static embeddings, which cost next to nothing
-            batch_size, length = max(batch_size, STATIC_BATCH), DEFAULT_LENGTH
-        self.batch_size = batch_size
-        self.length = length
-        self.batch_tokens = batch_size * length
+        length = model.max_seq_length or math.inf
+        self.length = DEFAULT_LENGTH if math.isinf(length) else length
+        self.batch_tokens = BATCH_TOKENS[model.device.type]
+        if batch_size:
+            self.batch_tokens = batch_size * self.length
         self.stages = stages or Stages()
+        self._library_batch: dict[str, int] = {}  # of tasks that only `encode` can batch
 
     def encode_query(self, texts: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n, dimension]."""
@@ -84,13 +84,17 @@ class BatchEncoder:
         Args:
             task: `query` or `document`; decides the prompt, and the route of a Router.
         """
+        prompt = prompt_of(self.model, task)
         with self.stages.measure(_stage("tokenise", task), len(texts)):
             order = np.argsort([-len(text) for text in texts], kind="stable")
-            step = max(1, PIECE_TOKENS // self.length)
-            return [
-                self._tokenise_piece(order[start : start + step], texts, task)
-                for start in range(0, len(texts), step)
-            ]
+            pieces, done = [], 0
+            while done < len(order):
+                # A token has a character at least, but for a few; the first text is the longest.
+                longest = min(self.length, len(texts[order[done]]) + len(prompt or "") + 8)
+                rows = order[done : done + max(1, int(PIECE_TOKENS // longest))]
+                pieces.append(self._tokenise_piece(rows, texts, task, prompt))
+                done += len(rows)
+            return pieces
 
     def encode(
         self, pieces: Sequence[Piece], task: str, progress: Callable[[int], Any] = lambda n: None
@@ -115,8 +119,8 @@ class BatchEncoder:
             for piece in pieces:
                 if piece.features is None:
                     vectors[piece.rows] = self.model.encode(
-                        piece.texts, batch_size=self.batch_size, show_progress_bar=False,
-                        prompt=prompt_of(self.model, task), task=task,
+                        piece.texts, batch_size=self._library_batch[task], task=task,
+                        prompt=prompt_of(self.model, task), show_progress_bar=False,
                     )  # fmt: skip
                     progress(len(piece.rows))
                     continue
@@ -144,13 +148,21 @@ class BatchEncoder:
         with tqdm(total=len(texts), desc=f"encode {task}", delay=2, disable=hidden) as bar:
             return self.encode(self.tokenise(texts, task), task, bar.update)
 
-    def _tokenise_piece(self, rows: np.ndarray, texts: Sequence[str], task: str) -> Piece:
+    def _tokenise_piece(
+        self, rows: np.ndarray, texts: Sequence[str], task: str, prompt: str | None
+    ) -> Piece:
         own = [texts[row] for row in rows]
-        features = self.model.preprocess(own, prompt=prompt_of(self.model, task), task=task)
+        if task in self._library_batch:
+            return Piece(rows, own, None, None)
+        features = self.model.preprocess(own, prompt=prompt, task=task)
         mask = features.get("attention_mask")
-        if mask is None or mask.ndim != 2 or len(mask) != len(own):
-            return Piece(rows, own, None, None)  # StaticEmbedding, or packed for flash attention
-        return Piece(rows, own, features, mask.sum(1).numpy())
+        if mask is not None and mask.ndim == 2 and len(mask) == len(own):
+            return Piece(rows, own, features, mask.sum(1).numpy())
+        packed = "cu_seq_lens_q" in features  # for flash attention, which needs no padding
+        self._library_batch[task] = (
+            max(1, self.batch_tokens // self.length) if packed else STATIC_BATCH
+        )
+        return Piece(rows, own, None, None)
 
     def _fill(self, lengths: np.ndarray) -> int:
         """How many texts go into the next batch; `lengths` are falling."""
@@ -165,8 +177,7 @@ class BatchEncoder:
 
         try:
             with torch.inference_mode():
-                side = getattr(self.model.tokenizer, "padding_side", "right")
-                cut = _cut(features, batch, longest, side == "left")
+                cut = _cut(features, batch)
                 cut = {k: v.to(self.model.device) if torch.is_tensor(v) else v
                        for k, v in cut.items()}  # fmt: skip
                 embeddings = self.model(cut, task=task)["sentence_embedding"]
@@ -199,15 +210,14 @@ def _stage(name: str, task: str) -> str:
     return name if task == "document" else f"{name} queries"
 
 
-def _cut(
-    features: dict[str, Any], batch: np.ndarray, longest: int, on_the_left: bool
-) -> dict[str, Any]:
+def _cut(features: dict[str, Any], batch: np.ndarray) -> dict[str, Any]:
     """The rows of a batch, without the columns that are padding for all of them."""
     import torch
 
     mask = features["attention_mask"]
     rows = torch.from_numpy(batch)
-    columns = slice(-longest, None) if on_the_left else slice(0, longest)
+    columns = mask[rows].any(0)
+    columns[0] |= not columns.any()  # texts without any token still make a batch
 
     def cut(value: Any) -> Any:
         if not torch.is_tensor(value) or value.ndim == 0 or len(value) != len(mask):

@@ -74,7 +74,7 @@ def check_writable(path: Path, is_file: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{path.name}.{os.getpid()}.probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another machine's process may have the same number
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
 

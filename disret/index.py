@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,12 @@ class Index:
     folder: Path
     dimension: int
     shards: tuple[Shard, ...]
+    manifest_sha256: str = ""
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if another run has replaced the index since it was opened."""
+        if _sha256(self.folder / "manifest.json") != self.manifest_sha256:
+            raise UserError(f"{self.folder} was replaced by another run meanwhile; run again.")
 
     @property
     def documents(self) -> int:
@@ -120,29 +127,30 @@ def open_index(
     """
     from filelock import FileLock
 
-    model = encoder.model
     kind = f"{extension}.{score_function}.{dtype}-{index_dtype}"
     folder = index_folder(collection, encoder_name, kind)
-    source = {
-        "format": FORMAT,
-        "dataset": collection.name,
-        "corpus_sha256": collection.fingerprint(),
-        "encoder": encoder_name,
-        "encoder_sha256": encoder_sha256,
-        "max_seq_length": model.max_seq_length,
-        "prompt": prompt_of(model, "document"),
-        "dtype": dtype,
-        "dimension": model.get_embedding_dimension(),
-        "score_function": score_function,
-        "index_dtype": index_dtype,
-        "extension": extension,
-    }
 
     def prepare() -> tuple[Index, list[Shard]]:
+        model = encoder.model
+        dimension = model.get_embedding_dimension()
+        source = {
+            "format": FORMAT,
+            "dataset": collection.name,
+            "corpus_sha256": collection.fingerprint(),
+            "encoder": encoder_name,
+            "encoder_sha256": encoder_sha256,
+            "max_seq_length": model.max_seq_length,
+            "prompt": prompt_of(model, "document"),
+            "dtype": dtype,
+            "dimension": dimension,
+            "score_function": score_function,
+            "index_dtype": index_dtype,
+            "extension": extension,
+        }
         index = _plan(folder, source, collection, encoder.stages)
         before_encoding(index.ids())
         missing = _missing(index)
-        bytes_each = source["dimension"] * (2 if index_dtype == "float16" else 4)
+        bytes_each = dimension * (2 if index_dtype == "float16" else 4)
         needed = sum(shard.documents for shard in missing) * bytes_each
         check_free_space(folder, needed, f"the index of {collection.name}")
         return index, missing
@@ -160,22 +168,24 @@ def open_index(
 
 def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: Stages) -> Index:
     """Read the manifest of an index, or make it from the corpus if there is none that matches."""
-    found = read_json(folder / "manifest.json")
-    if found is not None:
-        # The name is for the reader; the weights decide.
-        differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
-        if differing:
+    found = read_json(folder / "manifest.json") or {}
+    # The name is for the reader; the weights decide.
+    differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
+    if differing:
+        if found:
             say(f"{folder}: built from another {', '.join(differing)}; building it anew.")
-        elif found["ids_sha256"] != _sha256(folder / "ids.txt"):
-            say(f"{folder}: the document ids are damaged; reading the corpus again.")
-            found = _scan(folder, source, collection, stages)
-        if not differing:
-            shards = tuple(Shard(**shard) for shard in found["shards"])
-            return Index(folder, source["dimension"], shards)
-    if folder.exists():
-        shutil.rmtree(folder)
-    found = _scan(folder, source, collection, stages)
-    return Index(folder, source["dimension"], tuple(Shard(**shard) for shard in found["shards"]))
+        if folder.exists():
+            shutil.rmtree(folder)
+        found = _scan(folder, source, collection, stages)
+    elif found["ids_sha256"] != _sha256(folder / "ids.txt"):
+        say(f"{folder}: the document ids are damaged; reading the corpus again.")
+        found = _scan(folder, source, collection, stages)
+    return Index(
+        folder,
+        source["dimension"],
+        tuple(Shard(**shard) for shard in found["shards"]),
+        _sha256(folder / "manifest.json"),
+    )
 
 
 def _scan(
@@ -197,7 +207,7 @@ def _scan(
             stages.measure("check corpus") as stage,
             bar,
             whole_file(folder / "ids.txt") as partial,
-            partial.open("w", encoding="utf-8") as ids,
+            partial.open("w", encoding="utf-8", newline="\n") as ids,
         ):
             for document in collection.documents():
                 end = document.offset
@@ -262,9 +272,16 @@ def _build(
     from disret.encoding import normalised
 
     mine = missing[ranks.rank() :: world_size()]
-    others = [shard for shard in missing if shard not in mine]
-    for shard in missing if is_main_process() else ():
-        _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
+    others = {
+        _checksum_path(index.folder / shard.file).name: shard.documents
+        for number, shard in enumerate(missing)
+        if number % world_size() != ranks.rank()
+    }
+    if is_main_process():
+        for shard in missing:
+            _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
+        for left_by_a_kill in index.folder.glob(".*.partial"):
+            left_by_a_kill.unlink()
     ranks.wait_for_all()  # so that a checksum found from now on is of a shard of this run
 
     def read(shard: Shard) -> tuple[list[str], Any]:
@@ -293,18 +310,15 @@ def _build(
                 vectors = normalised(vectors)
             with encoder.stages.measure("write", shard.documents):
                 _write_shard(index.folder / shard.file, vectors, index_dtype)
-            if is_main_process():
-                ready = [s for s in others if _checksum_path(index.folder / s.file).exists()]
-                bar.update(sum(s.documents for s in ready))
-                others = [s for s in others if s not in ready]
+            if is_main_process() and others:
+                for name in others.keys() & {path.name for path in index.folder.iterdir()}:
+                    bar.update(others.pop(name))
         ranks.wait_for_all()
-        bar.update(sum(shard.documents for shard in others))
+        bar.update(sum(others.values()))
 
 
 def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     """Write a FAISS index of vectors, float32 [n, dimension], then its checksum."""
-    import os
-
     import faiss
 
     dimension = vectors.shape[1]

@@ -49,12 +49,17 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 def append_run(
     path: Path, arguments: Mapping[str, Any], device: str, stages: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Add what a run took to a JSON file, a list of runs: arguments, machine, versions, stages."""
+    """Add what a run took to a JSON file, a list of runs: arguments, machine, versions, stages.
+
+    Args:
+        stages: those of rank 0, which has its share of documents to encode, and all queries.
+    """
     import torch
     from filelock import FileLock
 
     from disret.devices import device_name, versions, world_size
 
+    on_gpu = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
     run = {
         "datetime": datetime.now().isoformat(" ", "seconds"),
         "arguments": {
@@ -64,13 +69,24 @@ def append_run(
         },
         "device": device_name(device),
         "processes": world_size(),
-        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6),
+        "peak_gpu_memory_mb": round(on_gpu / 1e6) if on_gpu else None,
         "versions": versions(),
         "stages": list(stages),
     }
     with FileLock(path.with_name(f".{path.name}.lock")):
-        earlier = read_json(path)
-        write_json(path, [*(earlier if isinstance(earlier, list) else []), run])
+        write_json(path, [*read_runs(path), run])
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The runs in a JSON file of `append_run`, none when there is no file.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    runs = read_json(path)
+    if path.exists() and not isinstance(runs, list):
+        raise UserError(f"{path} exists and is not a list of runs; name another --output.")
+    return runs or []
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -74,7 +74,8 @@ def find_row(
     """The newest row of a scores file about the same, if it has all the cut-offs."""
     wanted = [*metric_names(k_values), *COUNTS]
     for row in reversed(rows):
-        same = all(row.get(key) == identity[key] for key in IDENTITY)
+        # Rows of versions that had no other precision do not name it.
+        same = all((row.get(key) or "float32") == identity[key] for key in IDENTITY)
         if same and all(row.get(name) is not None for name in wanted):
             return row
     return None

@@ -1,13 +1,13 @@
 """Exact search that streams over the shards of an index and keeps the best so far."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from disret import ranks
 from disret.devices import world_size
-from disret.index import Index
-from disret.terminal import is_main_process
+from disret.index import Index, Shard
+from disret.terminal import is_main_process, say
 
 GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
 QUERIES = 1024  # whose scores with a block are held on the GPU at once: 0.3 GB
@@ -32,14 +32,14 @@ def search(
     import faiss
 
     k = min(k, index.documents)
-    shares = np.array_split(np.arange(len(index.shards)), world_size())
-    own = [index.shards[number] for number in shares[ranks.rank()]]
-    first = sum(shard.documents for share in shares[: ranks.rank()]
-                for shard in map(index.shards.__getitem__, share))  # fmt: skip
+    bounds = [len(index.shards) * part // world_size() for part in range(world_size() + 1)]
+    start, end = bounds[ranks.rank() : ranks.rank() + 2]
+    own = index.shards[start:end]
+    first = sum(shard.documents for shard in index.shards[:start])
     found = None
     if own:
         depth = min(k, sum(shard.documents for shard in own))
-        scores, rows = _search(_with_progress(index, own), queries, depth, device)
+        scores, rows = _search(index, own, queries, depth, device)
         found = scores, rows + first
     parts = ranks.gathered_by_first(found)
     if parts is None:
@@ -54,18 +54,46 @@ def search(
 
 
 def _search(
-    blocks: Iterator[np.ndarray], queries: np.ndarray, k: int, device: str
+    index: Index, shards: Sequence[Shard], queries: np.ndarray, k: int, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Search some shards where it is fastest; rows count from the first of them."""
     import faiss
     from faiss.contrib.exhaustive_search import knn_ground_truth
 
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    on_cuda = device.startswith("cuda")
-    faiss_has_gpus = faiss.get_num_gpus() > 0 and world_size() == 1 and k <= GPU_MAX_K
-    if on_cuda and not faiss_has_gpus:
-        return search_with_torch(blocks, queries, k, device)
-    ngpu = -1 if on_cuda else 0
-    return knn_ground_truth(queries, blocks, k, faiss.METRIC_INNER_PRODUCT, ngpu=ngpu)
+
+    def blocks() -> Iterator[np.ndarray]:
+        return _with_progress(index, shards)
+
+    if not device.startswith("cuda"):
+        return knn_ground_truth(queries, blocks(), k, faiss.METRIC_INNER_PRODUCT, ngpu=0)
+    if faiss.get_num_gpus() and k <= GPU_MAX_K:
+        try:
+            return search_with_gpu_faiss(blocks(), queries, k, device)
+        except RuntimeError as error:
+            say(f"faiss cannot search on {device} ({str(error).splitlines()[0]}); torch does.")
+    return search_with_torch(blocks(), queries, k, device)
+
+
+def search_with_gpu_faiss(
+    blocks: Iterator[np.ndarray], queries: np.ndarray, k: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The search by a faiss that was built for GPUs; arguments and result as below."""
+    import faiss
+
+    number = int(device.partition(":")[2] or 0)
+    resources = faiss.StandardGpuResources()
+    heap = faiss.ResultHeap(len(queries), k, keep_max=True)
+    first = 0
+    for block in blocks:
+        scores, rows = faiss.knn_gpu(
+            resources, queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT,
+            device=number,
+        )  # fmt: skip
+        heap.add_result(scores, rows + first)
+        first += len(block)
+    heap.finalize()
+    return heap.D, heap.I
 
 
 def search_with_torch(
@@ -98,7 +126,7 @@ def search_with_torch(
     return scores, rows
 
 
-def _with_progress(index: Index, shards: list) -> Iterator[np.ndarray]:
+def _with_progress(index: Index, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
     from tqdm import tqdm
 
     total = sum(shard.documents for shard in shards)

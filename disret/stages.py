@@ -42,6 +42,7 @@ class Stages:
 
     stages: dict[str, Stage] = field(default_factory=dict)
     _active: list[str] = field(default_factory=list)
+    _is_watched: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -55,7 +56,8 @@ class Stages:
         with self._lock:
             stage = self.stages.setdefault(name, Stage())
             self._active.append(name)
-            if len(self._active) == 1:
+            if not self._is_watched:
+                self._is_watched = True
                 threading.Thread(target=self._watch, daemon=True).start()
         start = time.perf_counter()
         try:
@@ -76,6 +78,7 @@ class Stages:
         while True:
             with self._lock:
                 if not self._active:
+                    self._is_watched = False
                     return
                 for name in self._active:
                     stage = self.stages[name]

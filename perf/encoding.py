@@ -57,12 +57,11 @@ def main() -> None:
 
     from disret.devices import device_name, resolve_device, resolve_dtype, versions
     from disret.encoders import load_encoder, set_precision
-    from disret.encoding import BatchEncoder, default_batch_size
+    from disret.encoding import BatchEncoder
     from disret.results import format_table
 
     device = resolve_device(args.device)
     dtype = resolve_dtype("auto", device)
-    batch_size = args.batch_size or default_batch_size(device)
     library = load_encoder(args.model, device)
     library_low = load_encoder(args.model, device)
     library_low.to(dtype=getattr(torch, dtype))
@@ -71,17 +70,17 @@ def main() -> None:
     contestants: dict[str, Callable[[list[str]], object]] = {
         "sentence-transformers, float32": library.encode,
         f"sentence-transformers, {dtype} weights": library_low.encode,
-        "this project, float32": BatchEncoder(library, batch_size).encode_document,
-        f"this project, {dtype}": BatchEncoder(ours_low, batch_size).encode_document,
+        "this project, float32": BatchEncoder(library, args.batch_size).encode_document,
+        f"this project, {dtype}": BatchEncoder(ours_low, args.batch_size).encode_document,
     }
     rows = []
     for what, texts in (("documents", documents), ("queries", queries)):
-        rows += compare(contestants, what, texts, library, ours_low, batch_size, dtype, args.rounds)
+        rows += compare(args, contestants, what, texts, library, ours_low, dtype)
     report = {
         "model": Path(args.model).name,
         "device": device_name(device),
         "versions": versions(),
-        "batch_size": batch_size,
+        "batch_tokens": BatchEncoder(library, args.batch_size).batch_tokens,
         "rounds": args.rounds,
         "rows": rows,
     }
@@ -93,14 +92,13 @@ def main() -> None:
 
 
 def compare(
+    args: argparse.Namespace,
     contestants: dict[str, Callable[[list[str]], object]],
     what: str,
     texts: list[str],
     library: "SentenceTransformer",
     ours: "SentenceTransformer",
-    batch_size: int,
     dtype: str,
-    rounds: int,
 ) -> list[dict]:
     """Time all contestants on the same texts, in turns.
 
@@ -116,7 +114,7 @@ def compare(
     lengths = np.array([len(ids) for ids in library.tokenizer(texts)["input_ids"]])
     lengths = np.minimum(lengths, library.max_seq_length)
     operations = float(operations_of(library, lengths))
-    counting = BatchEncoder(ours, batch_size)
+    counting = BatchEncoder(ours, args.batch_size)
     counting.encode_document(texts)
     stage = counting.stages.stages["encode"]
     padding = {True: 1 - stage.tokens / stage.positions, False: padding_of_library(texts, lengths)}
@@ -125,9 +123,9 @@ def compare(
     shares: dict[str, list[float]] = {name: [] for name in contestants}
     for encode in contestants.values():  # warm-up
         encode(texts[:64])
-    for number in range(1, rounds + 1):
+    for number in range(1, args.rounds + 1):
         for name, encode in contestants.items():
-            say(f"{what}, round {number} of {rounds}: {name}")
+            say(f"{what}, round {number} of {args.rounds}: {name}")
             peak = matmul_speed(library, "float32" if "float32" in name else dtype)
             start = time.perf_counter()
             encode(texts)
@@ -156,7 +154,9 @@ def operations_of(model: "SentenceTransformer", lengths) -> float:
     import torch
 
     weights = sum(
-        module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear)
+        module.weight.numel()
+        for name, module in model.transformers_model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "pooler" not in name  # of one token, if any
     )
     config = model.transformers_model.config
     attention = 4 * config.hidden_size * config.num_hidden_layers

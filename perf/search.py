@@ -7,11 +7,12 @@
 The vectors are synthetic: random documents of eight words, embedded by averaging random vectors of
 words, indexed by the code that benchmark.py uses, and searched by it. Every eighth block of the
 search is also multiplied with all queries and nothing more, so that a drift of the machine meets
-both. Peers search as many documents as they can hold: FAISS's IndexFlatIP in one piece, and BEIR's
-exact search.
+both. Peers, which hold all vectors in memory, search --peer-documents: FAISS's IndexFlatIP in one
+piece, and BEIR's exact search.
 """
 
 import argparse
+import itertools
 import random
 import sys
 import time
@@ -75,7 +76,7 @@ def main() -> None:
     args.device = resolve_device(args.device)
     stages = Stages()
     model = word_averages(args.dimension)
-    encoder = BatchEncoder(model, 32, stages)
+    encoder = BatchEncoder(model, stages=stages)
     before = resident_bytes()
     index = open_index(
         collection, encoder, f"words-{args.dimension}", "words", "float32", "cos_sim",
@@ -183,11 +184,9 @@ def compare_with_peers(
     from disret.search import search
     from disret.stages import Stages
 
-    shards = []
-    for shard in index.shards:
-        if sum(s.documents for s in shards) + shard.documents <= args.peer_documents:
-            shards.append(shard)
-    part = replace(index, shards=tuple(shards))
+    ends = itertools.accumulate(shard.documents for shard in index.shards)
+    count = sum(end <= args.peer_documents for end in ends)
+    part = replace(index, shards=index.shards[:count])
     ids = index.ids()
     names = [f"q{number}" for number in range(args.queries)]
     stages = Stages()

@@ -237,6 +237,23 @@ def test_stages_are_reported(call, arguments):
     assert len(json.loads(report.read_text())) == 2
 
 
+def test_rows_of_earlier_versions_are_of_float32(call, arguments):
+    precise = ["--dtype", "float32", "--index-dtype", "float32"]
+    call("benchmark", *arguments, *precise)
+    output = arguments[arguments.index("--output") + 1]
+    text = output.read_text()
+    assert text.count(",float32,float32") == 1
+    output.write_text(text.replace(",float32,float32", "").replace(",dtype,index_dtype", ""))
+    assert "already" in call("benchmark", *arguments, *precise).err
+
+
+def test_another_json_beside_the_output_is_refused(call, arguments, tmp_path):
+    (tmp_path / "r.json").write_text("{}")
+    outcome = call("benchmark", *arguments)
+    assert outcome.status == 2
+    assert "r.json exists and is not a list of runs" in outcome.err
+
+
 def test_empty_corpus(call, arguments, collection):
     (collection / "corpus.jsonl").write_text("")
     outcome = call("benchmark", *arguments)

@@ -59,12 +59,37 @@ def test_a_model_of_static_embeddings():
 
 def test_a_router_takes_the_way_of_the_task(tmp_path):
     one = SentenceTransformer(str(save_encoder(tmp_path / "a", seed=1)), device="cpu")
-    two = SentenceTransformer(str(save_encoder(tmp_path / "b", seed=2)), device="cpu")
+    two = SentenceTransformer(str(save_encoder(tmp_path / "b", "qwen3")), device="cpu")
     router = Router.for_query_document(query_modules=list(one), document_modules=list(two))
     model = SentenceTransformer(modules=[router], device="cpu")
     encoder = BatchEncoder(model, 4)
+    two.tokenizer.padding_side = "left"  # unlike that of the other way
     np.testing.assert_allclose(encoder.encode_query(TEXTS), one.encode(TEXTS), atol=1e-5)
     np.testing.assert_allclose(encoder.encode_document(TEXTS), two.encode(TEXTS), atol=1e-5)
+
+
+def test_static_queries_do_not_enlarge_the_batches_of_documents(tmp_path):
+    static = StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=32)
+    two = SentenceTransformer(str(save_encoder(tmp_path / "b")), device="cpu")
+    router = Router.for_query_document(query_modules=[static], document_modules=list(two))
+    model = SentenceTransformer(modules=[router], device="cpu")
+    encoder = BatchEncoder(model)
+    assert encoder.batch_tokens == 2048
+    np.testing.assert_allclose(encoder.encode_document(TEXTS), two.encode(TEXTS), atol=1e-5)
+    texts = TEXTS[1:]
+    np.testing.assert_allclose(encoder.encode_query(texts), model.encode_query(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [8, 64])
+def test_small_pieces_give_the_same(teacher, monkeypatch, length):
+    from disret import encoding
+
+    model = load_encoder(str(teacher), "cpu")
+    model.max_seq_length = length
+    monkeypatch.setattr(encoding, "PIECE_TOKENS", 100)
+    np.testing.assert_allclose(
+        BatchEncoder(model).encode_document(TEXTS), model.encode_document(TEXTS), atol=1e-5
+    )
 
 
 def limit_memory(model, tokens: int) -> list[int]:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from disret.results import append_row, format_table, read_rows, write_rows
+from disret.results import append_row, append_run, format_table, read_rows, read_runs, write_rows
 from disret.terminal import UserError
 
 
@@ -47,3 +47,17 @@ def test_failed_write_leaves_the_old_file(tmp_path):
 def test_table():
     table = format_table([{"name": "a", "score": 0.5}, {"name": "long", "score": None}])
     assert table.splitlines() == ["name  score", "----  -----", "a       0.5", "long"]
+
+
+def test_runs_add_up_and_nothing_else_is_overwritten(tmp_path):
+    path = tmp_path / "r.json"
+    assert read_runs(path) == []
+    for number in range(2):
+        append_run(path, {"output": tmp_path, "k": number, "split": None}, "cpu", [{"stage": "x"}])
+    first, second = read_runs(path)
+    assert first["arguments"] == {"output": str(tmp_path), "k": 0}
+    assert second["stages"] == [{"stage": "x"}]
+    path.write_text('{"a": "report"}')
+    with pytest.raises(UserError, match="is not a list of runs"):
+        append_run(path, {}, "cpu", [])
+    assert path.read_text() == '{"a": "report"}'

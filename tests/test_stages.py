@@ -53,3 +53,12 @@ def test_stages_of_other_threads_overlap():
         time.sleep(0.2)
     thread.join()
     assert all(row["seconds"] >= 0.19 for row in stages.rows())
+
+
+def test_many_short_stages_are_watched_by_one_thread():
+    stages = Stages()
+    before = threading.active_count()
+    for _ in range(200):
+        with stages.measure("write"):
+            pass
+    assert threading.active_count() <= before + 1
