@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
         help="precision of the vectors on disk (default: float16)")
     add("--batch-size", type=int, metavar="N",
         help="encode as many tokens at once as N texts of maximum length have; what does not fit "
-        "into memory is halved (default: 2,048 tokens on the CPU, 65,536 on CUDA)")
+        "into memory is halved (default: 4,096 tokens on the CPU, 65,536 on CUDA)")
     add("--no-baseline", action="store_true",
         help="do not score the document encoder's own queries")
     add("--save-runs", type=Path, metavar="DIR", help="write TREC run files there")

@@ -21,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LONGEST = 256  # tokens; the scores of longer sequences do not stay in the cache
+LONGEST = 256  # tokens; torch's fused kernel is made for longer sequences
+CACHED_SCORES = 1 << 21  # numbers in the cache between the two products
 SHORT = 64  # tokens; a softmax over so few is faster in float32, by whole vector registers
 REGISTER = 16  # float32 numbers
 ROWS = 2048  # of a typical product, for oneDNN's choice of the order of weights
@@ -102,13 +103,21 @@ def batched_products(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
-    if attention_mask is not None:
-        scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
-    if scores.shape[-1] <= SHORT:
-        tokens = scores.shape[-1]
-        scores = torch.nn.functional.pad(scores, (0, -tokens % REGISTER), value=-torch.inf)
-        weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)[..., :tokens]
-    else:
-        weights = torch.softmax(scores, -1, out=scores)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    texts, heads, tokens, size = query.shape
+    query = query * (scaling or size**-0.5)
+    key = key.transpose(-1, -2)
+    output = query.new_empty(texts, tokens, heads, size)
+    step = max(1, CACHED_SCORES // (heads * tokens * tokens))
+    for start in range(0, texts, step):
+        part = slice(start, start + step)
+        scores = query[part] @ key[part]
+        if attention_mask is not None:
+            hidden = ~attention_mask[part] if len(attention_mask) == texts else ~attention_mask
+            scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
+        if tokens <= SHORT:
+            scores = torch.nn.functional.pad(scores, (0, -tokens % REGISTER), value=-torch.inf)
+            scores = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)[..., :tokens]
+        else:
+            torch.softmax(scores, -1, out=scores)
+        output[part] = (scores @ value[part]).transpose(1, 2)
+    return output, None

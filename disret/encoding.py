@@ -15,11 +15,11 @@ from disret.terminal import UserError, is_main_process, say
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PIECE_TOKENS = 1 << 20  # tokenised together, about: 24 MB of token ids, masks and types
+PIECE_TOKENS = 1 << 20  # tokenised together, at most: 24 MB of token ids, masks and types
 # What fills a device without outgrowing it: the caches of a CPU, the memory of a GPU.
-BATCH_TOKENS = collections.defaultdict(lambda: 65536, cpu=2048)
+BATCH_TOKENS = collections.defaultdict(lambda: 65536, cpu=4096)
 # What a batch costs beside its tokens, in tokens. With more padding than that, two are faster.
-OVERHEAD = collections.defaultdict(lambda: 4096, cpu=128)
+OVERHEAD = collections.defaultdict(lambda: 4096, cpu=64)
 DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
 STATIC_BATCH = 4096  # texts, for static embeddings, which cost next to nothing
 
@@ -86,12 +86,15 @@ class BatchEncoder:
         """
         prompt = prompt_of(self.model, task)
         with self.stages.measure(_stage("tokenise", task), len(texts)):
-            order = np.argsort([-len(text) for text in texts], kind="stable")
+            lengths = np.array([len(text) for text in texts])
+            order = np.argsort(-lengths, kind="stable")
             pieces, done = [], 0
             while done < len(order):
                 # A token has a character at least, but for a few; the first text is the longest.
-                longest = min(self.length, len(texts[order[done]]) + len(prompt or "") + 8)
-                rows = order[done : done + max(1, int(PIECE_TOKENS // longest))]
+                longest = lengths[order[done]]
+                tokens = min(self.length, longest + len(prompt or "") + 8)
+                similar = np.count_nonzero(lengths[order[done:]] >= longest / 2)
+                rows = order[done : done + min(max(similar, 32), int(PIECE_TOKENS // tokens) + 1)]
                 pieces.append(self._tokenise_piece(rows, texts, task, prompt))
                 done += len(rows)
             return pieces

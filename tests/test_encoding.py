@@ -74,7 +74,7 @@ def test_static_queries_do_not_enlarge_the_batches_of_documents(tmp_path):
     router = Router.for_query_document(query_modules=[static], document_modules=list(two))
     model = SentenceTransformer(modules=[router], device="cpu")
     encoder = BatchEncoder(model)
-    assert encoder.batch_tokens == 2048
+    assert encoder.batch_tokens == 4096
     np.testing.assert_allclose(encoder.encode_document(TEXTS), two.encode(TEXTS), atol=1e-5)
     texts = TEXTS[1:]
     np.testing.assert_allclose(encoder.encode_query(texts), model.encode_query(texts), atol=1e-5)
