@@ -25,10 +25,11 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Part from the other processes at the end of a run."""
+    """Part from the other processes at the end of a run, together."""
     if world_size() > 1:
         import torch.distributed
 
+        wait_for_all()
         torch.distributed.destroy_process_group()
 
 
