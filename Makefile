@@ -23,6 +23,7 @@ TEACHER  := $(AT)models/all-MiniLM-L6-v2
 STUDENT  := $(AT)models/all-MiniLM-L6-v2-pydocs-layers-0-5
 DATASETS := pydocs
 SCORE    := cos_sim
+PRECISE  := --dtype float32 --index-dtype float32
 PYDOCS   := $(AT)benchmarks/raw/pydocs
 DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50 \
             --eval-steps 100 --num-epochs 1 --mixed-precision \
@@ -77,7 +78,7 @@ dist: data
 
 bench: dist
 	$(PY) benchmark.py --datasets $(DATASETS) --document-encoder $(TEACHER) \
-	    --query-encoder $(STUDENT) --score-function $(SCORE) --k-values 10 100 \
+	    --query-encoder $(STUDENT) --score-function $(SCORE) $(PRECISE) --k-values 10 100 \
 	    --output $(RESULTS)/benchmark.csv
 
 speed: bench
