@@ -22,6 +22,7 @@ from disret.encoders import prompt_of
 from disret.files import check_free_space, read_json, whole_file, write_json
 from disret.stages import Stages
 from disret.terminal import UserError, is_main_process, say
+from disret.vectors import check_finite
 
 if TYPE_CHECKING:
     from disret.encoding import BatchEncoder
@@ -305,7 +306,7 @@ def _build(
             texts, tokens = upcoming.result()
             upcoming = ahead.submit(read, mine[number]) if number < len(mine) else None
             vectors = encoder.encode(tokens, "document", bar.update)
-            _check_finite(vectors, texts)
+            check_finite(vectors, texts)
             if score_function == "cos_sim":
                 vectors = normalised(vectors)
             with encoder.stages.measure("write", shard.documents):
@@ -348,13 +349,3 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return "absent"
-
-
-def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        text = texts[int(np.argmin(finite))]
-        raise UserError(
-            f"the encoder gives values that are not numbers for {text[:60]!r} "
-            f"({int((~finite).sum())} of {len(texts)} texts)."
-        )

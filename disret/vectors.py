@@ -3,7 +3,7 @@
 import hashlib
 import io
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,13 +89,7 @@ def encode_to_file(
                 for piece in np.split(order, range(step, len(order), step)):
                     vectors[piece] = encode([block[row] for row in piece])
                     bar.update(len(piece))
-                finite = np.isfinite(vectors).all(axis=1)
-                if not finite.all():
-                    text = block[int(np.argmin(finite))]
-                    raise UserError(
-                        f"the encoder gives values that are not numbers for {text[:60]!r} "
-                        f"({int((~finite).sum())} of {len(block)} texts)."
-                    )
+                check_finite(vectors, block)
                 file.write(vectors.tobytes())
                 file.flush()
     except OSError:
@@ -103,6 +97,17 @@ def encode_to_file(
         raise
     partial.replace(path)
     return np.load(path, mmap_mode="r")
+
+
+def check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
+    """Raise `UserError`, naming the first such text, if a vector has a value that is no number."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        text = texts[int(np.argmin(finite))]
+        raise UserError(
+            f"the encoder gives values that are not numbers for {text[:60]!r} "
+            f"({int((~finite).sum())} of {len(texts)} texts)."
+        )
 
 
 def _header(count: int, dimension: int) -> bytes:
