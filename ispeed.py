@@ -63,7 +63,7 @@ def main() -> None:
         check_writable(args.output)
     query_sets = dict(load_queries(args))
 
-    from disret.devices import device_name, resolve_device
+    from disret.devices import device_name, resolve_device, versions
     from disret.encoders import load_encoder
     from disret.results import format_table, write_rows
 
@@ -74,7 +74,7 @@ def main() -> None:
         for batch_size in args.batch_sizes:
             rows += time_encoders(encoders, queries, batch_size, args.num_runs, dataset)
             if args.output:
-                common = {"device": device_name(device), "torch": torch_version()}
+                common = {"device": device_name(device), "torch": versions()["torch"]}
                 write_rows(args.output, [{**row, **common} for row in rows])
     shown = (
         "encoder",
@@ -199,12 +199,6 @@ def load_queries(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             collection.check_split(split)
             texts = collection.split_queries(split)
             yield collection.name, texts[: args.max_sentences]
-
-
-def torch_version() -> str:
-    from importlib.metadata import version
-
-    return version("torch")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def _scan(
 
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[Shard] = []
-    count, first, end = 0, 0, 0  # of the shard that is being filled
+    count, first = 0, 0  # of the shard that is being filled
     bar = tqdm(desc=f"read {collection.name}", unit="doc", delay=2, disable=not is_main_process())
 
     def close() -> None:
@@ -211,12 +211,12 @@ def _scan(
             partial.open("w", encoding="utf-8", newline="\n") as ids,
         ):
             for document in collection.documents():
-                end = document.offset
-                if count == SHARD_DOCUMENTS or (count and end - first > SHARD_BYTES):
+                is_long = document.offset - first > SHARD_BYTES
+                if count == SHARD_DOCUMENTS or (count and is_long):
                     close()
-                    count, first = 0, end
+                    count = 0
                 if not count:
-                    first = end
+                    first = document.offset
                 count += 1
                 stage.items += 1
                 ids.write(f"{document.id}\n")

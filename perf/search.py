@@ -82,7 +82,7 @@ def main() -> None:
         collection, encoder, f"words-{args.dimension}", "words", "float32", "cos_sim",
         args.index_dtype,
     )  # fmt: skip
-    queries = normalised(encoder.encode_query(synthetic_texts(args.queries, 4, seed=1)))
+    queries = normalised(encoder.encode_query(list(iter_texts(args.queries, 4, seed=1))))
     say("peers")
     peers = compare_with_peers(args, index, queries)
     say("search")
@@ -271,10 +271,6 @@ def synthetic_collection(documents: int) -> Collection:
             for number, text in enumerate(tqdm(texts, total=documents, desc="write the corpus")):
                 file.write(f'{{"_id": "{number}", "text": "{text}"}}\n')
     return Collection(folder.name, folder)
-
-
-def synthetic_texts(count: int, words: int, seed: int) -> list[str]:
-    return list(iter_texts(count, words, seed))
 
 
 def iter_texts(count: int, words: int, seed: int) -> Iterator[str]:
