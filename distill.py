@@ -7,10 +7,12 @@
     python distill.py --teacher path/to/model --layers 0 5 --queries log.tsv \\
         --valid-queries held-out.tsv --output models/student     # your retriever, your queries
     python distill.py --teacher T --init-with distilbert-base-uncased --output models/student
+    python distill.py --teacher T --layers 0 5 --recipe best --output models/student
+    python distill.py --teacher T --init-with static --recipe best --output models/student
 
-The student starts from layers of the teacher or from another model, and learns to put each query
-where the teacher puts it: the documents' index stays as it is. No judgments are needed. The output
-is a complete sentence-transformers model.
+The student starts from layers of the teacher, from another model or from token embeddings, and
+learns to put each query where the teacher puts it: the documents' index stays as it is. No
+judgments are needed. The output is a complete sentence-transformers model.
 """
 
 import argparse
@@ -18,23 +20,43 @@ import copy
 import hashlib
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from disret.devices import training_device, world_size
+from disret.collection import check_name, find_collections
+from disret.devices import world_size
 from disret.download import mirror_from
-from disret.files import read_json, replace_folder, write_json
+from disret.files import replace_folder, write_json
 from disret.layers import check_layers
+from disret.paths import HOME
 from disret.query_files import msmarco_queries, read_queries
+from disret.results import read_rows
 from disret.resume import check_output, claim, is_finished, last_checkpoint, unfinished
-from disret.terminal import UserError, is_main_process, run, say
+from disret.terminal import UserError, command_line, is_main_process, run, say
 
 if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
+    from disret.training import Examples
+
+# What a recipe decides. An argument of that name takes its place.
+RECIPES = {
+    "paper": {
+        "adamw_lr": 1e-4, "lr_schedule": "linear", "warmup_steps": 1000, "num_epochs": 1,
+        "train_batch_size": 128, "eval_steps": 2000, "dropout": True, "mixed_precision": False,
+    },
+    "best": {
+        "adamw_lr": 1e-3, "lr_schedule": "cosine", "warmup_steps": 100, "num_epochs": 10,
+        "train_batch_size": 128, "eval_steps": 2000, "dropout": False, "mixed_precision": True,
+    },
+}  # fmt: skip
 # Arguments that do not decide the student, and so are not recorded with it.
-CIRCUMSTANCES = ("resume", "overwrite", "debug", "device", "mirror", "output")
+CIRCUMSTANCES = (
+    "resume", "overwrite", "debug", "device", "mirror", "output", "eval_batch_size", "router",
+    "push_to_hub", "results",
+)  # fmt: skip
 POSITIVE = (
     "train_batch_size", "eval_batch_size", "max_seq_length", "eval_steps", "num_epochs",
     "max_queries",
@@ -49,8 +71,11 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     add("--teacher", required=True, metavar="MODEL",
         help="directory or hub name of a sentence-transformers model")
-    add("--init-with", default="subset", metavar="subset|MODEL",
-        help="start from layers of the teacher, or from this model (default: subset)")
+    add("--recipe", choices=list(RECIPES), default="paper",
+        help="the authors' training, or the one that keeps most (default: paper)")
+    add("--init-with", default="subset", metavar="subset|static|MODEL",
+        help="start from layers of the teacher, from embeddings of its tokens without any layer, "
+        "or from this model (default: subset)")
     add("--layers", nargs="+", type=int, metavar="N",
         help="layers of the teacher to keep, from 0, in this order; first and last are best")
     add("--projection-activation", choices=["identity", "relu"], default="identity",
@@ -62,27 +87,50 @@ def parse_args() -> argparse.Namespace:
     add("--valid-queries", nargs="+", type=Path, metavar="FILE",
         help="queries to validate on (default: MS MARCO's dev queries)")
     add("--max-queries", type=int, metavar="N", help="train on the first N queries only")
+    add("--adapt", metavar="NAME|DIR",
+        help="also train on sentences of this collection, at most as many as there are queries")
     add("--keep-order", action="store_true", help="do not shuffle the queries")
     add("--loss", choices=["mse", "l2"], default="mse",
         help="mean squared error, which the authors' code minimises, or Euclidean distance")
-    add("--train-batch-size", type=int, default=128, help="over all processes (default: 128)")
-    add("--eval-batch-size", type=int, default=32, help="default: 32")
+    add("--train-batch-size", type=int, help="over all processes")
+    add("--eval-batch-size", type=int, metavar="N",
+        help="encode as many tokens at once as N queries of maximum length have (default: 4,096 "
+        "tokens on the CPU, 65,536 on CUDA)")
     add("--max-seq-length", type=int, default=256, help="tokens of a query (default: 256)")
-    add("--warmup-steps", type=int, default=1000, help="default: 1000")
-    add("--eval-steps", type=int, default=2000, help="steps between checkpoints (default: 2000)")
-    add("--num-epochs", type=int, default=1, help="default: 1")
-    add("--adamw-lr", type=float, default=1e-4, help="learning rate (default: 1e-4)")
+    add("--warmup-steps", type=int)
+    add("--eval-steps", type=int, help="steps between checkpoints")
+    add("--num-epochs", type=int)
+    add("--adamw-lr", type=float, help="learning rate")
     add("--adamw-eps", type=float, default=1e-6, help="default: 1e-6")
-    add("--mixed-precision", action="store_true", help="bfloat16, or float16 where that is absent")
+    add("--lr-schedule", choices=["linear", "cosine"], help="decay of the learning rate to 0")
+    add("--dropout", action=argparse.BooleanOptionalAction, help="as the student's model has it")
+    add("--mixed-precision", action=argparse.BooleanOptionalAction,
+        help="bfloat16, or float16 where that is absent")
+    add("--teacher-dtype", choices=["auto", "bfloat16", "float32"], default="auto",
+        help="precision of the teacher's embeddings (default: bfloat16 where the device has it)")
     add("--seed", type=int, default=42, help="default: 42")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     add("--resume", action="store_true",
         help="go on from the last checkpoint, or leave a finished student as it is")
     add("--overwrite", action="store_true", help="replace what is at --output")
-    add("--mirror", metavar="DIR|URL", help="take MS MARCO's archive from there")
+    add("--router", action="store_true",
+        help="also save teacher and student as one model, OUTPUT-router")
+    add("--results", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
+        help="table of benchmark.py whose rows about the student go into its model card (default: "
+        "benchmarks/results.csv)")
+    add("--push-to-hub", metavar="NAME", help="upload the student to this model repository")
+    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
     add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
+    epilog = "\n".join(
+        f"--recipe {name}: " + ", ".join(f"{key} {value}" for key, value in settings.items())
+        for name, settings in RECIPES.items()
+    )
+    parser.epilog = f"What a recipe decides, unless it is given:\n{epilog}"
     args = parser.parse_args()
+    for name, value in RECIPES[args.recipe].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
     if args.init_with == "subset" and not args.layers:
         parser.error("--layers is missing: say which of the teacher's layers to keep")
@@ -107,64 +155,96 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     check_output(args.output, args.resume, args.overwrite)
+    check_before_long_work(args)
     queries, valid_queries = load_queries(args)
+    sentences = load_sentences(args, len(queries)) if args.adapt else []
 
-    from disret.encoders import fingerprint, load_encoder, max_seq_length
+    from disret.devices import resolve_dtype, training_device
+    from disret.encoders import fingerprint, load_encoder, max_seq_length, set_precision
+    from disret.hub import upload
+    from disret.model_card import write_model_card
+    from disret.router import save_router
+    from disret.tokens import tokenised_queries
+    from disret.training import Examples
     from disret.vectors import query_embeddings
 
     device = training_device(args.device)
+    args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
     teacher = load_encoder(args.teacher, device)
     teacher.max_seq_length = max_seq_length(teacher, args.max_seq_length)
-    if args.init_with == "subset":
-        student = init_from_layers(teacher, args.layers)
-    else:
-        student = init_from_model(
-            teacher, load_encoder(args.init_with, device), args.projection_activation, args.seed
-        )
-    student.max_seq_length = max_seq_length(student, args.max_seq_length)
+    student = init_student(args, teacher, device)
 
     teacher_sha256 = fingerprint(teacher)
+    texts = queries + sentences
     run_content = {
         "arguments": recorded(args),
         "inputs": {
             "teacher_sha256": teacher_sha256,
             "initial_student_sha256": fingerprint(student),
-            "queries_sha256": text_sha256(queries),
+            "queries_sha256": text_sha256(texts),
             "valid_queries_sha256": text_sha256(valid_queries),
         },
     }
     if is_finished(args.output, run_content, args.resume):
         say(f"{args.output} is finished already.")
-        return
-    started = time.perf_counter()
-    targets, valid_targets = (
-        query_embeddings(
-            teacher, teacher_sha256, texts, args.eval_batch_size, f"teacher, {kind} queries"
-        )
-        for kind, texts in (("training", queries), ("validation", valid_queries))
-    )
-    teacher_seconds = time.perf_counter() - started
-    teacher.to("cpu")  # its work is done; leave the device to the student
-
-    started = time.perf_counter()
-    training, validation = (queries, targets), (valid_queries, valid_targets)
-    curve = distil(args, run_content, student, training, validation, device)
+    else:
+        started = time.perf_counter()
+        set_precision(teacher, args.teacher_dtype)
+        targets, valid_targets = (
+            query_embeddings(
+                teacher, teacher_sha256, args.teacher_dtype, some, args.eval_batch_size,
+                f"teacher, {kind} queries",
+            )
+            for kind, some in (("training", texts), ("validation", valid_queries))
+        )  # fmt: skip
+        del teacher  # its work is done; leave the memory to the student
+        embedded = time.perf_counter()
+        training = Examples(tokenised_queries(student, texts), targets)
+        curve = distil(args, run_content, student, training, (valid_queries, valid_targets), device)
+        if is_main_process():
+            report = {
+                **run_content,
+                "command": command_line(),
+                "student_sha256": fingerprint(student),
+                "queries": {
+                    "training": len(queries),
+                    "sentences": len(sentences),
+                    "validation": len(valid_queries),
+                },
+                "processes": world_size(),
+                "seconds": {
+                    "teacher_embeddings": round(embedded - started, 1),
+                    "training": round(time.perf_counter() - embedded, 1),
+                },
+                "validation_mse": curve,
+            }
+            save_student(args, student, report)
     if is_main_process():
-        report = {
-            **run_content,
-            "student_sha256": fingerprint(student),
-            "queries": {"training": len(queries), "validation": len(valid_queries)},
-            "processes": world_size(),
-            "seconds": {
-                "teacher_embeddings": round(teacher_seconds, 1),
-                "training": round(time.perf_counter() - started, 1),
-            },
-            "validation_mse": curve,
-        }
-        save_student(args, student, report)
+        write_model_card(args.output, read_rows(args.results))
+        if args.router:
+            save_router(args.teacher, args.output)
+        if args.push_to_hub:
+            print(f"uploaded to {upload(args.output, args.push_to_hub)}")
 
 
 # --- Student initialisation ---------------------------------------------------------------------
+
+
+def init_student(
+    args: argparse.Namespace, teacher: "SentenceTransformer", device: str
+) -> "SentenceTransformer":
+    """The student before training."""
+    from disret.encoders import load_encoder, max_seq_length
+
+    if args.init_with == "static":
+        return init_from_tokens(teacher)
+    if args.init_with == "subset":
+        student = init_from_layers(teacher, args.layers)
+    else:
+        other = load_encoder(args.init_with, device)
+        student = init_from_model(teacher, other, args.projection_activation, args.seed)
+    student.max_seq_length = max_seq_length(student, args.max_seq_length)
+    return student
 
 
 def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "SentenceTransformer":
@@ -230,6 +310,23 @@ def init_from_model(
     )
 
 
+def init_from_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
+    """A student without layers: the mean of an embedding for each token, in the teacher's space."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    from disret.static import static_embedding
+
+    modules = [static_embedding(teacher)]
+    if any(isinstance(module, Normalize) for module in teacher):
+        modules.append(Normalize())
+    return SentenceTransformer(
+        modules=modules,
+        similarity_fn_name=teacher.similarity_fn_name,
+        device=str(teacher.device),
+    )
+
+
 # --- Distillation by embedding alignment ---------------------------------------------------------
 
 
@@ -237,7 +334,7 @@ def distil(
     args: argparse.Namespace,
     run_content: dict,
     student: "SentenceTransformer",
-    training: tuple[list[str], "np.ndarray"],
+    training: "Examples",
     validation: tuple[list[str], "np.ndarray"],
     device: str,
 ) -> list[dict[str, float]]:
@@ -245,7 +342,7 @@ def distil(
 
     Args:
         run_content: what an unfinished run must have been made of to be continued.
-        training, validation: queries, and the teacher's embeddings of them, float32
+        validation: queries, and the teacher's embeddings of them, float32
             [n_queries, dimension].
 
     Returns:
@@ -254,18 +351,18 @@ def distil(
     from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
-    from disret.encoders import prompt_of
     from disret.training import (
         DistillationTrainer,
         QueryMSEEvaluator,
-        distillation_dataset,
+        for_short_texts,
+        mse_before,
         mse_from,
+        precision,
     )
 
-    steps = -(-len(training[0]) // args.train_batch_size) * args.num_epochs
+    steps = -(-len(training.embeddings) // args.train_batch_size) * args.num_epochs
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
-    prompt = prompt_of(student, "query")
     settings = SentenceTransformerTrainingArguments(
         output_dir=str(unfinished(args.output) / "checkpoints"),
         num_train_epochs=args.num_epochs,
@@ -274,7 +371,7 @@ def distil(
         adam_epsilon=args.adamw_eps,
         weight_decay=0.01,
         warmup_steps=args.warmup_steps,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=args.lr_schedule,
         eval_strategy="steps",
         eval_steps=args.eval_steps,
         save_strategy="steps",
@@ -285,28 +382,28 @@ def distil(
         greater_is_better=True,
         logging_steps=50,
         logging_nan_inf_filter=False,
-        prompts={"query": prompt} if prompt else None,
         seed=args.seed,
         use_cpu=device == "cpu",
         report_to="none",
         disable_tqdm=False,  # whatever the level of transformers' logging
-        **precision(args, device),
+        **(precision(device) if args.mixed_precision else {}),
     )
-    evaluator = QueryMSEEvaluator(*validation, args.eval_batch_size)
+    evaluator = QueryMSEEvaluator(*validation)
     with settings.main_process_first(local=False):
         claim(args.output, run_content, args.overwrite)
-        before = mse_before(args.output, evaluator, student)
+        before = mse_before(unfinished(args.output), evaluator, student)
         checkpoint = last_checkpoint(args.output)
     trainer = DistillationTrainer(
         model=student,
         args=settings,
-        train_dataset=distillation_dataset(*training),
+        examples=training,
         evaluator=evaluator,
         # The paper's objective: the squared distance between student and teacher embeddings.
         loss=EmbedDistillLoss(student, distance_metric=args.loss),
         keep_order=args.keep_order,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with for_short_texts(student, args.dropout):
+        trainer.train(resume_from_checkpoint=checkpoint)
     evaluations = [log for log in trainer.state.log_history if "eval_negative_mse" in log]
     return [
         {"step": 0, "mse": before},
@@ -314,28 +411,18 @@ def distil(
     ]
 
 
-def mse_before(output: Path, evaluator, student: "SentenceTransformer") -> float:
-    """The validation MSE before training, which a continued run has on file."""
-    file = unfinished(output) / "before.json"
-    known = read_json(file)
-    if known is None:
-        known = {"mse": evaluator.mse(student)}
-        write_json(file, known)
-    return known["mse"]
-
-
-def precision(args: argparse.Namespace, device: str) -> dict[str, bool]:
-    """The trainer's precision: float32, or mixed with bfloat16 where the device has it."""
-    import torch
-
-    if not args.mixed_precision:
-        return {}
-    if device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False):
-        return {"bf16": True}
-    return {"fp16": True}
-
-
 # --- Input and output ---------------------------------------------------------------------------
+
+
+def check_before_long_work(args: argparse.Namespace) -> None:
+    """Refuse what would only fail after training."""
+    read_rows(args.results)
+    if args.adapt:
+        check_name(args.adapt)
+    if args.push_to_hub and is_main_process():
+        from disret.hub import check_upload
+
+        check_upload(args.push_to_hub)
 
 
 def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -356,6 +443,17 @@ def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     return queries, unseen
 
 
+def load_sentences(args: argparse.Namespace, limit: int) -> list[str]:
+    """Sentences of the collection to adapt to."""
+    from disret.sentences import collection_sentences
+
+    collections = find_collections(args.adapt, mirror_from(args.mirror))
+    sentences = collection_sentences(collections, limit, args.seed)
+    if not sentences:
+        raise UserError(f"--adapt {args.adapt}: its documents hold no sentences.")
+    return sentences
+
+
 def recorded(args: argparse.Namespace) -> dict:
     """The arguments that decide the student, as JSON."""
     values = {key: value for key, value in vars(args).items() if key not in CIRCUMSTANCES}
@@ -371,15 +469,15 @@ def text_sha256(texts: list[str]) -> str:
 def save_student(args: argparse.Namespace, student: "SentenceTransformer", report: dict) -> None:
     """Put the complete model in place, with its card and `distillation.json`."""
     from disret.devices import versions
-    from disret.model_card import write_model_card
+    from disret.encoders import describe
 
     partial = unfinished(args.output)
     folder = partial / "model"
     shutil.rmtree(folder, ignore_errors=True)
     student.save_pretrained(str(folder), create_model_card=False)
+    report["size"] = asdict(describe(student))
     report["versions"] = versions()
     write_json(folder / "distillation.json", report)
-    write_model_card(folder / "README.md", args.output.name, student, report)
     replace_folder(folder, args.output)
     shutil.rmtree(partial)
     before, *after = (point["mse"] for point in report["validation_mse"])

@@ -133,14 +133,20 @@ def fingerprint(model: "SentenceTransformer") -> str:
         volatile = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
         settings = {k: v for k, v in config.to_dict().items() if k not in volatile}
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    backend = getattr(model.tokenizer, "backend_tokenizer", None) or model.tokenizer
-    if hasattr(backend, "to_str"):
-        tokenizer = json.loads(backend.to_str())
-        # Set anew at each call, by what is encoded.
-        tokenizer.update(truncation=None, padding=None)
-        digest.update(json.dumps(tokenizer, sort_keys=True).encode())
+    if settings := tokenizer_settings(model):
+        digest.update(settings.encode())
     digest.update(json.dumps([model.prompts, model.default_prompt_name]).encode())
     return digest.hexdigest()
+
+
+def tokenizer_settings(model: "SentenceTransformer") -> str:
+    """All that decides how a model's tokenizer splits texts, as JSON; empty where it is unknown."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None) or model.tokenizer
+    if not hasattr(backend, "to_str"):
+        return ""
+    tokenizer = json.loads(backend.to_str())
+    tokenizer.update(truncation=None, padding=None)  # set anew at each call, by what is encoded
+    return json.dumps(tokenizer, sort_keys=True)
 
 
 def hub_obstacle() -> str | None:

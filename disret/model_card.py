@@ -1,12 +1,10 @@
 """The student's model card."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from disret.encoders import describe
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from disret.files import read_json, whole_file
 
 CARD = """---
 {front_matter}
@@ -18,6 +16,18 @@ A query encoder distilled from `{teacher}` by embedding alignment
 ([Wang and Lyu, 2023](https://arxiv.org/abs/2306.11550)). It embeds queries for a
 document index that `{teacher}` made; embed documents with the teacher.
 
+```python
+from sentence_transformers import SentenceTransformer
+
+queries = SentenceTransformer("{name}").encode_query(["what is dense retrieval?"])
+```
+
+## Results
+
+{results}
+
+## Training
+
 | | |
 |---|---|
 | teacher | `{teacher}` |
@@ -26,33 +36,41 @@ document index that `{teacher}` made; embed documents with the teacher.
 | parameters | {parameters:,} |
 | dimensions | {dimension} |
 | training queries | {training:,} ({queries}) |
+| recipe | {recipe} |
 | validation MSE before | {before:.4g} |
 | validation MSE after | {after:.4g} |
 
-```python
-from sentence_transformers import SentenceTransformer
-
-queries = SentenceTransformer("{name}").encode_query(["what is dense retrieval?"])
+```sh
+{command}
 ```
 
-`distillation.json` has the arguments, versions, timings and the whole MSE curve. The licence of
-the teacher and of the training queries applies to this model as well.
+`distillation.json` has all arguments, versions, timings and the whole MSE curve.
+
+## Licence
+
+The licences of the teacher, of a model that the student started from and of the training queries
+apply to this model as well; look them up before you pass it on.
 """
+NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
 
 
-def write_model_card(
-    path: Path, name: str, student: "SentenceTransformer", report: dict[str, Any]
-) -> None:
-    """Write the card of a student from its distillation report (see `distill.py`)."""
+def write_model_card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> None:
+    """Write the card of the student in `folder`, from its `distillation.json`.
+
+    Args:
+        scores: rows of `benchmark.py`; those of the student's weights go into the card.
+    """
     from huggingface_hub import ModelCardData
 
-    arguments = report["arguments"]
-    size = describe(student)
-    start = arguments["init_with"]
-    if start == "subset":
-        start = f"layers {', '.join(map(str, arguments['layers']))} of the teacher"
-    else:
-        start = f"`{start}`"
+    report = read_json(folder / "distillation.json")
+    arguments, counts, size = report["arguments"], report["queries"], report["size"]
+    start = {
+        "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
+        "static": "the teacher's embedding of each token",
+    }.get(arguments["init_with"], f"`{arguments['init_with']}`")
+    sources = ", ".join(arguments["queries"] or ["MS MARCO"])
+    if counts.get("sentences"):
+        sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
     is_hub_name = not Path(arguments["teacher"]).exists()
     data = ModelCardData(
         library_name="sentence-transformers",
@@ -61,19 +79,41 @@ def write_model_card(
         base_model=arguments["teacher"] if is_hub_name else None,
     )
     before, *after = (point["mse"] for point in report["validation_mse"])
-    path.write_text(
-        CARD.format(
-            front_matter=data.to_yaml(),
-            name=name,
-            teacher=arguments["teacher"],
-            start=start,
-            layers=size.layers,
-            parameters=size.parameters,
-            dimension=size.dimension,
-            training=report["queries"]["training"],
-            queries=", ".join(arguments["queries"] or ["MS MARCO"]),
-            before=before,
-            after=min(after),
-        ),
-        encoding="utf-8",
+    card = CARD.format(
+        front_matter=data.to_yaml(),
+        name=folder.name,
+        teacher=arguments["teacher"],
+        results=_results(report["student_sha256"], scores),
+        start=start,
+        layers=size["layers"],
+        parameters=size["parameters"],
+        dimension=size["dimension"],
+        training=counts["training"],
+        queries=sources,
+        recipe=arguments["recipe"],
+        before=before,
+        after=min(after),
+        command=report["command"],
+    )
+    with whole_file(folder / "README.md") as partial:
+        partial.write_text(card, encoding="utf-8")
+
+
+def _results(weights: str, scores: Sequence[Mapping[str, Any]]) -> str:
+    """The newest score on each data set as a Markdown table."""
+    newest = {row["dataset"]: row for row in scores if row.get("query_weights") == weights[:16]}
+    if not newest:
+        return NO_RESULTS
+    metrics = [name for name in next(iter(newest.values())) if "@" in name]
+    shown = [name for name in metrics if name.startswith(("NDCG", "Recall", "MRR"))]
+    lines = [
+        f"| data set | {' | '.join(shown)} | retention |",
+        f"|---|{'---|' * len(shown)}---|",
+    ]
+    for dataset, row in newest.items():
+        kept = f"{float(row['retention']):.1f} %" if row["retention"] is not None else ""
+        values = [f"{float(row[name]):.4f}" if row[name] is not None else "" for name in shown]
+        lines.append(f"| {dataset} | {' | '.join(values)} | {kept} |")
+    return "\n".join(lines) + (
+        "\n\nRetention is the share of the teacher's own nDCG@10, on the same index, that is kept."
     )

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,11 @@ def say(message: str) -> None:
     """Print a line on standard error, once per run."""
     if is_main_process():
         print(message, file=sys.stderr, flush=True)
+
+
+def command_line() -> str:
+    """The command that this process was started with, as a shell takes it."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def run(main: Callable[[], None]) -> None:

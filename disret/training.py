@@ -1,62 +1,127 @@
 """What sentence-transformers' trainer needs for distillation: data, order, validation, watch."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
+from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import ProgressCallback, TrainerCallback
 
+from disret.encoding import BatchEncoder
+from disret.files import read_json, write_json
 from disret.terminal import UserError
+from disret.tokens import Tokens
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-
-def distillation_dataset(queries: list[str], embeddings: np.ndarray) -> Dataset:
-    """Queries with the teacher's embeddings as `label`, read from the memory map as needed.
-
-    Args:
-        embeddings: float32 [n_queries, dimension].
-    """
-    dataset = Dataset.from_dict({"query": queries, "row": np.arange(len(queries))})
-
-    def with_labels(batch: dict) -> dict:
-        labels = torch.from_numpy(embeddings[batch["row"]])
-        return {"query": batch["query"], "label": list(labels)}
-
-    dataset.set_transform(with_labels)
-    return dataset
+POOL = 64  # batches that are sorted by length together
 
 
 class QueryBatchSampler(DefaultBatchSampler):
-    """Batches in an order that depends on seed and epoch alone, so that a resumed run has it too.
+    """Batches of queries of similar length, in an order that depends on seed and epoch alone.
+
+    The queries are shuffled, POOL batches at a time are sorted by length and cut, and those
+    batches are shuffled again: hardly any padding, and hardly less chance in what meets whom.
 
     Args:
+        dataset: the numbers of the queries (`Examples.dataset`).
+        lengths: tokens of each query, int64 [n_queries].
         in_order: keep the order of the dataset instead.
     """
 
-    def __init__(self, dataset: Dataset, in_order: bool = False, **kwargs) -> None:
+    def __init__(
+        self, dataset: Dataset, lengths: np.ndarray, in_order: bool = False, **kwargs
+    ) -> None:
         super().__init__(dataset, **kwargs)
-        self.size = len(dataset)
+        self.lengths = torch.from_numpy(lengths)
         self.in_order = in_order
 
-    def __iter__(self):
-        order = torch.arange(self.size)
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(len(self.lengths))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
         if not self.in_order:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.size, generator=generator)
-        end = self.size // self.batch_size * self.batch_size if self.drop_last else self.size
-        for batch in order[:end].split(self.batch_size):
-            yield batch.tolist()
+            order = torch.randperm(len(order), generator=generator)
+        whole = len(order) // self.batch_size * self.batch_size
+        for pool in order[:whole].split(POOL * self.batch_size):
+            if self.in_order:
+                batches = pool.view(-1, self.batch_size)
+            else:
+                by_length = pool[self.lengths[pool].argsort(stable=True)].view(-1, self.batch_size)
+                batches = by_length[torch.randperm(len(by_length), generator=generator)]
+            yield from batches.tolist()
+        if whole < len(order) and not self.drop_last:
+            yield order[whole:].tolist()
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.size, self.batch_size)
+        whole, rest = divmod(len(self.lengths), self.batch_size)
         return whole + bool(rest and not self.drop_last)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Queries, tokenised for the student, with the teacher's embeddings of them.
+
+    Attributes:
+        embeddings: float32 [n_queries, dimension].
+    """
+
+    tokens: Tokens
+    embeddings: np.ndarray
+
+    def dataset(self) -> Dataset:
+        """The numbers of the queries, of which `collate` makes batches."""
+        return Dataset.from_dict({"row": np.arange(len(self.embeddings))})
+
+    def collate(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """A batch as sentence-transformers' losses take it, with the embeddings as `label`."""
+        numbers = np.array([row["row"] for row in rows])
+        features = self.tokens.batch(numbers)
+        label = torch.from_numpy(np.asarray(self.embeddings[numbers], dtype=np.float32))
+        return {**{f"query_{name}": value for name, value in features.items()}, "label": label}
+
+
+@contextmanager
+def for_short_texts(student: "SentenceTransformer", dropout: bool) -> Iterator[None]:
+    """Let a student train fast on queries of some ten tokens.
+
+    On a CPU, attention is computed as products and a softmax, which takes half the time of torch's
+    fused kernel on short texts.
+
+    Args:
+        dropout: keep the dropout that the student's configuration asks for. Without it, the
+            transformer stays in evaluation mode, in which no architecture drops anything out.
+    """
+    first = student[0]
+    transformer = first.auto_model if isinstance(first, Transformer) else None
+    attention = transformer and transformer.config._attn_implementation
+    hooks = []
+    if transformer and not dropout:
+        hooks.append(first.register_forward_pre_hook(_evaluation_mode))
+    swapped = attention == "sdpa" and student.device.type == "cpu"
+    if swapped:
+        transformer.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if swapped:
+            transformer.set_attn_implementation("sdpa")
+        for hook in hooks:
+            hook.remove()
+
+
+def _evaluation_mode(module: torch.nn.Module, _inputs: tuple) -> None:
+    module.eval()
 
 
 class QueryMSEEvaluator(MSEEvaluator):
@@ -67,16 +132,14 @@ class QueryMSEEvaluator(MSEEvaluator):
         embeddings: the teacher's, float32 [n_queries, dimension].
     """
 
-    def __init__(self, queries: list[str], embeddings: np.ndarray, batch_size: int) -> None:
+    def __init__(self, queries: list[str], embeddings: np.ndarray) -> None:
         self.teacher_embeddings = embeddings
-        super().__init__(queries, queries, batch_size=batch_size, write_csv=False)
+        super().__init__(queries, queries, write_csv=False)
 
     def embed_inputs(self, model: "SentenceTransformer | None", sentences: list[str]) -> np.ndarray:
         if model is None:
             return self.teacher_embeddings
-        return model.encode_query(
-            sentences, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
-        )
+        return BatchEncoder(model.eval()).encode_query(sentences)
 
     def mse(self, model: "SentenceTransformer") -> float:
         """The mean squared error per coordinate."""
@@ -92,24 +155,34 @@ class DistillationTrainer(SentenceTransformerTrainer):
     """sentence-transformers' trainer with a batch order that survives a resume.
 
     Args:
-        keep_order: feed the queries in the dataset's order.
+        examples: what to train on.
+        keep_order: feed the queries in their order.
     """
 
-    def __init__(self, *args, keep_order: bool = False, **kwargs) -> None:
+    def __init__(self, *args, examples: Examples, keep_order: bool = False, **kwargs) -> None:
+        self.lengths = examples.tokens.lengths
         self.keep_order = keep_order
         self.sampler: QueryBatchSampler | None = None
-        super().__init__(*args, **kwargs)
+        collator = _Collator(preprocess_fn=examples.collate)
+        super().__init__(*args, train_dataset=examples.dataset(), data_collator=collator, **kwargs)
         self.add_callback(_EpochOrder(self))
         self.add_callback(StopOnNaN())
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress())
 
     def get_batch_sampler(self, dataset: Dataset, **kwargs) -> QueryBatchSampler:
-        self.sampler = QueryBatchSampler(dataset, in_order=self.keep_order, **kwargs)
+        self.sampler = QueryBatchSampler(dataset, self.lengths, self.keep_order, **kwargs)
         return self.sampler
 
     def add_model_card_callback(self, default_args_dict: dict) -> None:
         """Nothing: the student has a card of its own, and theirs samples the whole dataset."""
+
+
+class _Collator(SentenceTransformerDataCollator):
+    """The trainer's collator, for rows that are tokenised already."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.preprocess_fn(features)
 
 
 class _EpochOrder(TrainerCallback):
@@ -142,3 +215,19 @@ class StopOnNaN(TrainerCallback):
                     f"training diverged: {name} is {logs[name]} at step {state.global_step}; "
                     "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite."
                 )
+
+
+def mse_before(folder: Path, evaluator: QueryMSEEvaluator, student: "SentenceTransformer") -> float:
+    """The validation MSE before training, which a continued run has on file in `folder`."""
+    file = folder / "before.json"
+    known = read_json(file)
+    if known is None:
+        known = {"mse": evaluator.mse(student)}
+        write_json(file, known)
+    return known["mse"]
+
+
+def precision(device: str) -> dict[str, bool]:
+    """The trainer's settings for mixed precision: bfloat16 where the device has it, or float16."""
+    has_bfloat16 = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return {"bf16": True} if has_bfloat16 else {"fp16": True}

@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret import paths
+from disret.encoding import BatchEncoder
 from disret.files import check_free_space
 from disret.terminal import UserError, is_main_process
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-BLOCK = 4096  # texts sorted by length and written together
-PIECE = 256  # texts between two movements of the progress bar, or a few more: whole batches
+BLOCK = 4096  # texts encoded and written together
 
 
 def encode_to_file(
     path: Path,
     key: str,
-    encode: Callable[[list[str]], np.ndarray],
+    encode: Callable[[list[str], Callable[[int], object]], np.ndarray],
     texts: Iterable[str],
     count: int,
     dimension: int,
-    batch_size: int,
     description: str,
 ) -> np.ndarray:
     """Encode texts into a `.npy` file and return it memory-mapped.
@@ -39,9 +38,9 @@ def encode_to_file(
     Args:
         path: where the file goes. The caller's lock keeps other processes away.
         key: names the content; an unfinished file with another key is discarded.
-        encode: list of texts to float32 [n, dimension].
+        encode: list of texts to float32 [n, dimension]; calls its second argument with the number
+            of texts as they are done.
         texts: exactly `count` texts.
-        batch_size: that of `encode`, which gets whole batches at a time.
         description: for the progress bar.
 
     Returns:
@@ -59,7 +58,6 @@ def encode_to_file(
     for stale in path.parent.glob(f".{path.name}.*.partial"):
         if stale != partial:
             stale.unlink()
-    step = -(-PIECE // batch_size) * batch_size
     row_bytes = dimension * 4
     header = _header(count, dimension)
     done = 0
@@ -83,12 +81,7 @@ def encode_to_file(
             file.seek(0, 2)
             remaining = itertools.islice(iter(texts), done, None)
             while block := list(itertools.islice(remaining, BLOCK)):
-                vectors = np.empty((len(block), dimension), dtype=np.float32)
-                # Long texts first, as encoders do, so that a batch that is too large fails early.
-                order = np.argsort([-len(text) for text in block], kind="stable")
-                for piece in np.split(order, range(step, len(order), step)):
-                    vectors[piece] = encode([block[row] for row in piece])
-                    bar.update(len(piece))
+                vectors = encode(block, bar.update)
                 check_finite(vectors, block)
                 file.write(vectors.tobytes())
                 file.flush()
@@ -121,40 +114,39 @@ def _header(count: int, dimension: int) -> bytes:
 def query_embeddings(
     model: "SentenceTransformer",
     model_sha256: str,
+    dtype: str,
     queries: list[str],
-    batch_size: int,
+    batch_size: int | None,
     description: str,
 ) -> np.ndarray:
-    """Embed queries with `encode_query`, once: a later call with the same model reads the file.
+    """Embed queries as `encode_query` does, once: a later call with the same model reads the file.
 
     The file lies under `downloads/embeddings`, named by the model's weights, prompts and sequence
-    length and by the queries.
+    length, by the precision and by the queries.
 
     Args:
         model_sha256: the model's fingerprint.
+        dtype: the precision that the model computes in.
+        batch_size: that of `BatchEncoder`.
 
     Returns:
         float32 [n_queries, dimension], memory-mapped.
     """
     from filelock import FileLock
 
-    digest = hashlib.sha256(f"{model_sha256} {model.max_seq_length} {model.dtype}".encode())
+    digest = hashlib.sha256(f"{model_sha256} {model.max_seq_length} {dtype}".encode())
     for query in queries:
         digest.update(query.encode() + b"\0")
     key = digest.hexdigest()
     path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     dimension = model.get_embedding_dimension()
+    encoder = BatchEncoder(model, batch_size)
+
+    def encode(texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
+        return encoder.encode(encoder.tokenise(texts, "query"), "query", progress)
+
     with FileLock(f"{path}.lock"):
         if not path.exists():
             check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
-        return encode_to_file(
-            path,
-            key,
-            lambda texts: model.encode_query(texts, batch_size=batch_size, show_progress_bar=False),
-            queries,
-            len(queries),
-            dimension,
-            batch_size,
-            description,
-        )
+        return encode_to_file(path, key, encode, queries, len(queries), dimension, description)

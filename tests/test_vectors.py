@@ -15,7 +15,8 @@ class Encoder:
         self.texts = 0
         self.fail_after = fail_after
 
-    def __call__(self, texts: list[str]) -> np.ndarray:
+    def __call__(self, texts: list[str], progress) -> np.ndarray:
+        progress(len(texts))
         self.texts += len(texts)
         if self.fail_after is not None and self.texts > self.fail_after:
             raise KeyboardInterrupt
@@ -25,14 +26,13 @@ class Encoder:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(vectors, "BLOCK", 10)
-    monkeypatch.setattr(vectors, "PIECE", 4)
 
 
 TEXTS = [chr(97 + i % 26) * (i % 13 + 1) for i in range(35)]
 
 
 def encode(path, encoder, key="k" * 16):
-    return encode_to_file(path, key, encoder, iter(TEXTS), len(TEXTS), 2, 2, "test")
+    return encode_to_file(path, key, encoder, iter(TEXTS), len(TEXTS), 2, "test")
 
 
 def test_rows_are_in_the_order_of_the_texts(tmp_path):
@@ -65,7 +65,7 @@ def test_a_part_of_other_content_is_discarded(tmp_path):
 
 
 def test_values_that_are_not_numbers_are_named(tmp_path):
-    def broken(texts):
+    def broken(texts, progress):
         return np.array([[np.nan if text == "c" * 3 else 1.0] * 2 for text in texts])
 
     with pytest.raises(UserError, match=r"not numbers for 'ccc' \(1 of 10"):
@@ -79,13 +79,13 @@ def test_query_embeddings_are_computed_once(teacher):
     encoder = load_encoder(str(teacher), "cpu")
     sha256 = fingerprint(encoder)
     queries = ["one", "two two", "three"]
-    first = query_embeddings(encoder, sha256, queries, 2, "test")
+    first = query_embeddings(encoder, sha256, "float32", queries, None, "test")
     np.testing.assert_allclose(first, encoder.encode_query(queries), atol=1e-6)
     assert not np.allclose(first, encoder.encode(queries), atol=1e-3)  # the prompt counts
     (file,) = (paths.DOWNLOADS / "embeddings").glob("*.npy")
     written = file.stat().st_mtime_ns
-    query_embeddings(encoder, sha256, queries, 2, "test")
+    query_embeddings(encoder, sha256, "float32", queries, None, "test")
     assert file.stat().st_mtime_ns == written
     encoder.max_seq_length = 4
-    query_embeddings(encoder, sha256, queries, 2, "test")
+    query_embeddings(encoder, sha256, "float32", queries, None, "test")
     assert len(list((paths.DOWNLOADS / "embeddings").glob("*.npy"))) == 2
