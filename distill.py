@@ -77,7 +77,8 @@ def parse_args() -> argparse.Namespace:
         help="start from layers of the teacher, from embeddings of its tokens without any layer, "
         "or from this model (default: subset)")
     add("--layers", nargs="+", type=int, metavar="N",
-        help="layers of the teacher to keep, from 0, in this order; first and last are best")
+        help="layers of the teacher to keep, from 0, in this order; first and last are best "
+        "(of MODEL, if that is what the student starts from; default there: all)")
     add("--projection-activation", choices=["identity", "relu"], default="identity",
         help="after the Dense layer of a MODEL of another dimension; the authors used relu")
     add("--output", type=Path, required=True, metavar="DIR", help="where the student goes")
@@ -134,8 +135,8 @@ def parse_args() -> argparse.Namespace:
 
     if args.init_with == "subset" and not args.layers:
         parser.error("--layers is missing: say which of the teacher's layers to keep")
-    if args.init_with != "subset" and args.layers:
-        parser.error("--layers goes with --init-with subset only")
+    if args.init_with == "static" and args.layers:
+        parser.error("--init-with static has no --layers")
     check_layers(args.layers or [])
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
@@ -242,6 +243,8 @@ def init_student(
         student = init_from_layers(teacher, args.layers)
     else:
         other = load_encoder(args.init_with, device)
+        if args.layers:
+            other = init_from_layers(other, args.layers)
         student = init_from_model(teacher, other, args.projection_activation, args.seed)
     student.max_seq_length = max_seq_length(student, args.max_seq_length)
     return student
@@ -258,7 +261,7 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
 
     if not isinstance(teacher[0], Transformer):
         raise UserError(
-            f"the teacher starts with {type(teacher[0]).__name__}, which has no layers to keep."
+            f"the model starts with {type(teacher[0]).__name__}, which has no layers to keep."
         )
     shortened = keep_layers(teacher[0].model, layers)
     student = copy.deepcopy(teacher)

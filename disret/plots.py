@@ -1,7 +1,9 @@
 """Figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from disret.files import whole_file
 
@@ -12,21 +14,72 @@ def plot_tradeoff(points: Sequence[dict], path: Path) -> None:
     Args:
         points: dicts with `name`, `speedup` (times the teacher) and `retention` (percent).
     """
+    with _figure(path, 5.6, 4.4) as (figure, (axes,)):
+        for point in points:
+            axes.plot(point["speedup"], point["retention"], "o", markersize=8, label=point["name"])
+        axes.set_xlabel("queries per second, times the teacher")
+        axes.set_ylabel("nDCG@10 kept, percent of the teacher")
+        axes.margins(0.2)
+        axes.set_xlim(left=0)
+        figure.legend(loc="outside lower center", frameon=False)
+
+
+def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
+    """Retention by number and choice of layers, as a PNG.
+
+    Args:
+        panels: by title, dicts with `layers` (how many), `retention` (percent) and `name`.
+    """
+    with _figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
+        for ax, (title, points) in zip(axes, panels.items(), strict=True):
+            counts = sorted({point["layers"] for point in points})
+            for point in points:
+                x = counts.index(point["layers"])
+                ax.plot(x, point["retention"], "o", color=f"C{x}")
+                ax.annotate(
+                    point["name"], (x, point["retention"]), (8, -3), textcoords="offset points",
+                    fontsize=8,
+                )  # fmt: skip
+            ax.set_xticks(range(len(counts)), [str(count) for count in counts])
+            ax.set_xlim(-0.4, len(counts) - 0.2)
+            ax.set_xlabel("layers kept")
+            ax.set_title(title, fontsize=10)
+        axes[0].set_ylabel("nDCG@10 kept, percent of the teacher")
+
+
+def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
+    """Queries per second by batch size, as a PNG.
+
+    Args:
+        lines: by encoder, queries per second by batch size.
+    """
+    with _figure(path, 5.6, 4.4) as (figure, (axes,)):
+        for name, speeds in lines.items():
+            axes.plot(list(speeds), list(speeds.values()), "o-", label=name)
+        sizes = sorted({size for speeds in lines.values() for size in speeds})
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xlabel("batch size")
+        axes.set_ylabel("queries per second")
+        figure.legend(loc="outside lower center", frameon=False, ncols=2)
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float, panels: int = 1) -> Iterator[Any]:
+    """A figure with panels side by side, saved when the block succeeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5.6, 4.4), layout="constrained")
-    for point in points:
-        axes.plot(point["speedup"], point["retention"], "o", markersize=8, label=point["name"])
-    axes.set_xlabel("queries per second, times the teacher")
-    axes.set_ylabel("nDCG@10 kept, percent of the teacher")
-    axes.margins(0.2)
-    axes.set_xlim(left=0)
-    figure.legend(loc="outside lower center", frameon=False)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(width, height), layout="constrained", squeeze=False
+    )
+    yield figure, axes[0]
+    for ax in axes[0]:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
     pyplot.close(figure)

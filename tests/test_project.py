@@ -30,6 +30,8 @@ def test_make_help_lists_the_targets():
         "dist",
         "bench",
         "speed",
+        "sweep",
+        "paper",
         "test",
         "lint",
         "clean",

@@ -1,0 +1,215 @@
+"""The tables and figures of a sweep, beside the paper's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from disret.files import read_json, whole_file
+from disret.paper_figures import (
+    paper_models,
+    paper_retention,
+    paper_speedup,
+    paper_student,
+)
+from disret.plots import plot_layers, plot_throughput, plot_tradeoff
+from disret.results import read_rows, write_rows
+from disret.subsets import PAPER_DEPTH, subsets
+
+METRIC = "NDCG@10"
+
+
+class Scored(NamedTuple):
+    """A student with what was measured of it.
+
+    Attributes:
+        layers: how many it has.
+        choice: which of the teacher's, as `subsets` calls it; empty for another model's.
+        scores: by data set, the metrics.
+        retention: percent of the teacher's nDCG@10, averaged over the data sets.
+        speeds: by batch size, queries per second of its size.
+    """
+
+    name: str
+    layers: int
+    choice: str
+    scores: dict[str, dict[str, float]]
+    retention: float
+    speeds: dict[int, float]
+
+
+def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, Path]) -> str:
+    """Write `sweep.csv`, `tables.md` and three figures from `scores.csv` and `speed.csv`.
+
+    Args:
+        folder: of the sweep.
+        students: the folder of each student, by its name such as `layers 0 5`.
+
+    Returns:
+        The tables.
+    """
+    scores, timings = read_rows(folder / "scores.csv"), read_rows(folder / "speed.csv")
+    baseline = collect("teacher", teacher, depth, scores, timings, {})
+    reference = baseline.scores
+    found = [
+        collect(name, str(path), depth, scores, timings, reference)
+        for name, path in students.items()
+    ]
+    write_rows(folder / "sweep.csv", tidy([baseline, *found], reference))
+    sets = list(reference)
+    tables = "\n\n".join(
+        [students_table(found, baseline, sets), models_table(sets), speed_table(found, baseline)]
+    )
+    with whole_file(folder / "tables.md") as partial:
+        partial.write_text(tables + "\n", encoding="utf-8")
+
+    ours = [
+        {"layers": s.layers, "retention": s.retention, "name": s.name.removeprefix("layers ")}
+        for s in found if s.choice
+    ]  # fmt: skip
+    papers = [
+        {"layers": len(s.layers), "retention": paper_retention(paper_student(s.layers)),
+         "name": " ".join(map(str, s.layers))}
+        for s in subsets(PAPER_DEPTH)
+    ]  # fmt: skip
+    panels = {f"{Path(teacher).name}, {' and '.join(sets)}": ours, "the paper, 15 sets": papers}
+    plot_layers(panels, folder / "layers.png")
+    largest = max(baseline.speeds)
+    best = [max(group, key=lambda s: s.retention) for group in by_size(found).values()]
+    points = [
+        {"name": s.name, "speedup": s.speeds[largest] / baseline.speeds[largest],
+         "retention": s.retention}
+        for s in best
+    ]  # fmt: skip
+    plot_tradeoff(points, folder / "tradeoff.png")
+    lines = {s.name: s.speeds for s in [baseline, *best]}
+    plot_throughput(lines, folder / "throughput.png")
+    return tables
+
+
+def collect(
+    name: str,
+    encoder: str,
+    depth: int,
+    scores: Sequence[Mapping[str, Any]],
+    timings: Sequence[Mapping[str, Any]],
+    reference: Mapping[str, Mapping[str, float]],
+) -> Scored:
+    """What was measured of one encoder; the speed may be that of another of its size.
+
+    Args:
+        reference: the teacher's scores, empty for the teacher itself.
+    """
+    rows = {row["dataset"]: row for row in scores if row["query_encoder"] == encoder}
+    values = {
+        dataset: {key: float(value) for key, value in row.items() if "@" in key and value}
+        for dataset, row in rows.items()
+    }
+    kept = [100 * values[d][METRIC] / s[METRIC] for d, s in reference.items() if d in values]
+    report = read_json(Path(encoder) / "distillation.json")
+    layers = report["size"]["layers"] if report else depth
+    parameters = str(report["size"]["parameters"]) if report else None
+    same = [row for row in timings if row["encoder"] == encoder] or [
+        row for row in timings if row["parameters"] == parameters
+    ]
+    choices = {" ".join(map(str, s.layers)): s.choice for s in subsets(depth)}
+    return Scored(
+        name,
+        layers,
+        choices.get(name.removeprefix("layers "), ""),
+        values,
+        mean(kept) if kept else 100.0,
+        {int(row["batch_size"]): float(row["queries_per_second"]) for row in same},
+    )
+
+
+def tidy(
+    encoders: Sequence[Scored], reference: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """A row for each encoder, data set and metric; speeds are of the largest batch size."""
+    return [
+        {
+            "student": encoder.name,
+            "layers": encoder.layers,
+            "choice": encoder.choice,
+            "dataset": dataset,
+            "metric": metric,
+            "value": value,
+            "retention": round(100 * value / reference[dataset][metric], 2),
+            "queries_per_second": encoder.speeds[max(encoder.speeds)],
+        }
+        for encoder in encoders
+        for dataset, metrics in encoder.scores.items()
+        for metric, value in metrics.items()
+    ]
+
+
+def students_table(found: Sequence[Scored], teacher: Scored, sets: Sequence[str]) -> str:
+    """Each student beside the paper's of the same choice; difference in points of retention."""
+    papers = {s.choice: s.layers for s in subsets(PAPER_DEPTH)}
+    largest = max(teacher.speeds)
+    rows = []
+    for student in found:
+        kept = papers.get(student.choice)
+        there = paper_retention(paper_student(kept), sets) if kept else None
+        everywhere = paper_retention(paper_student(kept)) if kept else None
+        rows.append({
+            "student": student.name,
+            "choice": student.choice,
+            **{f"{name} nDCG@10": f"{student.scores[name][METRIC]:.4f}" for name in sets},
+            "kept": percent(student.retention),
+            f"queries/s, batch {largest}": f"{student.speeds[largest]:.0f} "
+            f"({student.speeds[largest] / teacher.speeds[largest]:.1f}x)",
+            "paper, layers of 12": " ".join(map(str, kept)) if kept else "",
+            "paper, kept on these sets": percent(there),
+            "difference": f"{student.retention - there:+.1f}" if there else "",
+            "paper, kept on 15 sets": percent(everywhere),
+        })  # fmt: skip
+    return markdown(rows)
+
+
+def models_table(sets: Sequence[str]) -> str:
+    """The paper's students that started from other models."""
+    return markdown([
+        {"the paper's other students, from": name,
+         "kept on these sets": percent(paper_retention(name, sets)),
+         "kept on 15 sets": percent(paper_retention(name))}
+        for name in paper_models()
+    ])  # fmt: skip
+
+
+def speed_table(found: Sequence[Scored], teacher: Scored) -> str:
+    """Speed-up of each size by batch size, beside the paper's of as many layers."""
+    rows = []
+    for group in by_size(found).values():
+        student = group[0]
+        row: dict[str, Any] = {"student": student.name if not student.choice else
+                               f"{student.layers} of {teacher.layers} layers"}  # fmt: skip
+        for size, speed in student.speeds.items():
+            there = paper_speedup(student.layers, size) if student.choice else None
+            beside = f" (paper: {there:.1f}x)" if there else ""
+            row[f"batch {size}"] = f"{speed / teacher.speeds[size]:.1f}x{beside}"
+        rows.append(row)
+    return markdown(rows)
+
+
+def by_size(found: Sequence[Scored]) -> dict[str, list[Scored]]:
+    """Students of the teacher's layers by their number; each other student by itself."""
+    groups: dict[str, list[Scored]] = {}
+    for student in found:
+        groups.setdefault(str(student.layers) if student.choice else student.name, []).append(
+            student
+        )
+    return groups
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} %"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[str(row.get(column, "")) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

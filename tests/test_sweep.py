@@ -1,0 +1,91 @@
+"""The comparison of students in one command, killed and resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas
+import pytest
+from conftest import ROOT
+from tiny import save_encoder
+
+from disret.subsets import subsets
+
+
+@pytest.fixture
+def arguments(tmp_path, queries, valid_queries, collection):
+    teacher = save_encoder(tmp_path / "teacher", layers=2)
+    other = save_encoder(tmp_path / "other", "distilbert", layers=3, seed=1)
+    return [
+        "--teacher", teacher, "--others", f"{other}:0,2", "--datasets", collection,
+        "--score-function", "cos_sim", "--output", tmp_path / "sweep", "--batch-sizes", 4, 8,
+        "--", "--queries", queries, "--valid-queries", valid_queries, "--device", "cpu",
+        "--train-batch-size", 16, "--warmup-steps", 2,
+    ]  # fmt: skip
+
+
+def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
+    command = [sys.executable, str(ROOT / "sweep.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    students = home / "models" / "sweep"
+    while not (students / "layers-0" / "README.md").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = (students / "layers-0" / "model.safetensors").stat().st_mtime_ns
+
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (students / "layers-0" / "model.safetensors").stat().st_mtime_ns == first
+    assert result.stdout.count("$ python distill.py") == 3
+    assert result.stdout.count("$ python benchmark.py") == 3
+    assert result.stdout.count("$ python ispeed.py") == 1
+    names = ["layers-0", "layers-1", "from-other-layers-0-2"]
+    assert sorted(path.name for path in students.iterdir()) == sorted(names)
+    # Once each, for all students.
+    assert len(list((home / "downloads" / "embeddings").glob("*.npy"))) == 2
+    assert len(list((home / "downloads" / "tokens").glob("*.npz"))) == 1
+    assert len(list((home / "benchmarks" / "faiss" / "things").glob("[!.]*"))) == 1
+
+    output = tmp_path / "sweep"
+    table = pandas.read_csv(output / "sweep.csv")
+    assert set(table.student) == {"teacher", "layers 0", "layers 1", "from other layers 0 2"}
+    assert set(table[table.student == "teacher"].retention) == {100.0}
+    assert set(table.columns) == {
+        "student", "layers", "choice", "dataset", "metric", "value", "retention",
+        "queries_per_second",
+    }  # fmt: skip
+    assert table[table.student == "layers 1"].layers.unique().tolist() == [1]
+    tables = (output / "tables.md").read_text()
+    assert tables.strip() in result.stdout
+    assert "| layers 0 | first |" in tables
+    for figure in ("layers.png", "tradeoff.png", "throughput.png"):
+        assert (output / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failing_script_ends_the_sweep(arguments, script):
+    arguments[1] = "no-such/model"
+    outcome = script("sweep", *arguments)
+    assert outcome.status == 2
+    assert "cannot load the model" in outcome.err
+
+
+def test_the_papers_subsets_are_those_of_twelve_layers():
+    assert {subset.layers for subset in subsets(12)} == {
+        (0,), (1,), (10,), (11,), (0, 10), (0, 11), (1, 10), (1, 11), (0, 1, 10, 11),
+        (1, 4, 7, 10), (0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", range(1, 30))
+def test_subsets_fit_any_depth(depth):
+    found = subsets(depth)
+    assert len({frozenset(subset.layers) for subset in found}) == len(found)
+    for subset in found:
+        assert len(subset.layers) < depth
+        assert all(0 <= layer < depth for layer in subset.layers)
+        assert list(subset.layers) == sorted(set(subset.layers))
+    assert len(found) == 13 or depth < 6
