@@ -2,10 +2,12 @@
 #
 #   make example PROFILE=paper|embedded    choose the form of the example (default: auto)
 #   make VENV= PYTHON=python3 example      use the active environment, conda for example
+#   make sweep JOBS=2                      distil so many students at once, on a GPU or core each
 
 PYTHON  ?= python3
 VENV    ?= .venv
 PROFILE ?= auto
+JOBS    ?= 1
 
 PY := $(if $(strip $(VENV)),$(VENV)/bin/python,$(PYTHON))
 # Where models, collections and results go: here, or DISRET_HOME.
@@ -103,7 +105,8 @@ sweep: setup  ## compare students of a small teacher, on two data sets
 	$(PY) sweep.py --teacher $(AT)models/all-MiniLM-L6-v2 \
 	    --others $(AT)models/all-mpnet-base-v2:0,11 \
 	    --datasets scifact nfcorpus --score-function cos_sim \
-	    --output $(AT)evaluations/sweep-all-MiniLM-L6-v2 -- --recipe best --num-epochs 1
+	    --output $(AT)evaluations/sweep-all-MiniLM-L6-v2 --jobs $(JOBS) -- \
+	    --recipe best --num-epochs 1
 
 OTHERS := distilbert-base-uncased $(addprefix sentence-transformers/,msmarco-distilbert-dot-v5 \
           msmarco-distilbert-base-tas-b distilbert-base-nli-stsb-mean-tokens \
@@ -111,7 +114,8 @@ OTHERS := distilbert-base-uncased $(addprefix sentence-transformers/,msmarco-dis
 
 paper: setup  ## the same on the paper's teacher and its 15 data sets; wants a GPU
 	$(PY) sweep.py --teacher sentence-transformers/msmarco-bert-base-dot-v5 --others $(OTHERS) \
-	    --output $(AT)evaluations/sweep-msmarco-bert-base-dot-v5 -- --mixed-precision
+	    --output $(AT)evaluations/sweep-msmarco-bert-base-dot-v5 --jobs $(JOBS) -- \
+	    --mixed-precision
 
 # --- Development -------------------------------------------------------------------------------
 

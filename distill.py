@@ -44,12 +44,14 @@ if TYPE_CHECKING:
 # What a recipe decides. An argument of that name takes its place.
 RECIPES = {
     "paper": {
-        "adamw_lr": 1e-4, "lr_schedule": "linear", "warmup_steps": 1000, "num_epochs": 1,
-        "train_batch_size": 128, "eval_steps": 2000, "dropout": True, "mixed_precision": False,
+        "num_epochs": 1, "train_batch_size": 128, "adamw_lr": 1e-4, "adamw_eps": 1e-6,
+        "lr_schedule": "linear", "warmup_steps": 1000, "eval_steps": 2000, "dropout": True,
+        "mixed_precision": False,
     },
     "best": {
-        "adamw_lr": 1e-3, "lr_schedule": "cosine", "warmup_steps": 100, "num_epochs": 10,
-        "train_batch_size": 128, "eval_steps": 2000, "dropout": False, "mixed_precision": True,
+        "num_epochs": 5, "train_batch_size": 128, "adamw_lr": 1e-3, "adamw_eps": 1e-9,
+        "lr_schedule": "cosine", "warmup_steps": 100, "eval_steps": 2000, "dropout": False,
+        "mixed_precision": True,
     },
 }  # fmt: skip
 # Arguments that do not decide the student, and so are not recorded with it.
@@ -102,7 +104,7 @@ def parse_args() -> argparse.Namespace:
     add("--eval-steps", type=int, help="steps between checkpoints")
     add("--num-epochs", type=int)
     add("--adamw-lr", type=float, help="learning rate")
-    add("--adamw-eps", type=float, default=1e-6, help="default: 1e-6")
+    add("--adamw-eps", type=float)
     add("--lr-schedule", choices=["linear", "cosine"], help="decay of the learning rate to 0")
     add("--dropout", action=argparse.BooleanOptionalAction, help="as the student's model has it")
     add("--mixed-precision", action=argparse.BooleanOptionalAction,

@@ -13,10 +13,13 @@ Run it again after a kill: it goes on where it was.
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 from disret.catalog import datasets
@@ -24,7 +27,7 @@ from disret.collection import check_name
 from disret.files import check_writable
 from disret.paths import MODELS
 from disret.subsets import subsets
-from disret.terminal import run
+from disret.terminal import UserError, run
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,10 +49,15 @@ def parse_args() -> argparse.Namespace:
         help="where tables and figures go; students go to models/, in a folder of that name")
     add("--batch-sizes", nargs="+", type=int, default=[4, 8, 16, 32, 64], metavar="N",
         help="of the timing (default: 4 8 16 32 64)")
+    add("--jobs", type=int, default=1, metavar="N",
+        help="students to distil at once: one for each GPU, or for each core of a small CPU")
     add("--debug", action="store_true", help="show tracebacks")
     add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
     # fmt: on
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs must be positive, got {args.jobs}")
+    return args
 
 
 class Student(NamedTuple):
@@ -83,11 +91,7 @@ def main() -> None:
 
     depth = describe(load_encoder(args.teacher, "cpu")).layers
     students = plan(depth, args.others)
-    for student in students:
-        call(
-            "distill.py", "--teacher", args.teacher, *student.flags, *args.distil,
-            "--output", student.folder(args.output), "--resume",
-        )  # fmt: skip
+    distil_all(args, students)
     for student in students:
         call(
             "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
@@ -125,13 +129,67 @@ def plan(depth: int, others: list[str]) -> list[Student]:
     return students
 
 
-def call(script: str, *arguments: object) -> None:
-    """Run one of the scripts, and stop with its status if it fails."""
+def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
+    """Distil every student, `--jobs` at a time, on a GPU or a share of the cores each."""
+    import torch
+
+    places: Queue[int] = Queue()
+    for place in range(args.jobs):
+        places.put(place)
+
+    def distil(student: Student) -> None:
+        place = places.get()
+        environment = {}
+        if args.jobs > 1:
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
+            if count := torch.cuda.device_count():
+                environment["CUDA_VISIBLE_DEVICES"] = str(place % count)
+        folder = student.folder(args.output)
+        call(
+            "distill.py", "--teacher", args.teacher, *student.flags, *args.distil,
+            "--output", folder, "--resume", environment=environment,
+            log=folder.with_name(f"{folder.name}.log") if args.jobs > 1 else None,
+        )  # fmt: skip
+        places.put(place)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = [pool.submit(distil, student) for student in students]
+        try:
+            for future in as_completed(waiting):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def call(
+    script: str,
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    log: Path | None = None,
+) -> None:
+    """Run one of the scripts and print its command.
+
+    Args:
+        log: a file for what it prints, when several run at once.
+
+    Raises:
+        UserError: it failed.
+    """
     words = [str(argument) for argument in arguments]
     print(f"\n$ python {script} {shlex.join(words)}", flush=True)
-    status = subprocess.run([sys.executable, str(HERE / script), *words], check=False).returncode
+    command = [sys.executable, str(HERE / script), *words]
+    environment = {**os.environ, **(environment or {})}
+    if log is None:
+        status = subprocess.run(command, env=environment, check=False).returncode
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as file:
+            status = subprocess.run(
+                command, env=environment, stdout=file, stderr=file, check=False
+            ).returncode
     if status:
-        sys.exit(status)
+        where = f"; {log} says why" if log else ""
+        raise UserError(f"{script} ended with status {status}{where}. Run the same again to go on.")
 
 
 if __name__ == "__main__":

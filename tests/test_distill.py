@@ -260,7 +260,8 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
         (["--layers", 0, "--output", "."], "is not a model"),
         (["--layers", 1, 1], "twice"),
         (["--layers", -1], "from 0"),
-        (["--layers", 0, "--init-with", "some-model"], "--layers goes with"),
+        (["--layers", 0, "--init-with", "static"], "has no --layers"),
+        (["--layers", 0, "--adapt", "no-such-set"], "no-such-set"),
         (["--layers", 0, "--max-queries", 0], "--max-queries must be positive"),
         (["--layers", 0, "--device", "cuda"], "no CUDA device"),
         (["--layers", 0, "--queries", "none.tsv"], "there is no file none.tsv"),
@@ -303,6 +304,39 @@ def test_shared_layers_teacher(call, arguments, tmp_path):
     outcome = call("distill", *arguments, "--layers", 0)
     assert outcome.status == 2
     assert "--init-with MODEL" in outcome.err
+
+
+def test_recipes_and_what_takes_their_place(call, arguments, tmp_path):
+    del arguments[arguments.index("--adamw-lr") : arguments.index("--adamw-lr") + 2]
+    outcome = call("distill", *arguments, "--layers", 0, "--recipe", "best", "--num-epochs", 2)
+    assert outcome.status == 0, outcome.err
+    found = report(tmp_path / "student")["arguments"]
+    assert (found["num_epochs"], found["warmup_steps"]) == (2, 2)
+    assert (found["dropout"], found["lr_schedule"], found["adamw_lr"]) == (False, "cosine", 1e-3)
+    other = call("distill", *arguments, "--layers", 0, "--resume")
+    assert other.status == 2
+    assert "another recipe" in other.err
+
+
+def test_adapts_to_a_collection(call, arguments, collection, tmp_path):
+    outcome = call("distill", *arguments, "--layers", 0, "--adapt", collection)
+    assert outcome.status == 0, outcome.err
+    assert report(tmp_path / "student")["queries"]["sentences"] == 60
+    assert "60 sentences of" in (tmp_path / "student" / "README.md").read_text()
+    missing = call(
+        "distill", *arguments, "--layers", 0, "--adapt", tmp_path / "none", "--overwrite"
+    )
+    assert missing.status == 2
+    assert "none" in missing.err
+
+
+def test_layers_of_another_model(call, arguments, tmp_path):
+    other = save_encoder(tmp_path / "other", "distilbert", layers=3)
+    outcome = call("distill", *arguments, "--init-with", other, "--layers", 0, 2)
+    assert outcome.status == 0, outcome.err
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert student.transformers_model.config.model_type == "distilbert"
+    assert student.transformers_model.config.n_layers == 2
 
 
 @pytest.mark.real

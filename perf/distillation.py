@@ -1,0 +1,280 @@
+#!/usr/bin/env python
+"""How fast students are distilled: this project against sentence-transformers as its users do it.
+
+    python perf/distillation.py --teacher models/all-MiniLM-L6-v2
+    python perf/distillation.py --memory        # MS MARCO's 808,731 queries, 768 dimensions
+
+The peer encodes with `SentenceTransformer.encode`'s defaults, puts the embeddings into a data set
+and trains with the trainer's default collator and sampler, as sentence-transformers' distillation
+example does. Both train on the same queries, in batches of 128, and take turns within a round.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from disret.download import mirror_from
+from disret.files import check_writable, write_json
+from disret.query_files import msmarco_queries, read_queries
+from disret.subsets import subsets
+from disret.terminal import run, say
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from disret.training import Examples
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BATCH = 128
+MSMARCO_QUERIES = 808_731
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("--teacher", default="models/all-MiniLM-L6-v2", help="(default: %(default)s)")
+    add("--queries", type=int, default=4096, help="MS MARCO training queries (default: 4096)")
+    add("--rounds", type=int, default=3, help="(default: 3)")
+    add("--memory", action="store_true", help="measure memory at MS MARCO's size instead")
+    add("--output", type=Path, help="(default: perf/results/distillation[-memory].json)")
+    add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
+    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
+    add("--debug", action="store_true", help="show tracebacks")
+    # fmt: on
+    args = parser.parse_args()
+    name = "distillation-memory.json" if args.memory else "distillation.json"
+    args.output = args.output or RESULTS / name
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    check_writable(args.output)
+    train, _ = msmarco_queries(mirror_from(args.mirror))
+
+    from disret.devices import device_name, resolve_device, versions
+    from disret.results import format_table
+
+    device = resolve_device(args.device)
+    measure = measure_memory if args.memory else measure_speed
+    rows, settings = measure(args, read_queries([train]), device)
+    report = {"device": device_name(device), "versions": versions(), **settings, "rows": rows}
+    write_json(args.output, report)
+    print(format_table([{k: v for k, v in row.items() if k != "runs"} for row in rows]))
+    print(f"\nOn {report['device']}; all of it is in {args.output}.")
+
+
+# --- Speed ----------------------------------------------------------------------------------------
+
+
+def measure_speed(
+    args: argparse.Namespace, log: list[str], device: str
+) -> tuple[list[dict], dict[str, Any]]:
+    """Time each way to do each part, in turns.
+
+    Returns:
+        A row for each: queries a second, of all students together, and how many times the peer's.
+    """
+    import random
+
+    from disret.devices import resolve_dtype
+    from disret.encoders import load_encoder, set_precision
+    from disret.encoding import BatchEncoder
+    from disret.layers import keep_layers
+
+    queries = random.Random(0).sample(log, args.queries)
+    dtype = resolve_dtype("auto", device)
+    library = load_encoder(args.teacher, device)
+    low = load_encoder(args.teacher, device)
+    set_precision(low, dtype)
+
+    def cut(layers: tuple[int, ...]) -> "SentenceTransformer":
+        student = copy.deepcopy(library)
+        student[0].model = keep_layers(library[0].model, layers)
+        return student
+
+    kept = subsets(library[0].model.config.num_hidden_layers)
+    pair = next(subset.layers for subset in kept if subset.choice == "first, last")
+    contestants: list[tuple[str, str, int, Callable[[], object]]] = [
+        ("teacher pass", "sentence-transformers", 1, lambda: library.encode(queries)),
+        ("teacher pass", f"this project, {dtype}", 1,
+         lambda: BatchEncoder(low).encode_query(queries)),
+        ("training, 2 layers", "sentence-transformers", 1,
+         lambda: train_as_users_do(cut(pair), queries, embeddings, bf16=False)),
+        ("training, 2 layers", "sentence-transformers, bf16", 1,
+         lambda: train_as_users_do(cut(pair), queries, embeddings, bf16=True)),
+        ("training, 2 layers", "this project, with dropout", 1,
+         lambda: train_on_queries(cut(pair), queries, embeddings, dropout=True)),
+        ("training, 2 layers", "this project", 1,
+         lambda: train_on_queries(cut(pair), queries, embeddings, dropout=False)),
+        (f"training, the {len(kept)} students of the sweep", "this project", len(kept),
+         lambda: [train_on_queries(cut(s.layers), queries, embeddings, dropout=False)
+                 for s in kept]),
+    ]  # fmt: skip
+    embeddings = BatchEncoder(low).encode_query(queries)
+    for _, _, _, work in contestants[:2]:  # warm-up
+        work()
+    seconds: dict[int, list[float]] = {number: [] for number in range(len(contestants))}
+    for turn in range(1, args.rounds + 1):
+        for number, (part, how, _, work) in enumerate(contestants):
+            say(f"round {turn} of {args.rounds}: {part}, {how}")
+            start = time.perf_counter()
+            work()
+            synchronise(device)
+            seconds[number].append(time.perf_counter() - start)
+    rows = []
+    for number, (part, how, students, _) in enumerate(contestants):
+        rows.append({"part": part, "how": how, "students": students, "runs": seconds[number]})
+    peer, ours = (
+        [row["runs"] for row in rows if row["how"] in names]
+        for names in (("sentence-transformers",), (f"this project, {dtype}", "this project"))
+    )
+    whole = "teacher pass and training"
+    rows += [
+        {"part": whole, "how": "sentence-transformers", "students": 1, "runs": total(*peer[:2])},
+        {"part": whole, "how": "this project", "students": 1, "runs": total(*ours[:2])},
+        {"part": whole, "how": "this project", "students": len(kept),
+         "runs": total(ours[0], ours[2])},
+    ]  # fmt: skip
+    first: dict[str, float] = {}
+    for row in rows:
+        speed = args.queries * row["students"] / statistics.median(row["runs"])
+        row["queries_per_second"] = round(speed, 1)
+        row["times"] = round(speed / first.setdefault(row["part"].partition(",")[0], speed), 2)
+        row["runs"] = [round(value, 2) for value in row["runs"]]
+    settings = {"teacher": Path(args.teacher).name, "queries": args.queries, "batch_size": BATCH,
+                "layers": pair, "rounds": args.rounds}  # fmt: skip
+    return rows, settings
+
+
+def total(*parts: list[float]) -> list[float]:
+    """The seconds of parts that follow each other, by round."""
+    return [sum(values) for values in zip(*parts, strict=True)]
+
+
+def train_as_users_do(
+    student: "SentenceTransformer", queries: list[str], embeddings: Any, bf16: bool
+) -> None:
+    """One epoch with sentence-transformers, written as its documentation shows."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer
+    from sentence_transformers.sentence_transformer.losses import MSELoss
+
+    dataset = Dataset.from_dict({"sentence": queries, "label": embeddings})
+    with tempfile.TemporaryDirectory() as folder:
+        SentenceTransformerTrainer(
+            model=student,
+            args=arguments(folder, student, bf16=bf16),
+            train_dataset=dataset,
+            loss=MSELoss(student),
+        ).train()
+
+
+def train_on_queries(
+    student: "SentenceTransformer", queries: list[str], embeddings: Any, dropout: bool
+) -> None:
+    """One epoch as distill.py does it, with tokens on file as after the first student."""
+    from disret.tokens import tokenised_queries
+    from disret.training import Examples
+
+    train(student, Examples(tokenised_queries(student, queries), embeddings), dropout)
+
+
+def train(student: "SentenceTransformer", examples: "Examples", dropout: bool = False) -> None:
+    from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+
+    from disret.training import DistillationTrainer, for_short_texts
+
+    with tempfile.TemporaryDirectory() as folder, for_short_texts(student, dropout):
+        DistillationTrainer(
+            model=student,
+            args=arguments(folder, student, bf16=True),
+            examples=examples,
+            loss=EmbedDistillLoss(student, distance_metric="mse"),
+        ).train()
+
+
+def arguments(folder: str, student: "SentenceTransformer", **kwargs: Any) -> Any:
+    """What both have in common."""
+    from sentence_transformers import SentenceTransformerTrainingArguments
+
+    return SentenceTransformerTrainingArguments(
+        output_dir=folder, num_train_epochs=1, per_device_train_batch_size=BATCH,
+        learning_rate=1e-4, report_to="none", save_strategy="no", disable_tqdm=True,
+        logging_strategy="no", use_cpu=student.device.type == "cpu", **kwargs,
+    )  # fmt: skip
+
+
+def synchronise(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+def measure_memory(
+    args: argparse.Namespace, log: list[str], device: str
+) -> tuple[list[dict], dict[str, Any]]:
+    """Peak memory of each stage for as many queries as MS MARCO has and a 768-dimensional teacher.
+
+    The teacher is a random BERT of that width, thin otherwise, as its depth costs time and no
+    memory. Queries beyond the log's are its queries with a number. Training takes 50 steps; before,
+    every batch of an epoch is made, so that every embedding has been read.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from disret import paths
+    from disret.stages import Stages
+    from disret.tokens import tokenised_queries
+    from disret.training import Examples, QueryBatchSampler
+    from disret.vectors import query_embeddings
+
+    queries = [f"{query} {round}" if round else query
+               for round in range(-(-MSMARCO_QUERIES // len(log))) for query in log]  # fmt: skip
+    queries = queries[:MSMARCO_QUERIES]
+    stages = Stages()
+    with tempfile.TemporaryDirectory() as folder:
+        paths.DOWNLOADS = Path(folder)
+        tokenizer = AutoTokenizer.from_pretrained(args.teacher)
+        settings = BertConfig(vocab_size=len(tokenizer), hidden_size=768, intermediate_size=256,
+                              num_hidden_layers=1, num_attention_heads=12)  # fmt: skip
+        torch.manual_seed(0)
+        BertModel(settings).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        teacher = SentenceTransformer(
+            modules=[Transformer(folder, max_seq_length=256), Pooling(768)], device=device
+        )
+        with stages.measure("teacher pass", len(queries)):
+            targets = query_embeddings(teacher, "random", "float32", queries, None, "teacher")
+        with stages.measure("tokenise", len(queries)):
+            examples = Examples(tokenised_queries(teacher, queries), targets)
+        sampler = QueryBatchSampler(
+            examples.dataset(), examples.tokens.lengths, batch_size=BATCH, drop_last=False, seed=0
+        )
+        with stages.measure("make every batch", len(queries)):
+            for batch in sampler:
+                examples.collate([{"row": row} for row in batch])
+        with stages.measure("train 50 steps", 50 * BATCH):
+            train(teacher, Examples(examples.tokens, targets[: 50 * BATCH]))
+    return stages.rows(), {"queries": len(queries), "dimensions": 768, "batch_size": BATCH}
+
+
+if __name__ == "__main__":
+    run(main)
