@@ -54,6 +54,8 @@ RECIPES = {
         "mixed_precision": True,
     },
 }  # fmt: skip
+# The learning rate of `best` for token embeddings, each of which few batches touch.
+STATIC_LR = 1e-2
 # Arguments that do not decide the student, and so are not recorded with it.
 CIRCUMSTANCES = (
     "resume", "overwrite", "debug", "device", "mirror", "output", "eval_batch_size", "router",
@@ -131,6 +133,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.epilog = f"What a recipe decides, unless it is given:\n{epilog}"
     args = parser.parse_args()
+    if args.recipe == "best" and args.init_with == "static" and args.adamw_lr is None:
+        args.adamw_lr = STATIC_LR
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
