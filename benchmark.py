@@ -51,8 +51,8 @@ def parse_args() -> argparse.Namespace:
         help="data sets, or directories in BEIR's layout (default: the paper's 15)")
     add("--document-encoder", default="msmarco-bert-base-dot-v5", metavar="MODEL",
         help="model that embeds the documents (default: %(default)s)")
-    add("--query-encoder", metavar="MODEL",
-        help="model that embeds the queries (default: the document encoder)")
+    add("--query-encoder", nargs="+", default=[], metavar="MODEL",
+        help="models that embed the queries, each scored by itself (default: the document encoder)")
     add("--split", help="split of the judgments (default: test; dev for msmarco)")
     add("--output", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
         help="results, a row for each data set as it finishes; rows that it holds already are not "
@@ -105,11 +105,11 @@ def main() -> None:
     args.dtype = ranks.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
     stages = Stages()
     teacher = load(args, args.document_encoder, stages)
-    contestants = [teacher]  # the teacher first: retention is measured against it
-    if args.query_encoder is not None:
-        student = load(args, args.query_encoder, stages)
+    students = [load(args, name, stages) for name in args.query_encoder]
+    for student in students:
         check_dimensions(teacher, student)
-        contestants = [student] if args.no_baseline else [teacher, student]
+    # The teacher first: retention is measured against it.
+    contestants = students if students and args.no_baseline else [teacher, *students]
 
     rows = []
     for dataset in args.datasets:

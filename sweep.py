@@ -92,12 +92,12 @@ def main() -> None:
     depth = describe(load_encoder(args.teacher, "cpu")).layers
     students = plan(depth, args.others)
     distil_all(args, students)
-    for student in students:
-        call(
-            "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
-            "--query-encoder", student.folder(args.output),
-            "--score-function", args.score_function, "--output", args.output / "scores.csv",
-        )  # fmt: skip
+    folders = {student.name: student.folder(args.output) for student in students}
+    call(
+        "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
+        "--query-encoder", *folders.values(), "--score-function", args.score_function,
+        "--output", args.output / "scores.csv",
+    )  # fmt: skip
     speed = args.output / "speed.csv"
     if not speed.exists():
         one_of_each = {student.size: student.folder(args.output) for student in students}
@@ -108,7 +108,6 @@ def main() -> None:
             "--output", partial,
         )  # fmt: skip
         partial.replace(speed)
-    folders = {student.name: student.folder(args.output) for student in students}
     print(write_report(args.output, args.teacher, depth, folders))
 
 

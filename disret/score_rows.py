@@ -120,7 +120,12 @@ def average_parts(
 
 
 def summary(rows: Sequence[Row], metric: str) -> list[Row]:
-    """A line for each data set, a column for each encoder, and the average line."""
+    """A line for each data set, a column for each encoder, and the average line.
+
+    With more than two encoders, a line for each of them.
+    """
+    if len({row["query_encoder"] for row in rows}) > 2:
+        return _by_encoder(rows, metric)
     lines: dict[str, Row] = {}
     for row in rows:
         counts = {name: row[name] for name in COUNTS}
@@ -136,3 +141,17 @@ def summary(rows: Sequence[Row], metric: str) -> list[Row]:
             average[column] = round(sum(known) / len(known), 5)
         table.append(average)
     return table
+
+
+def _by_encoder(rows: Sequence[Row], metric: str) -> list[Row]:
+    lines: dict[str, Row] = {}
+    kept: dict[str, list[float]] = {}
+    for row in rows:
+        name = row["query_encoder"]
+        line = lines.setdefault(name, {"query encoder": name})
+        line[f"{metric} {row['dataset']}"] = row[metric]
+        if row["retention"] is not None:
+            kept.setdefault(name, []).append(row["retention"])
+    for name, values in kept.items():
+        lines[name]["retention %"] = round(sum(values) / len(values), 2)
+    return list(lines.values())

@@ -33,16 +33,17 @@ def wordnet_texts(folder: Path) -> list[str]:
     texts: dict[str, None] = {}
     for kind in KINDS:
         path = folder / f"data.{kind}"
-        number = 0
         try:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                for number, line in enumerate(file, start=1):
-                    if not line.startswith("  "):  # the licence
-                        texts.update(dict.fromkeys(_texts(line)))
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-        except (ValueError, IndexError):
-            raise UserError(f"{path}, line {number}: not of WordNet's format.") from None
+        for number, line in enumerate(lines, start=1):
+            if line.startswith("  "):  # the licence
+                continue
+            try:
+                texts.update(dict.fromkeys(_texts(line)))
+            except (ValueError, IndexError):
+                raise UserError(f"{path}, line {number}: not of WordNet's format.") from None
     shuffled = list(texts)
     random.Random(0).shuffle(shuffled)
     return shuffled

@@ -73,6 +73,22 @@ def test_retention_of_a_student(call, arguments, student, teacher):
     assert list(of_student)[:4] == ["datetime", "dataset", "document_encoder", "query_encoder"]
 
 
+def test_several_students_at_once(call, arguments, student, tmp_path):
+    from tiny import save_encoder
+
+    second = save_encoder(tmp_path / "second", layers=1, seed=3)
+    outcome = call("benchmark", *arguments, "--query-encoder", student, second)
+    assert outcome.status == 0, outcome.err
+    rows = {row["query_encoder"]: row for row in rows_of(arguments)}
+    assert len(rows) == 3
+    lines = outcome.out.splitlines()
+    for name in (student, second):
+        (line,) = (line for line in lines if line.startswith(str(name)))
+        assert line.split()[1:] == [
+            str(float(rows[str(name)]["NDCG@10"])), str(float(rows[str(name)]["retention"]))
+        ]  # fmt: skip
+
+
 def test_a_rerun_skips_what_is_done(call, arguments, student):
     call("benchmark", *arguments)
     again = call("benchmark", *arguments, "--query-encoder", student)
