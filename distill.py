@@ -33,6 +33,7 @@ from disret.paths import HOME
 from disret.query_files import msmarco_queries, read_queries
 from disret.results import read_rows
 from disret.resume import check_output, claim, is_finished, last_checkpoint, unfinished
+from disret.sentences import collection_sentences
 from disret.terminal import UserError, command_line, is_main_process, run, say
 
 if TYPE_CHECKING:
@@ -164,7 +165,10 @@ def main() -> None:
     check_output(args.output, args.resume, args.overwrite)
     check_before_long_work(args)
     queries, valid_queries = load_queries(args)
-    sentences = load_sentences(args, len(queries)) if args.adapt else []
+    sentences = []
+    if args.adapt:
+        collections = find_collections(args.adapt, mirror_from(args.mirror))
+        sentences = collection_sentences(collections, len(queries), args.seed)
 
     from disret.devices import resolve_dtype, training_device
     from disret.encoders import fingerprint, load_encoder, max_seq_length, set_precision
@@ -450,17 +454,6 @@ def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         left_out = len(valid_queries) - len(unseen)
         say(f"left out {left_out} validation queries that are among the training queries.")
     return queries, unseen
-
-
-def load_sentences(args: argparse.Namespace, limit: int) -> list[str]:
-    """Sentences of the collection to adapt to."""
-    from disret.sentences import collection_sentences
-
-    collections = find_collections(args.adapt, mirror_from(args.mirror))
-    sentences = collection_sentences(collections, limit, args.seed)
-    if not sentences:
-        raise UserError(f"--adapt {args.adapt}: its documents hold no sentences.")
-    return sentences
 
 
 def recorded(args: argparse.Namespace) -> dict:

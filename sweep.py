@@ -87,6 +87,7 @@ def main() -> None:
         check_name(name)
 
     from disret.encoders import describe, load_encoder
+    from disret.results import read_rows
     from disret.sweep_report import write_report
 
     depth = describe(load_encoder(args.teacher, "cpu")).layers
@@ -99,8 +100,9 @@ def main() -> None:
         "--output", args.output / "scores.csv",
     )  # fmt: skip
     speed = args.output / "speed.csv"
-    if not speed.exists():
-        one_of_each = {student.size: student.folder(args.output) for student in students}
+    one_of_each = {student.size: student.folder(args.output) for student in students}
+    timed = {row["encoder"] for row in read_rows(speed)}
+    if not {args.teacher, *map(str, one_of_each.values())} <= timed:
         partial = args.output / "speed.partial.csv"
         call(
             "ispeed.py", "--encoders", args.teacher, *one_of_each.values(),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from disret.collection import Collection
+from disret.terminal import UserError
 
 END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
 SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
@@ -15,6 +16,9 @@ def collection_sentences(collections: Sequence[Collection], limit: int, seed: in
 
     The corpus streams through: no more than `limit` sentences are held at a time. BEIR puts a
     document's title before its text, so a title comes with the first sentence.
+
+    Raises:
+        UserError: there is no sentence.
     """
     chance = random.Random(seed)
     kept: list[str] = []
@@ -23,6 +27,8 @@ def collection_sentences(collections: Sequence[Collection], limit: int, seed: in
             kept.append(sentence)
         elif (place := chance.randrange(number + 1)) < limit:
             kept[place] = sentence
+    if not kept:
+        raise UserError(f"the documents of {collections[0].folder} hold no sentences.")
     return list(dict.fromkeys(kept))
 
 

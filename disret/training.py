@@ -95,8 +95,8 @@ class Examples:
 def for_short_texts(student: "SentenceTransformer", dropout: bool) -> Iterator[None]:
     """Let a student train fast on queries of some ten tokens.
 
-    On a CPU, attention is computed as products and a softmax, which takes half the time of torch's
-    fused kernel on short texts.
+    On a CPU, attention is computed as products and a softmax: torch's fused kernel is made for long
+    texts, and its gradients take longer on short ones.
 
     Args:
         dropout: keep the dropout that the student's configuration asks for. Without it, the

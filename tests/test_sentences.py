@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from disret.collection import find_collections
 from disret.sentences import collection_sentences
+from disret.terminal import UserError
 
 
 def write(folder, *texts):
@@ -37,3 +40,8 @@ def test_a_large_collection_gives_a_random_part(tmp_path):
     assert some != collection_sentences(texts, 50, 1)
     numbers = [int(sentence.rstrip(".").split()[-1]) for sentence in some]
     assert 150 < sum(numbers) / 50 < 350
+
+
+def test_a_collection_without_sentences_is_said(tmp_path):
+    with pytest.raises(UserError, match="hold no sentences"):
+        collection_sentences(write(tmp_path / "c", "One word?", "Two words."), 10, 0)
