@@ -11,11 +11,14 @@ example does. Both train on the same queries, in batches of 128, and take turns 
 
 import argparse
 import copy
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +49,8 @@ def parse_args() -> argparse.Namespace:
     add("--teacher", default="models/all-MiniLM-L6-v2", help="(default: %(default)s)")
     add("--queries", type=int, default=4096, help="MS MARCO training queries (default: 4096)")
     add("--rounds", type=int, default=3, help="(default: 3)")
+    add("--jobs", type=int, default=2,
+        help="students trained at once in the last comparison, CPU only (default: 2)")
     add("--memory", action="store_true", help="measure memory at MS MARCO's size instead")
     add("--output", type=Path, help="(default: perf/results/distillation[-memory].json)")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
@@ -91,7 +96,6 @@ def measure_speed(
     from disret.devices import resolve_dtype
     from disret.encoders import load_encoder, set_precision
     from disret.encoding import BatchEncoder
-    from disret.layers import keep_layers
 
     queries = random.Random(0).sample(log, args.queries)
     dtype = resolve_dtype("auto", device)
@@ -100,9 +104,7 @@ def measure_speed(
     set_precision(low, dtype)
 
     def cut(layers: tuple[int, ...]) -> "SentenceTransformer":
-        student = copy.deepcopy(library)
-        student[0].model = keep_layers(library[0].model, layers)
-        return student
+        return cut_to(library, layers)
 
     kept = subsets(library[0].model.config.num_hidden_layers)
     pair = next(subset.layers for subset in kept if subset.choice == "first, last")
@@ -123,6 +125,17 @@ def measure_speed(
                  for s in kept]),
     ]  # fmt: skip
     embeddings = BatchEncoder(low).encode_query(queries)
+    if device == "cpu":
+        pool = ProcessPoolExecutor(
+            args.jobs, get_context("spawn"), start_worker,
+            (args.teacher, queries, embeddings, max(1, (os.cpu_count() or 1) // args.jobs)),
+        )  # fmt: skip
+        list(pool.map(train_in_worker, [pair] * args.jobs))  # warm-up
+        contestants.append((
+            f"training, the {len(kept)} students of the sweep",
+            f"this project, {args.jobs} at once", len(kept),
+            lambda: list(pool.map(train_in_worker, [s.layers for s in reversed(kept)])),
+        ))  # fmt: skip
     for _, _, _, work in contestants[:2]:  # warm-up
         work()
     seconds: dict[int, list[float]] = {number: [] for number in range(len(contestants))}
@@ -144,8 +157,10 @@ def measure_speed(
     rows += [
         {"part": whole, "how": "sentence-transformers", "students": 1, "runs": total(*peer[:2])},
         {"part": whole, "how": "this project", "students": 1, "runs": total(*ours[:2])},
-        {"part": whole, "how": "this project", "students": len(kept),
-         "runs": total(ours[0], ours[2])},
+        *(
+            {**row, "part": whole, "runs": total(ours[0], row["runs"])}
+            for row in rows if row["students"] > 1
+        ),
     ]  # fmt: skip
     first: dict[str, float] = {}
     for row in rows:
@@ -156,6 +171,31 @@ def measure_speed(
     settings = {"teacher": Path(args.teacher).name, "queries": args.queries, "batch_size": BATCH,
                 "layers": pair, "rounds": args.rounds}  # fmt: skip
     return rows, settings
+
+
+def cut_to(teacher: "SentenceTransformer", layers: tuple[int, ...]) -> "SentenceTransformer":
+    from disret.layers import keep_layers
+
+    student = copy.deepcopy(teacher)
+    student[0].model = keep_layers(teacher[0].model, layers)
+    return student
+
+
+_shared: dict[str, Any] = {}  # of a worker process
+
+
+def start_worker(teacher: str, queries: list[str], embeddings: Any, threads: int) -> None:
+    import torch
+
+    from disret.encoders import load_encoder
+
+    torch.set_num_threads(threads)
+    _shared.update(teacher=load_encoder(teacher, "cpu"), queries=queries, embeddings=embeddings)
+
+
+def train_in_worker(layers: tuple[int, ...]) -> None:
+    student = cut_to(_shared["teacher"], layers)
+    train_on_queries(student, _shared["queries"], _shared["embeddings"], dropout=False)
 
 
 def total(*parts: list[float]) -> list[float]:
