@@ -121,7 +121,7 @@ def parse_args() -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace what is at --output")
     add("--router", action="store_true",
         help="also save teacher and student as one model, OUTPUT-router")
-    add("--results", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
+    add("--results", type=Path, metavar="CSV",
         help="table of benchmark.py whose rows about the student go into its model card (default: "
         "benchmarks/results.csv)")
     add("--push-to-hub", metavar="NAME", help="upload the student to this model repository")
@@ -132,7 +132,8 @@ def parse_args() -> argparse.Namespace:
         f"--recipe {name}: " + ", ".join(f"{key} {value}" for key, value in settings.items())
         for name, settings in RECIPES.items()
     )
-    parser.epilog = f"What a recipe decides, unless it is given:\n{epilog}"
+    parser.epilog = f"""What a recipe decides, unless it is given:
+{epilog}; with --init-with static, adamw_lr {STATIC_LR}"""
     args = parser.parse_args()
     if args.recipe == "best" and args.init_with == "static" and args.adamw_lr is None:
         args.adamw_lr = STATIC_LR
@@ -183,7 +184,9 @@ def main() -> None:
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
     teacher = load_encoder(args.teacher, device)
     teacher.max_seq_length = max_seq_length(teacher, args.max_seq_length)
-    student = init_student(args, teacher, device)
+    # Token embeddings come from the teacher alone, by long work.
+    static = args.init_with == "static"
+    student = None if static else init_student(args, teacher, device)
 
     teacher_sha256 = fingerprint(teacher)
     texts = queries + sentences
@@ -191,7 +194,7 @@ def main() -> None:
         "arguments": recorded(args),
         "inputs": {
             "teacher_sha256": teacher_sha256,
-            "initial_student_sha256": fingerprint(student),
+            "initial_student_sha256": teacher_sha256 if static else fingerprint(student),
             "queries_sha256": text_sha256(texts),
             "valid_queries_sha256": text_sha256(valid_queries),
         },
@@ -200,6 +203,7 @@ def main() -> None:
         say(f"{args.output} is finished already.")
     else:
         started = time.perf_counter()
+        student = student or init_student(args, teacher, device)
         set_precision(teacher, args.teacher_dtype)
         targets, valid_targets = (
             query_embeddings(
@@ -216,6 +220,7 @@ def main() -> None:
             report = {
                 **run_content,
                 "command": command_line(),
+                "teacher_is_local": Path(args.teacher).exists(),
                 "student_sha256": fingerprint(student),
                 "queries": {
                     "training": len(queries),
@@ -231,7 +236,8 @@ def main() -> None:
             }
             save_student(args, student, report)
     if is_main_process():
-        write_model_card(args.output, read_rows(args.results))
+        name = args.push_to_hub or args.output.name
+        write_model_card(args.output, name, read_rows(args.results))
         if args.router:
             save_router(args.teacher, args.output)
         if args.push_to_hub:
@@ -429,7 +435,15 @@ def distil(
 
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse what would only fail after training."""
+    from disret.router import router_folder
+
+    if args.results is None:
+        args.results = HOME / "benchmarks" / "results.csv"
+    elif not args.results.exists():
+        raise UserError(f"there is no file {args.results}.")
     read_rows(args.results)
+    if args.router:
+        check_output(router_folder(args.output), args.resume, args.overwrite)
     if args.adapt:
         check_name(args.adapt)
     if args.push_to_hub and is_main_process():

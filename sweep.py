@@ -17,14 +17,16 @@ import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from threading import Event
 from typing import NamedTuple
 
 from disret.catalog import datasets
 from disret.collection import check_name
 from disret.files import check_writable
+from disret.layers import check_layers
 from disret.paths import MODELS
 from disret.subsets import subsets
 from disret.terminal import UserError, run
@@ -65,13 +67,24 @@ class Student(NamedTuple):
 
     Attributes:
         name: how it starts, such as `layers 0 5`.
-        flags: what tells distill.py so.
-        size: what students of equal speed have in common.
+        layers: those that are kept; none for the whole of another model.
+        other: the model that it starts from, if not from the teacher.
     """
 
     name: str
-    flags: list[str]
-    size: str
+    layers: list[str]
+    other: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        """What tells distill.py so."""
+        start = ["--init-with", self.other] if self.other else []
+        return [*start, *(["--layers", *self.layers] if self.layers else [])]
+
+    @property
+    def size(self) -> str:
+        """What students of equal speed have in common."""
+        return self.name if self.other else f"{len(self.layers)} layers"
 
     def folder(self, sweep: Path) -> Path:
         """Where it is saved, from here if it lies below."""
@@ -87,22 +100,28 @@ def main() -> None:
         check_name(name)
 
     from disret.encoders import describe, load_encoder
+    from disret.model_card import write_model_card
     from disret.results import read_rows
     from disret.sweep_report import write_report
 
     depth = describe(load_encoder(args.teacher, "cpu")).layers
     students = plan(depth, args.others)
+    check_students(students)
     distil_all(args, students)
     folders = {student.name: student.folder(args.output) for student in students}
+    scores = args.output / "scores.csv"
     call(
         "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
         "--query-encoder", *folders.values(), "--score-function", args.score_function,
-        "--output", args.output / "scores.csv",
+        "--output", scores,
     )  # fmt: skip
+    for folder in folders.values():
+        write_model_card(folder, folder.name, read_rows(scores))
     speed = args.output / "speed.csv"
     one_of_each = {student.size: student.folder(args.output) for student in students}
-    timed = {row["encoder"] for row in read_rows(speed)}
-    if not {args.teacher, *map(str, one_of_each.values())} <= timed:
+    wanted = {(encoder, str(size)) for encoder in (args.teacher, *map(str, one_of_each.values()))
+              for size in args.batch_sizes}  # fmt: skip
+    if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
         partial = args.output / "speed.partial.csv"
         call(
             "ispeed.py", "--encoders", args.teacher, *one_of_each.values(),
@@ -118,48 +137,81 @@ def plan(depth: int, others: list[str]) -> list[Student]:
     students = []
     for subset in subsets(depth):
         layers = [str(layer) for layer in subset.layers]
-        students.append(
-            Student(f"layers {' '.join(layers)}", ["--layers", *layers], f"{len(layers)} layers")
-        )
+        students.append(Student(" ".join(["layers", *layers]), layers))
     for other in others:
         model, _, cut = other.partition(":")
         layers = cut.split(",") if cut else []
-        name = " ".join([f"from {Path(model).name}", *(["layers", *layers] if layers else [])])
-        flags = ["--init-with", model, *(["--layers", *layers] if layers else [])]
-        students.append(Student(name, flags, name))
+        name = " ".join(["from", Path(model).name, *(["layers", *layers] if layers else [])])
+        students.append(Student(name, layers, model))
     return students
+
+
+def check_students(students: list[Student]) -> None:
+    """Refuse, before any long work, what distill.py would refuse when its turn comes.
+
+    Raises:
+        UserError: there is nothing to compare, or a student cannot start.
+    """
+    from disret.encoders import describe, load_encoder
+
+    if not students:
+        raise UserError("the teacher has no two layers to choose from; name --others.")
+    names = [student.name for student in students]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--others: two students would be called {name!r}.")
+    for student in students:
+        if student.other:
+            depth = describe(load_encoder(student.other, "cpu")).layers
+            try:
+                check_layers([int(layer) for layer in student.layers], depth)
+            except ValueError:
+                raise UserError(
+                    f"--others {student.other}: expected layers such as 0,5, got "
+                    f"{','.join(student.layers)!r}."
+                ) from None
 
 
 def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
     """Distil every student, `--jobs` at a time, on a GPU or a share of the cores each."""
-    import torch
-
-    places: Queue[int] = Queue()
+    places: Queue[dict[str, str]] = Queue()
     for place in range(args.jobs):
-        places.put(place)
+        places.put(environment_of(place, args.jobs))
+    failed = Event()
 
     def distil(student: Student) -> None:
         place = places.get()
-        environment = {}
-        if args.jobs > 1:
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
-            if count := torch.cuda.device_count():
-                environment["CUDA_VISIBLE_DEVICES"] = str(place % count)
         folder = student.folder(args.output)
-        call(
-            "distill.py", "--teacher", args.teacher, *student.flags, *args.distil,
-            "--output", folder, "--resume", environment=environment,
-            log=folder.with_name(f"{folder.name}.log") if args.jobs > 1 else None,
-        )  # fmt: skip
-        places.put(place)
+        try:
+            if not failed.is_set():
+                call(
+                    "distill.py", "--teacher", args.teacher, *student.flags, *args.distil,
+                    "--output", folder, "--resume",
+                    environment=place,
+                    log=folder.with_name(f"{folder.name}.log") if args.jobs > 1 else None,
+                )  # fmt: skip
+        except UserError:
+            failed.set()
+            raise
+        finally:
+            places.put(place)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        waiting = [pool.submit(distil, student) for student in students]
-        try:
-            for future in as_completed(waiting):
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        list(pool.map(distil, students))
+
+
+def environment_of(place: int, places: int) -> dict[str, str]:
+    """The variables of one of several processes: its GPU, or its share of the cores."""
+    import torch
+
+    if places == 1:
+        return {}
+    threads = str(max(1, (os.cpu_count() or 1) // places))
+    if not (count := torch.cuda.device_count()):
+        return {"OMP_NUM_THREADS": threads}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else list(map(str, range(count)))
+    return {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}
 
 
 def call(

@@ -140,10 +140,15 @@ def fingerprint(model: "SentenceTransformer") -> str:
 
 
 def tokenizer_settings(model: "SentenceTransformer") -> str:
-    """All that decides how a model's tokenizer splits texts, as JSON; empty where it is unknown."""
+    """All that decides how a model's tokenizer splits texts, as JSON; empty where it is unknown.
+
+    Of a tokenizer written in Python, that is its class and vocabulary.
+    """
     backend = getattr(model.tokenizer, "backend_tokenizer", None) or model.tokenizer
     if not hasattr(backend, "to_str"):
-        return ""
+        if not hasattr(backend, "get_vocab"):
+            return ""
+        return json.dumps([type(backend).__name__, backend.get_vocab()], sort_keys=True)
     tokenizer = json.loads(backend.to_str())
     tokenizer.update(truncation=None, padding=None)  # set anew at each call, by what is encoded
     return json.dumps(tokenizer, sort_keys=True)

@@ -19,13 +19,15 @@ def check_upload(name: str) -> None:
     if obstacle := hub_obstacle():
         raise UserError(f"--push-to-hub {name}: {obstacle}.")
     try:
-        HfApi().whoami()
+        account = HfApi().whoami()
     except LocalTokenNotFoundError:
         raise UserError(
             f"--push-to-hub {name}: log in first, with `hf auth login` or the variable HF_TOKEN."
         ) from None
     except HfHubHTTPError as error:
-        raise UserError(f"--push-to-hub {name}: the hub says: {error.server_message}.") from None
+        raise UserError(f"--push-to-hub {name}: {_reason(error)}") from None
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise UserError(f"--push-to-hub {name}: the token may only read; log in with another.")
 
 
 def upload(folder: Path, name: str) -> str:
@@ -47,5 +49,11 @@ def upload(folder: Path, name: str) -> str:
             repo_id=repository.repo_id, folder_path=folder, commit_message="Upload query encoder"
         )
     except HfHubHTTPError as error:
-        raise UserError(f"{name} was not uploaded; the hub says: {error.server_message}.") from None
+        raise UserError(
+            f"{folder} was not uploaded; run the same with --resume to try again: {_reason(error)}"
+        ) from None
     return str(repository)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "server_message", None) or str(error).splitlines()[0]

@@ -54,15 +54,21 @@ apply to this model as well; look them up before you pass it on.
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
 
 
-def write_model_card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> None:
+def write_model_card(folder: Path, name: str, scores: Sequence[Mapping[str, Any]]) -> None:
     """Write the card of the student in `folder`, from its `distillation.json`.
 
     Args:
-        scores: rows of `benchmark.py`; those of the student's weights go into the card.
+        name: what users load it by.
+        scores: rows of `benchmark.py`; those of the student's weights on the teacher's index go
+            into the card. Without any, a card that is there stays as it is.
     """
     from huggingface_hub import ModelCardData
 
+    path = folder / "README.md"
     report = read_json(folder / "distillation.json")
+    results = _results(report, scores)
+    if results is None and path.exists():
+        return
     arguments, counts, size = report["arguments"], report["queries"], report["size"]
     start = {
         "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
@@ -71,19 +77,20 @@ def write_model_card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> None:
     sources = ", ".join(arguments["queries"] or ["MS MARCO"])
     if counts.get("sentences"):
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
-    is_hub_name = not Path(arguments["teacher"]).exists()
+    teacher, local = arguments["teacher"], report.get("teacher_is_local", True)
+    hub_name = teacher if "/" in teacher else f"sentence-transformers/{teacher}"
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "query-encoder", "distillation"],
-        base_model=arguments["teacher"] if is_hub_name else None,
+        base_model=None if local else hub_name,
     )
     before, *after = (point["mse"] for point in report["validation_mse"])
     card = CARD.format(
         front_matter=data.to_yaml(),
-        name=folder.name,
-        teacher=arguments["teacher"],
-        results=_results(report["student_sha256"], scores),
+        name=name,
+        teacher=Path(teacher).name if local else teacher,
+        results=results or NO_RESULTS,
         start=start,
         layers=size["layers"],
         parameters=size["parameters"],
@@ -95,15 +102,21 @@ def write_model_card(folder: Path, scores: Sequence[Mapping[str, Any]]) -> None:
         after=min(after),
         command=report["command"],
     )
-    with whole_file(folder / "README.md") as partial:
+    with whole_file(path) as partial:
         partial.write_text(card, encoding="utf-8")
 
 
-def _results(weights: str, scores: Sequence[Mapping[str, Any]]) -> str:
-    """The newest score on each data set as a Markdown table."""
-    newest = {row["dataset"]: row for row in scores if row.get("query_weights") == weights[:16]}
+def _results(report: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str | None:
+    """The newest score on each data set as a Markdown table, if there is any."""
+    weights = report["inputs"]["teacher_sha256"][:16], report["student_sha256"][:16]
+    newest = {
+        row["dataset"]: row
+        for row in scores
+        if (row.get("document_weights"), row.get("query_weights")) == weights
+        and "/" not in row["dataset"]  # a part of a data set, which counts as their average
+    }
     if not newest:
-        return NO_RESULTS
+        return None
     metrics = [name for name in next(iter(newest.values())) if "@" in name]
     shown = [name for name in metrics if name.startswith(("NDCG", "Recall", "MRR"))]
     lines = [

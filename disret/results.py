@@ -21,8 +21,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         table = pandas.read_csv(path, dtype=object, keep_default_na=False)
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError):
-        raise UserError(f"{path} exists and is not a CSV table; name another --output.") from None
+    except (OSError, ValueError):  # pandas' own errors among them
+        raise UserError(f"{path} exists and is not a CSV table; name another file.") from None
     return [
         {key: value if value != "" else None for key, value in row.items()}
         for row in table.to_dict("records")

@@ -80,10 +80,15 @@ def last_checkpoint(output: Path) -> str | None:
 
 
 # Names of files and models, whose content the fingerprints stand for.
-_NAMES = ("teacher", "queries", "valid_queries", "max_queries")
+_NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
 
 
 def _check_same(earlier: dict[str, dict], now: dict[str, dict], folder: Path) -> None:
+    if now["arguments"].keys() - earlier.get("arguments", {}).keys():
+        raise UserError(
+            f"{folder} was made by an earlier version; name another --output, or start with "
+            "--overwrite."
+        )
     differing = [
         key
         for part in ("arguments", "inputs")

@@ -34,9 +34,14 @@ def join_encoders(
     )
 
 
+def router_folder(student: Path) -> Path:
+    """Where a teacher and its student are saved as one model."""
+    return student.with_name(f"{student.name}-router")
+
+
 def save_router(teacher: str, student: Path) -> None:
     """Save a teacher and its student as one model, in the folder STUDENT-router."""
-    folder = student.with_name(f"{student.name}-router")
+    folder = router_folder(student)
     joined = join_encoders(load_encoder(teacher, "cpu"), load_encoder(str(student), "cpu"))
     with whole_folder(folder) as partial:
         joined.save_pretrained(str(partial), create_model_card=False)

@@ -30,7 +30,7 @@ def per_query(qrels: Qrels, path: Path) -> dict[str, float]:
     try:
         with path.open(encoding="utf-8") as file:
             hits = pytrec_eval.parse_run(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AssertionError) as error:
         raise UserError(f"{path} cannot be read as a TREC run: {error}") from None
     if not hits.keys() & qrels.keys():
         raise UserError(f"{path} has none of the queries that the judgments are about.")
@@ -50,7 +50,12 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str
 
     differences = np.array([second[query] - first[query] for query in first])
     test = permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=PERMUTATIONS, rng=0
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=PERMUTATIONS,
+        batch=256,
+        rng=0,
     )
     return {
         "first": float(np.mean(list(first.values()))),
@@ -74,7 +79,9 @@ def main() -> None:
     parser.add_argument("--split", help="default: test; dev for msmarco")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()
-    (collection,) = find_collections(args.dataset)
+    collection, *others = find_collections(args.dataset)
+    if others:
+        raise UserError(f"{args.dataset} has parts; name one, such as {collection.folder}.")
     split = args.split or default_split(args.dataset)
     collection.check_split(split)
     qrels = collection.qrels(split, collection.queries())

@@ -31,6 +31,7 @@ def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
             "--init-with static needs a teacher with a tokenizer of the tokenizers library."
         )
     tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.no_padding()  # some files ask for it
     tokenizer.enable_truncation(teacher.max_seq_length)
     return StaticEmbedding(tokenizer, embedding_weights=_embed_vocabulary(teacher, tokenizer))
 
@@ -56,10 +57,14 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
 def _surroundings(teacher: "SentenceTransformer", tokenizer) -> tuple[list[int], list[int]]:
     """The tokens before and after those of a query."""
     word = "a"
-    features = teacher.preprocess([word], prompt=prompt_of(teacher, "query"), task="query")
+    prompt = prompt_of(teacher, "query")
+    features = teacher.preprocess([word], prompt=prompt, task="query")
     query = features["input_ids"][0].tolist()
     alone = tokenizer.encode(word, add_special_tokens=False).ids
     for start in reversed(range(len(query))):
         if query[start : start + len(alone)] == alone:
             return query[:start], query[start + len(alone) :]
-    raise UserError("the teacher's tokenizer splits a word otherwise within a query.")
+    raise UserError(
+        f"--init-with static: the teacher's tokenizer joins the prompt {prompt!r} with the query's "
+        "first word, so tokens have no place of their own behind it."
+    )

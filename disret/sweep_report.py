@@ -14,6 +14,7 @@ from disret.paper_figures import (
 )
 from disret.plots import plot_layers, plot_throughput, plot_tradeoff
 from disret.results import read_rows, write_rows
+from disret.scoring import retention
 from disret.subsets import PAPER_DEPTH, subsets
 
 METRIC = "NDCG@10"
@@ -49,16 +50,49 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
         The tables.
     """
     scores, timings = read_rows(folder / "scores.csv"), read_rows(folder / "speed.csv")
-    baseline = collect("teacher", teacher, depth, scores, timings, {})
-    reference = baseline.scores
-    found = [
-        collect(name, str(path), depth, scores, timings, reference)
-        for name, path in students.items()
-    ]
+    # By weights, as names may be spelt otherwise; the parts of a data set count as their average.
+    newest = {
+        (row["query_weights"], row["dataset"]): row
+        for row in scores
+        if row["document_weights"] == scores[-1]["document_weights"] and "/" not in row["dataset"]
+    }
+    reports = {name: read_json(path / "distillation.json") for name, path in students.items()}
+    weights = {name: report["student_sha256"][:16] for name, report in reports.items()}
+    of_teacher = scores[-1]["document_weights"]
+    sets = [
+        dataset for encoder, dataset in newest
+        if encoder == of_teacher and all((w, dataset) in newest for w in weights.values())
+    ]  # fmt: skip
+
+    def metrics(encoder: str) -> dict[str, dict[str, float]]:
+        rows = {dataset: newest[encoder, dataset] for dataset in sets}
+        return {
+            dataset: {key: float(value) for key, value in row.items() if "@" in key and value}
+            for dataset, row in rows.items()
+        }
+
+    reference = metrics(of_teacher)
+    parameters = {row["parameters"]: speeds_of(timings, row["encoder"]) for row in timings}
+    baseline = Scored("teacher", depth, "", reference, 100.0, speeds_of(timings, teacher))
+    choices = {" ".join(map(str, s.layers)): s.choice for s in subsets(depth)}
+    found = []
+    for name, report in reports.items():
+        values = metrics(weights[name])
+        kept = [100 * values[d][METRIC] / reference[d][METRIC] for d in sets]
+        choice = choices.get(name.removeprefix("layers "), "")
+        speeds = speeds_of(timings, str(students[name]))
+        size = report["size"]
+        found.append(
+            Scored(name, size["layers"], choice, values, mean(kept),
+                   speeds or parameters[str(size["parameters"])])
+        )  # fmt: skip
     write_rows(folder / "sweep.csv", tidy([baseline, *found], reference))
-    sets = list(reference)
     tables = "\n\n".join(
-        [students_table(found, baseline, sets), models_table(sets), speed_table(found, baseline)]
+        [
+            students_table(found, baseline, sets),
+            models_table(sets),
+            speed_table(found, baseline, timings[0]["dataset"]),
+        ]
     )
     with whole_file(folder / "tables.md") as partial:
         partial.write_text(tables + "\n", encoding="utf-8")
@@ -72,7 +106,8 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
          "name": " ".join(map(str, s.layers))}
         for s in subsets(PAPER_DEPTH)
     ]  # fmt: skip
-    panels = {f"{Path(teacher).name}, {' and '.join(sets)}": ours, "the paper, 15 sets": papers}
+    where = " and ".join(sets) if len(sets) < 4 else f"{len(sets)} sets"
+    panels = {f"{Path(teacher).name}, {where}": ours, "the paper, 15 sets": papers}
     plot_layers(panels, folder / "layers.png")
     largest = max(baseline.speeds)
     best = [max(group, key=lambda s: s.retention) for group in by_size(found).values()]
@@ -87,40 +122,13 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     return tables
 
 
-def collect(
-    name: str,
-    encoder: str,
-    depth: int,
-    scores: Sequence[Mapping[str, Any]],
-    timings: Sequence[Mapping[str, Any]],
-    reference: Mapping[str, Mapping[str, float]],
-) -> Scored:
-    """What was measured of one encoder; the speed may be that of another of its size.
-
-    Args:
-        reference: the teacher's scores, empty for the teacher itself.
-    """
-    rows = {row["dataset"]: row for row in scores if row["query_encoder"] == encoder}
-    values = {
-        dataset: {key: float(value) for key, value in row.items() if "@" in key and value}
-        for dataset, row in rows.items()
+def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, float]:
+    """Queries per second of an encoder by batch size."""
+    return {
+        int(row["batch_size"]): float(row["queries_per_second"])
+        for row in timings
+        if row["encoder"] == encoder
     }
-    kept = [100 * values[d][METRIC] / s[METRIC] for d, s in reference.items() if d in values]
-    report = read_json(Path(encoder) / "distillation.json")
-    layers = report["size"]["layers"] if report else depth
-    parameters = str(report["size"]["parameters"]) if report else None
-    same = [row for row in timings if row["encoder"] == encoder] or [
-        row for row in timings if row["parameters"] == parameters
-    ]
-    choices = {" ".join(map(str, s.layers)): s.choice for s in subsets(depth)}
-    return Scored(
-        name,
-        layers,
-        choices.get(name.removeprefix("layers "), ""),
-        values,
-        mean(kept) if kept else 100.0,
-        {int(row["batch_size"]): float(row["queries_per_second"]) for row in same},
-    )
 
 
 def tidy(
@@ -135,7 +143,7 @@ def tidy(
             "dataset": dataset,
             "metric": metric,
             "value": value,
-            "retention": round(100 * value / reference[dataset][metric], 2),
+            "retention": retention(value, reference[dataset][metric]),
             "queries_per_second": encoder.speeds[max(encoder.speeds)],
         }
         for encoder in encoders
@@ -178,16 +186,20 @@ def models_table(sets: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def speed_table(found: Sequence[Scored], teacher: Scored) -> str:
-    """Speed-up of each size by batch size, beside the paper's of as many layers."""
+def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> str:
+    """Speed-up of each size by batch size, beside the paper's of as many layers on NQ's queries.
+
+    Args:
+        queries: the data set whose queries were encoded.
+    """
     rows = []
     for group in by_size(found).values():
         student = group[0]
-        row: dict[str, Any] = {"student": student.name if not student.choice else
-                               f"{student.layers} of {teacher.layers} layers"}  # fmt: skip
+        what = f"{student.layers} of {teacher.layers} layers" if student.choice else student.name
+        row: dict[str, Any] = {f"speed-up on queries of {queries}": what}
         for size, speed in student.speeds.items():
             there = paper_speedup(student.layers, size) if student.choice else None
-            beside = f" (paper: {there:.1f}x)" if there else ""
+            beside = f" (paper, nq: {there:.1f}x)" if there else ""
             row[f"batch {size}"] = f"{speed / teacher.speeds[size]:.1f}x{beside}"
         rows.append(row)
     return markdown(rows)

@@ -89,8 +89,10 @@ def tokenised_queries(model: "SentenceTransformer", queries: Sequence[str]) -> T
 
     prompt = prompt_of(model, "query")
     module = type(model[0]).__name__
-    key = [module, tokenizer_settings(model), prompt, str(model.max_seq_length)]
-    digest = hashlib.sha256(json.dumps(key).encode())
+    cut = getattr(model.tokenizer, "truncation", None)  # of a static model, which has no length
+    key = [module, tokenizer_settings(model), prompt, model.max_seq_length, cut,
+           model[0].get_config_dict()]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
     for query in queries:
         digest.update(query.encode() + b"\0")
     path = paths.DOWNLOADS / "tokens" / f"{digest.hexdigest()[:32]}.npz"

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import ProgressCallback, TrainerCallback
 
+from disret.devices import world_size
 from disret.encoding import BatchEncoder
 from disret.files import read_json, write_json
 from disret.terminal import UserError
@@ -33,6 +34,7 @@ class QueryBatchSampler(DefaultBatchSampler):
 
     The queries are shuffled, POOL batches at a time are sorted by length and cut, and those
     batches are shuffled again: hardly any padding, and hardly less chance in what meets whom.
+    Under `torchrun`, a batch is what all processes take in a step; each gets its part of it.
 
     Args:
         dataset: the numbers of the queries (`Examples.dataset`).
@@ -52,16 +54,16 @@ class QueryBatchSampler(DefaultBatchSampler):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         if not self.in_order:
             order = torch.randperm(len(order), generator=generator)
-        whole = len(order) // self.batch_size * self.batch_size
-        for pool in order[:whole].split(POOL * self.batch_size):
-            if self.in_order:
-                batches = pool.view(-1, self.batch_size)
-            else:
-                by_length = pool[self.lengths[pool].argsort(stable=True)].view(-1, self.batch_size)
-                batches = by_length[torch.randperm(len(by_length), generator=generator)]
-            yield from batches.tolist()
-        if whole < len(order) and not self.drop_last:
-            yield order[whole:].tolist()
+        step = self.batch_size * world_size()
+        whole = len(order) // step * step
+        for pool in order[:whole].split(POOL * step):
+            if not self.in_order:
+                by_length = pool[self.lengths[pool].argsort(stable=True)].view(-1, step)
+                pool = by_length[torch.randperm(len(by_length), generator=generator)]
+            yield from pool.view(-1, self.batch_size).tolist()
+        for batch in order[whole:].split(self.batch_size):
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch.tolist()
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.lengths), self.batch_size)
@@ -168,7 +170,8 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self.add_callback(_EpochOrder(self))
         self.add_callback(StopOnNaN())
         self.remove_callback(ProgressCallback)
-        self.add_callback(_Progress())
+        if not self.args.disable_tqdm:
+            self.add_callback(_Progress())
 
     def get_batch_sampler(self, dataset: Dataset, **kwargs) -> QueryBatchSampler:
         self.sampler = QueryBatchSampler(dataset, self.lengths, self.keep_order, **kwargs)

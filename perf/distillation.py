@@ -312,7 +312,8 @@ def measure_memory(
             for batch in sampler:
                 examples.collate([{"row": row} for row in batch])
         with stages.measure("train 50 steps", 50 * BATCH):
-            train(teacher, Examples(examples.tokens, targets[: 50 * BATCH]))
+            some = tokenised_queries(teacher, queries[: 50 * BATCH])
+            train(teacher, Examples(some, targets[: 50 * BATCH]))
     return stages.rows(), {"queries": len(queries), "dimensions": 768, "batch_size": BATCH}
 
 

@@ -11,11 +11,13 @@ class LocalHub:
 
     Attributes:
         url: for HF_ENDPOINT.
-        token: the one that may upload; another is refused.
+        token: the one that is known; another is refused.
+        role: what that token may do, `write` or `read`.
         repositories: by name, the files of each.
     """
 
     token = "hf_right"
+    role = "write"
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
@@ -24,7 +26,8 @@ class LocalHub:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/api/whoami-v2":
-                    self._answer({"name": "someone", "type": "user", "orgs": []})
+                    token = {"accessToken": {"role": server.role}}
+                    self._answer({"name": "someone", "type": "user", "orgs": [], "auth": token})
                 else:
                     self._answer({}, 200 if self.path == "/" else 404)
 

@@ -47,11 +47,18 @@ def test_a_finished_student_is_uploaded_later(script, arguments, hub):
     assert "model.safetensors" in hub.repositories["someone/fast"]
 
 
+def test_a_token_that_may_only_read_is_refused(script, arguments, hub):
+    hub.role = "read"
+    outcome = script("distill", *arguments, "--push-to-hub", "someone/fast", env=at(hub))
+    assert outcome.status == 2
+    assert "may only read" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("name", "token", "reason"),
     [
         ("someone/fast", None, "log in first"),
-        ("someone/fast", "hf_wrong", "the hub says"),
+        ("someone/fast", "hf_wrong", "401"),
         ("no name at all", LocalHub.token, "expected USER/NAME"),
     ],
 )

@@ -9,7 +9,7 @@ import pandas
 import pytest
 from sentence_transformers import SentenceTransformer
 
-KINDS = {"layers": ["--layers", 0, 3], "static": ["--init-with", "static"]}
+KINDS = {"layers": ["--layers", 0, 3], "static": ["--init-with", "static", "--adamw-lr", 1e-3]}
 # Nothing of this project is imported, and nothing of it can be: the folder is another.
 ALONE = """
 import json, sys
@@ -65,3 +65,15 @@ def test_alone_and_joined(call, kind, teacher, queries, valid_queries, collectio
     card = (student / "README.md").read_text()
     assert f"| things | {alone['NDCG@10']:.4f} |" in card
     assert (student / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_folder_in_the_routers_place_is_kept(call, teacher, queries, valid_queries, tmp_path):
+    (tmp_path / "student-router").mkdir()
+    (tmp_path / "student-router" / "notes.txt").write_text("mine")
+    outcome = call("distill", "--teacher", teacher, "--layers", 0, "--queries", queries,
+                   "--valid-queries", valid_queries, "--output", tmp_path / "student",
+                   "--router")  # fmt: skip
+    assert outcome.status == 2
+    assert "student-router exists and is not a model" in outcome.err
+    assert not (tmp_path / "student").exists()
+    assert (tmp_path / "student-router" / "notes.txt").read_text() == "mine"

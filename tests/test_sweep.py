@@ -43,6 +43,7 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert result.stdout.count("$ python distill.py") == 3
     assert result.stdout.count("$ python benchmark.py") == 1
     assert result.stdout.count("$ python ispeed.py") == 1
+    assert "| things |" in (students / "layers-1" / "README.md").read_text()
     names = ["layers-0", "layers-1", "from-other-layers-0-2"]
     assert sorted(path.name for path in students.iterdir()) == sorted(names)
     # Once each, for all students.
@@ -67,10 +68,30 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
 
 
 def test_a_failing_script_ends_the_sweep(arguments, script):
-    arguments[1] = "no-such/model"
-    outcome = script("sweep", *arguments)
+    arguments[arguments.index("--queries") + 1] = "none.tsv"
+    outcome = script("sweep", *arguments, timeout=100)
     assert outcome.status == 2
-    assert "cannot load the model" in outcome.err
+    assert "there is no file none.tsv" in outcome.err
+    assert "distill.py ended with status 2" in outcome.err
+    assert outcome.out.count("$ python") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "reason"),
+    [
+        ("--teacher", "no-such/model", "cannot load the model"),
+        ("--others", "no-such/model", "cannot load the model"),
+        ("--others", "{other}:0;2", "expected layers such as 0,5"),
+        ("--others", "{other}:0,9", "names 9"),
+        ("--datasets", "no-such-set", "no-such-set"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_student(call, arguments, tmp_path, flag, value, reason):
+    arguments[arguments.index(flag) + 1] = value.format(other=tmp_path / "other")
+    outcome = call("sweep", *arguments)
+    assert outcome.status == 2
+    assert reason in outcome.err
+    assert "$ python" not in outcome.out
 
 
 def test_the_papers_subsets_are_those_of_twelve_layers():

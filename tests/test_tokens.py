@@ -65,6 +65,18 @@ def test_a_second_call_reads_the_file(teacher):
     assert first.lengths.max() == model.max_seq_length
 
 
+def test_static_tokens_depend_on_where_texts_are_cut():
+    found = []
+    for length in (5, 9):
+        backend = tokenizer()
+        backend.backend_tokenizer.enable_truncation(length)
+        model = SentenceTransformer(
+            modules=[StaticEmbedding(backend, embedding_dim=8)], device="cpu"
+        )
+        found.append(tokenised_queries(model, QUERIES).lengths.max())
+    assert found == [5, 9]
+
+
 @pytest.mark.parametrize("change", ["prompt", "length", "queries"])
 def test_what_decides_the_tokens_names_the_file(teacher, change):
     model = load_encoder(str(teacher), "cpu")

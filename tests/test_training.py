@@ -46,6 +46,16 @@ def test_the_incomplete_batch_is_last_or_left_out():
     assert len(list(sampler(drop_last=True))) == len(sampler(drop_last=True)) == 312
 
 
+def test_processes_share_the_batches_of_one(monkeypatch):
+    """Two processes with batches of 8 take in a step what one takes with 16."""
+    alone = list(sampler())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dataset = Dataset.from_dict({"row": range(len(LENGTHS))})
+    shared = list(QueryBatchSampler(dataset, LENGTHS, batch_size=8, drop_last=True, seed=1))
+    steps = [a + b for a, b in zip(shared[:-1:2], shared[1::2], strict=True)]
+    assert steps == alone[:-1]
+
+
 def test_the_order_of_the_queries_can_be_kept():
     rows = [row for batch in sampler(in_order=True) for row in batch]
     assert rows == list(range(len(LENGTHS)))
