@@ -58,7 +58,7 @@ def test_a_token_that_may_only_read_is_refused(script, arguments, hub):
     ("name", "token", "reason"),
     [
         ("someone/fast", None, "log in first"),
-        ("someone/fast", "hf_wrong", "401"),
+        ("someone/fast", "hf_wrong", "Invalid user token"),
         ("no name at all", LocalHub.token, "expected USER/NAME"),
     ],
 )
