@@ -17,22 +17,26 @@ judgments are needed. The output is a complete sentence-transformers model.
 
 import argparse
 import copy
-import hashlib
-import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disret.collection import check_name, find_collections
 from disret.devices import world_size
 from disret.download import mirror_from
-from disret.files import replace_folder, write_json
 from disret.layers import check_layers
 from disret.paths import HOME
-from disret.query_files import msmarco_queries, read_queries
+from disret.query_files import training_queries
 from disret.results import read_rows
-from disret.resume import check_output, claim, is_finished, last_checkpoint, unfinished
+from disret.resume import (
+    check_output,
+    claim,
+    is_finished,
+    last_checkpoint,
+    save_student,
+    text_sha256,
+    unfinished,
+)
 from disret.sentences import collection_sentences
 from disret.terminal import UserError, command_line, is_main_process, run, say
 
@@ -165,10 +169,13 @@ def main() -> None:
     args = parse_args()
     check_output(args.output, args.resume, args.overwrite)
     check_before_long_work(args)
-    queries, valid_queries = load_queries(args)
+    mirror = mirror_from(args.mirror)
+    queries, valid_queries = training_queries(
+        args.queries, args.valid_queries, args.max_queries, mirror
+    )
     sentences = []
     if args.adapt:
-        collections = find_collections(args.adapt, mirror_from(args.mirror))
+        collections = find_collections(args.adapt, mirror)
         sentences = collection_sentences(collections, len(queries), args.seed)
 
     from disret.devices import resolve_dtype, training_device
@@ -234,7 +241,7 @@ def main() -> None:
                 },
                 "validation_mse": curve,
             }
-            save_student(args, student, report)
+            save_student(args.output, student, report)
     if is_main_process():
         name = args.push_to_hub or args.output.name
         write_model_card(args.output, name, read_rows(args.results))
@@ -452,52 +459,12 @@ def check_before_long_work(args: argparse.Namespace) -> None:
         check_upload(args.push_to_hub)
 
 
-def load_queries(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Training queries, and validation queries that are not among them."""
-    files, valid_files = args.queries, args.valid_queries
-    if not (files and valid_files):
-        train, dev = msmarco_queries(mirror_from(args.mirror))
-        files, valid_files = files or [train], valid_files or [dev]
-    queries = read_queries(files, args.max_queries)
-    valid_queries = read_queries(valid_files)
-    seen = set(queries)
-    unseen = [query for query in valid_queries if query not in seen]
-    if not unseen:
-        raise UserError("every validation query is among the training queries; name others.")
-    if len(unseen) < len(valid_queries):
-        left_out = len(valid_queries) - len(unseen)
-        say(f"left out {left_out} validation queries that are among the training queries.")
-    return queries, unseen
-
-
 def recorded(args: argparse.Namespace) -> dict:
     """The arguments that decide the student, as JSON."""
     values = {key: value for key, value in vars(args).items() if key not in CIRCUMSTANCES}
     for key in ("queries", "valid_queries"):
         values[key] = [str(path) for path in values[key]] if values[key] else None
     return values
-
-
-def text_sha256(texts: list[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-def save_student(args: argparse.Namespace, student: "SentenceTransformer", report: dict) -> None:
-    """Put the complete model in place, with its card and `distillation.json`."""
-    from disret.devices import versions
-    from disret.encoders import describe
-
-    partial = unfinished(args.output)
-    folder = partial / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    student.save_pretrained(str(folder), create_model_card=False)
-    report["size"] = asdict(describe(student))
-    report["versions"] = versions()
-    write_json(folder / "distillation.json", report)
-    replace_folder(folder, args.output)
-    shutil.rmtree(partial)
-    before, *after = (point["mse"] for point in report["validation_mse"])
-    print(f"{args.output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
 
 
 if __name__ == "__main__":

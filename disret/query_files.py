@@ -48,6 +48,36 @@ def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
     return queries
 
 
+def training_queries(
+    files: Sequence[Path] | None,
+    valid_files: Sequence[Path] | None,
+    limit: int | None = None,
+    mirror: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """Queries to train on, and queries to validate on that are not among them.
+
+    Args:
+        files, valid_files: MS MARCO's training and development queries where not given.
+        limit: train on so many only.
+
+    Raises:
+        UserError: as `read_queries`, or no validation query is left.
+    """
+    if not (files and valid_files):
+        train, dev = msmarco_queries(mirror)
+        files, valid_files = files or [train], valid_files or [dev]
+    queries = read_queries(files, limit)
+    valid_queries = read_queries(valid_files)
+    seen = set(queries)
+    unseen = [query for query in valid_queries if query not in seen]
+    if not unseen:
+        raise UserError("every validation query is among the training queries; name others.")
+    if len(unseen) < len(valid_queries):
+        left_out = len(valid_queries) - len(unseen)
+        say(f"left out {left_out} validation queries that are among the training queries.")
+    return queries, unseen
+
+
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     """MS MARCO's training and development query files, downloaded on first use."""
     from filelock import FileLock

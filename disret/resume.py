@@ -1,10 +1,17 @@
 """A run of distill.py on disk: new, unfinished beside its output, or finished."""
 
+import hashlib
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from disret.files import check_writable, read_json, write_json
+from disret.files import check_writable, read_json, replace_folder, write_json
 from disret.terminal import UserError, is_main_process
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def unfinished(output: Path) -> Path:
@@ -67,6 +74,27 @@ def claim(output: Path, content: dict[str, dict], overwrite: bool) -> None:
         if overwrite:
             shutil.rmtree(partial, ignore_errors=True)
         write_json(partial / "run.json", content)
+
+
+def save_student(output: Path, student: "SentenceTransformer", report: dict[str, Any]) -> None:
+    """Put the complete model in place, with its `distillation.json`; the run is finished."""
+    from disret.devices import versions
+    from disret.encoders import describe
+
+    partial = unfinished(output)
+    folder = partial / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    student.save_pretrained(str(folder), create_model_card=False)
+    size = asdict(describe(student))
+    write_json(folder / "distillation.json", {**report, "size": size, "versions": versions()})
+    replace_folder(folder, output)
+    shutil.rmtree(partial)
+    before, *after = (point["mse"] for point in report["validation_mse"])
+    print(f"{output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
+
+
+def text_sha256(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def last_checkpoint(output: Path) -> str | None:
