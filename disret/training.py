@@ -61,7 +61,8 @@ class QueryBatchSampler(DefaultBatchSampler):
                 by_length = pool[self.lengths[pool].argsort(stable=True)].view(-1, step)
                 pool = by_length[torch.randperm(len(by_length), generator=generator)]
             yield from pool.view(-1, self.batch_size).tolist()
-        for batch in order[whole:].split(self.batch_size):
+        for start in range(whole, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
             if len(batch) == self.batch_size or not self.drop_last:
                 yield batch.tolist()
 

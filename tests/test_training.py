@@ -24,6 +24,16 @@ def test_every_query_once_an_epoch():
     assert [len(batch) for batch in batches] == [16] * 312 + [11]
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 32])
+def test_no_batch_is_empty(count):
+    dataset = Dataset.from_dict({"row": range(count)})
+    found = QueryBatchSampler(dataset, LENGTHS[:count], batch_size=16, drop_last=False, seed=1)
+    batches = list(found)
+    assert sorted(row for batch in batches for row in batch) == list(range(count))
+    assert len(batches) == len(found)
+    assert all(batches)
+
+
 def test_hardly_any_padding():
     batches = list(sampler())[:-1]
     padded = sum(LENGTHS[batch].max() * 16 for batch in batches)
