@@ -26,7 +26,7 @@ from disret.tokens import Tokens
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-POOL = 64  # batches that are sorted by length together
+POOL = 512  # batches that are sorted by length together; with 64, a sixth would be padding
 
 
 class QueryBatchSampler(DefaultBatchSampler):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 128
+PART = 0.25  # of the queries, for the peer
 MSMARCO_QUERIES = 808_731
 
 
@@ -47,7 +48,9 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--teacher", default="models/all-MiniLM-L6-v2", help="(default: %(default)s)")
-    add("--queries", type=int, default=4096, help="MS MARCO training queries (default: 4096)")
+    add("--queries", type=int, default=8192,
+        help="MS MARCO training queries; the peer, whose speed does not depend on their number, "
+        "gets the first quarter (default: 8192)")
     add("--rounds", type=int, default=3, help="(default: 3)")
     add("--jobs", type=int, default=2,
         help="students trained at once in the last comparison, CPU only (default: 2)")
@@ -98,6 +101,7 @@ def measure_speed(
     from disret.encoding import BatchEncoder
 
     queries = random.Random(0).sample(log, args.queries)
+    some = queries[: int(PART * len(queries))]
     dtype = resolve_dtype("auto", device)
     library = load_encoder(args.teacher, device)
     low = load_encoder(args.teacher, device)
@@ -108,66 +112,73 @@ def measure_speed(
 
     kept = subsets(library[0].model.config.num_hidden_layers)
     pair = next(subset.layers for subset in kept if subset.choice == "first, last")
-    contestants: list[tuple[str, str, int, Callable[[], object]]] = [
-        ("teacher pass", "sentence-transformers", 1, lambda: library.encode(queries)),
-        ("teacher pass", f"this project, {dtype}", 1,
-         lambda: BatchEncoder(low).encode_query(queries)),
-        ("training, 2 layers", "sentence-transformers", 1,
-         lambda: train_as_users_do(cut(pair), queries, embeddings, bf16=False)),
-        ("training, 2 layers", "sentence-transformers, bf16", 1,
-         lambda: train_as_users_do(cut(pair), queries, embeddings, bf16=True)),
-        ("training, 2 layers", "this project, with dropout", 1,
-         lambda: train_on_queries(cut(pair), queries, embeddings, dropout=True)),
-        ("training, 2 layers", "this project", 1,
-         lambda: train_on_queries(cut(pair), queries, embeddings, dropout=False)),
-        (f"training, the {len(kept)} students of the sweep", "this project", len(kept),
-         lambda: [train_on_queries(cut(s.layers), queries, embeddings, dropout=False)
-                 for s in kept]),
-    ]  # fmt: skip
     embeddings = BatchEncoder(low).encode_query(queries)
+    one, all_of_them = f"training, layers {pair}", f"training, {len(kept)} students"
+    library_name, ours = "sentence-transformers", "this project"
+    contestants: list[tuple[str, str, int, Callable[[], object]]] = [
+        ("teacher pass", library_name, len(some), lambda: library.encode(some)),
+        ("teacher pass", ours, len(queries), lambda: BatchEncoder(low).encode_query(queries)),
+        (one, library_name, len(some),
+         lambda: train_as_users_do(cut(pair), some, embeddings, bf16=False)),
+        (one, f"{library_name}, bf16", len(some),
+         lambda: train_as_users_do(cut(pair), some, embeddings, bf16=True)),
+        (one, f"{ours}, with dropout", len(queries),
+         lambda: train_on_queries(cut(pair), queries, embeddings, dropout=True)),
+        (one, ours, len(queries),
+         lambda: train_on_queries(cut(pair), queries, embeddings, dropout=False)),
+    ]  # fmt: skip
+    for _, _, _, work in contestants[:2]:  # warm-up
+        work()
     if device == "cpu":
         pool = ProcessPoolExecutor(
             args.jobs, get_context("spawn"), start_worker,
             (args.teacher, queries, embeddings, max(1, (os.cpu_count() or 1) // args.jobs)),
         )  # fmt: skip
         list(pool.map(train_in_worker, [pair] * args.jobs))  # warm-up
+        # The large ones first, so that all workers end at about the same time.
         contestants.append((
-            f"training, the {len(kept)} students of the sweep",
-            f"this project, {args.jobs} at once", len(kept),
+            all_of_them, ours, len(queries) * len(kept),
             lambda: list(pool.map(train_in_worker, [s.layers for s in reversed(kept)])),
         ))  # fmt: skip
-    for _, _, _, work in contestants[:2]:  # warm-up
-        work()
-    seconds: dict[int, list[float]] = {number: [] for number in range(len(contestants))}
+    else:
+        contestants.append((
+            all_of_them, ours, len(queries) * len(kept),
+            lambda: [train_on_queries(cut(s.layers), queries, embeddings, dropout=False)
+                     for s in kept],
+        ))  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"part": part, "how": how, "queries": count, "runs": []}
+        for part, how, count, _ in contestants
+    ]
     for turn in range(1, args.rounds + 1):
-        for number, (part, how, _, work) in enumerate(contestants):
+        for row, (part, how, _, work) in zip(rows, contestants, strict=True):
             say(f"round {turn} of {args.rounds}: {part}, {how}")
             start = time.perf_counter()
             work()
             synchronise(device)
-            seconds[number].append(time.perf_counter() - start)
-    rows = []
-    for number, (part, how, students, _) in enumerate(contestants):
-        rows.append({"part": part, "how": how, "students": students, "runs": seconds[number]})
-    peer, ours = (
-        [row["runs"] for row in rows if row["how"] in names]
-        for names in (("sentence-transformers",), (f"this project, {dtype}", "this project"))
-    )
-    whole = "teacher pass and training"
-    rows += [
-        {"part": whole, "how": "sentence-transformers", "students": 1, "runs": total(*peer[:2])},
-        {"part": whole, "how": "this project", "students": 1, "runs": total(*ours[:2])},
-        *(
-            {**row, "part": whole, "runs": total(ours[0], row["runs"])}
-            for row in rows if row["students"] > 1
-        ),
-    ]  # fmt: skip
-    first: dict[str, float] = {}
+            row["runs"].append(round(time.perf_counter() - start, 2))
+
+    def whole(training: str, how: str) -> dict[str, Any]:
+        """The teacher pass and a training after it, as a row."""
+        parts = [row for row in rows if row["how"] == how]
+        first, second = (next(row for row in parts if row["part"] == part)
+                         for part in ("teacher pass", training))  # fmt: skip
+        return {
+            "part": f"teacher pass and {training}",
+            "how": how,
+            "queries": second["queries"],
+            "runs": [round(a + b, 2) for a, b in zip(first["runs"], second["runs"], strict=True)],
+        }
+
+    rows += [whole(one, library_name), whole(one, ours), whole(all_of_them, ours)]
+    peers: dict[str, float] = {}
     for row in rows:
-        speed = args.queries * row["students"] / statistics.median(row["runs"])
+        speed = row["queries"] / statistics.median(row["runs"])
         row["queries_per_second"] = round(speed, 1)
-        row["times"] = round(speed / first.setdefault(row["part"].partition(",")[0], speed), 2)
-        row["runs"] = [round(value, 2) for value in row["runs"]]
+        if row["how"] == library_name:
+            peers[row["part"]] = speed
+        peer = peers.get(row["part"], peers.get(f"teacher pass and {one}"))
+        row["times"] = round(speed / peer, 2) if peer else None
     settings = {"teacher": Path(args.teacher).name, "queries": args.queries, "batch_size": BATCH,
                 "layers": pair, "rounds": args.rounds}  # fmt: skip
     return rows, settings
@@ -198,11 +209,6 @@ def train_in_worker(layers: tuple[int, ...]) -> None:
     train_on_queries(student, _shared["queries"], _shared["embeddings"], dropout=False)
 
 
-def total(*parts: list[float]) -> list[float]:
-    """The seconds of parts that follow each other, by round."""
-    return [sum(values) for values in zip(*parts, strict=True)]
-
-
 def train_as_users_do(
     student: "SentenceTransformer", queries: list[str], embeddings: Any, bf16: bool
 ) -> None:
@@ -211,7 +217,7 @@ def train_as_users_do(
     from sentence_transformers import SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.losses import MSELoss
 
-    dataset = Dataset.from_dict({"sentence": queries, "label": embeddings})
+    dataset = Dataset.from_dict({"sentence": queries, "label": embeddings[: len(queries)]})
     with tempfile.TemporaryDirectory() as folder:
         SentenceTransformerTrainer(
             model=student,
