@@ -33,15 +33,16 @@ def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
     with _figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
         for ax, (title, points) in zip(axes, panels.items(), strict=True):
             counts = sorted({point["layers"] for point in points})
-            for point in points:
+            for number, point in enumerate(sorted(points, key=lambda point: point["retention"])):
                 x = counts.index(point["layers"])
                 ax.plot(x, point["retention"], "o", color=f"C{x}")
+                right = number % 2 == 0  # neighbours in height are named on different sides
                 ax.annotate(
-                    point["name"], (x, point["retention"]), (8, -3), textcoords="offset points",
-                    fontsize=8,
+                    point["name"], (x, point["retention"]), (8 if right else -8, -3),
+                    textcoords="offset points", fontsize=8, ha="left" if right else "right",
                 )  # fmt: skip
             ax.set_xticks(range(len(counts)), [str(count) for count in counts])
-            ax.set_xlim(-0.4, len(counts) - 0.2)
+            ax.set_xlim(-0.6, len(counts) - 0.4)
             ax.set_xlabel("layers kept")
             ax.set_title(title, fontsize=10)
         axes[0].set_ylabel("nDCG@10 kept, percent of the teacher")
@@ -74,7 +75,7 @@ def _figure(path: Path, width: float, height: float, panels: int = 1) -> Iterato
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, panels, figsize=(width, height), layout="constrained", squeeze=False
+        1, panels, figsize=(width, height), layout="constrained", squeeze=False, sharey=True
     )
     yield figure, axes[0]
     for ax in axes[0]:
