@@ -228,7 +228,6 @@ def main() -> None:
                 **run_content,
                 "command": command_line(),
                 "teacher_is_local": Path(args.teacher).exists(),
-                "student_sha256": fingerprint(student),
                 "queries": {
                     "training": len(queries),
                     "sentences": len(sentences),

@@ -79,14 +79,20 @@ def claim(output: Path, content: dict[str, dict], overwrite: bool) -> None:
 def save_student(output: Path, student: "SentenceTransformer", report: dict[str, Any]) -> None:
     """Put the complete model in place, with its `distillation.json`; the run is finished."""
     from disret.devices import versions
-    from disret.encoders import describe
+    from disret.encoders import describe, fingerprint, load_encoder
 
     partial = unfinished(output)
     folder = partial / "model"
     shutil.rmtree(folder, ignore_errors=True)
     student.save_pretrained(str(folder), create_model_card=False)
-    size = asdict(describe(student))
-    write_json(folder / "distillation.json", {**report, "size": size, "versions": versions()})
+    saved = load_encoder(str(folder), "cpu")  # as its users will: settings may be spelt otherwise
+    report = {
+        **report,
+        "student_sha256": fingerprint(saved),
+        "size": asdict(describe(saved)),
+        "versions": versions(),
+    }
+    write_json(folder / "distillation.json", report)
     replace_folder(folder, output)
     shutil.rmtree(partial)
     before, *after = (point["mse"] for point in report["validation_mse"])
