@@ -26,7 +26,7 @@ from disret.collection import Collection, check_name, default_split, find_collec
 from disret.download import mirror_from
 from disret.files import check_writable
 from disret.paths import HOME
-from disret.terminal import UserError, is_main_process, run, say
+from disret.terminal import UserError, argument_parser, is_main_process, run, say
 
 if TYPE_CHECKING:
     from disret.encoding import BatchEncoder
@@ -42,9 +42,7 @@ class Encoder(NamedTuple):
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--datasets", nargs="+", default=list(datasets()), metavar="NAME|DIR",
@@ -75,7 +73,6 @@ def parse_args() -> argparse.Namespace:
     add("--save-runs", type=Path, metavar="DIR", help="write TREC run files there")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
-    add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
     args = parser.parse_args()
     if min(args.k_values) < 1:

@@ -38,7 +38,7 @@ from disret.resume import (
     unfinished,
 )
 from disret.sentences import collection_sentences
-from disret.terminal import UserError, command_line, is_main_process, run, say
+from disret.terminal import UserError, argument_parser, command_line, is_main_process, run, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +73,7 @@ POSITIVE = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--teacher", required=True, metavar="MODEL",
@@ -130,7 +128,6 @@ def parse_args() -> argparse.Namespace:
         "benchmarks/results.csv)")
     add("--push-to-hub", metavar="NAME", help="upload the student to this model repository")
     add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
-    add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
     epilog = "\n".join(
         f"--recipe {name}: " + ", ".join(f"{key} {value}" for key, value in settings.items())

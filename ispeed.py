@@ -21,16 +21,14 @@ from disret.collection import check_name, default_split, find_collections
 from disret.download import mirror_from
 from disret.files import check_writable
 from disret.query_files import read_queries
-from disret.terminal import UserError, run, say
+from disret.terminal import UserError, argument_parser, run, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--encoders", nargs="+", required=True, metavar="MODEL",
@@ -45,7 +43,6 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, metavar="CSV", help="write the table there as well")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
-    add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
     args = parser.parse_args()
     if args.datasets and args.queries:

@@ -29,15 +29,13 @@ from disret.files import check_writable
 from disret.layers import check_layers
 from disret.paths import MODELS
 from disret.subsets import subsets
-from disret.terminal import UserError, run
+from disret.terminal import UserError, argument_parser, run
 
 HERE = Path(__file__).resolve().parent
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--teacher", default="msmarco-bert-base-dot-v5", metavar="MODEL",
@@ -53,7 +51,6 @@ def parse_args() -> argparse.Namespace:
         help="of the timing (default: 4 8 16 32 64)")
     add("--jobs", type=int, default=1, metavar="N",
         help="students to distil at once: one for each GPU, or for each core of a small CPU")
-    add("--debug", action="store_true", help="show tracebacks")
     add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
     # fmt: on
     args = parser.parse_args()

@@ -5,14 +5,12 @@
 prints the profile; why it was chosen goes to standard error.
 """
 
-import argparse
-
 from disret import paths
 from disret.catalog import MSMARCO_QUERIES, datasets
 from disret.download import mirror_from, reachable
 from disret.encoders import hub_obstacle
 from disret.files import check_free_space
-from disret.terminal import UserError, run, say
+from disret.terminal import UserError, argument_parser, run, say
 
 NEEDED_BYTES = {"paper": 6_000_000_000, "embedded": 1_000_000_000}
 
@@ -56,13 +54,8 @@ def _out_of_reach() -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m disret.profile",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__, "python -m disret.profile")
     parser.add_argument("profile", choices=["auto", "paper", "embedded"])
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     print(choose(parser.parse_args().profile))
 
 

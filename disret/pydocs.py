@@ -7,7 +7,6 @@ Sources are read with `ast` and never imported. The collection lies under `bench
 in BEIR's layout, with `train-queries.tsv` and `valid-queries.tsv` beside it.
 """
 
-import argparse
 import ast
 import hashlib
 import json
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 from disret import paths
 from disret.files import whole_folder
-from disret.terminal import UserError, run, say
+from disret.terminal import UserError, argument_parser, run, say
 
 DOCUMENTS = 2500
 TEST_QUERIES = 500
@@ -146,12 +145,7 @@ def _write_jsonl(path: Path, prefix: str, texts: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m disret.pydocs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser = argument_parser(__doc__, "python -m disret.pydocs")
     parser.parse_args()
     print(build())
 

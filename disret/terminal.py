@@ -1,5 +1,6 @@
-"""How a script ends: a sentence and an exit status instead of a traceback."""
+"""How a script begins and ends: its arguments, and a sentence instead of a traceback."""
 
+import argparse
 import errno
 import os
 import shlex
@@ -12,6 +13,19 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 class UserError(Exception):
     """Something that the person at the terminal can put right; the message says what and how."""
+
+
+def argument_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser that shows `description` as it is laid out, and knows `--debug`.
+
+    Args:
+        prog: the command, where it is not the file's name: `python -m …`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
 
 
 def is_main_process() -> bool:

@@ -8,14 +8,13 @@ student that has seen it follows its teacher further on queries of another field
 database files come with Debian's and Ubuntu's package `wordnet-base`.
 """
 
-import argparse
 import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from disret.files import check_writable, whole_file
-from disret.terminal import UserError, run
+from disret.terminal import UserError, argument_parser, run
 
 KINDS = ("noun", "verb", "adj", "adv")
 SHORTEST_EXAMPLE = 4  # words
@@ -68,14 +67,9 @@ def _texts(line: str) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m disret.wordnet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__, "python -m disret.wordnet")
     parser.add_argument("folder", type=Path, help="where WordNet's data.* files lie")
     parser.add_argument("output", type=Path, help="text file to write, a text a line")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()
     check_writable(args.output)
     texts = wordnet_texts(args.folder)

@@ -28,7 +28,7 @@ from disret.download import mirror_from
 from disret.files import check_writable, write_json
 from disret.query_files import msmarco_queries, read_queries
 from disret.subsets import subsets
-from disret.terminal import run, say
+from disret.terminal import argument_parser, run, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -42,9 +42,7 @@ MSMARCO_QUERIES = 808_731
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--teacher", default="models/all-MiniLM-L6-v2", help="(default: %(default)s)")
@@ -58,7 +56,6 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, help="(default: perf/results/distillation[-memory].json)")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
-    add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
     args = parser.parse_args()
     name = "distillation-memory.json" if args.memory else "distillation.json"

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from disret.collection import find_collections
 from disret.download import mirror_from
 from disret.files import check_writable, write_json
-from disret.terminal import run, say
+from disret.terminal import argument_parser, run, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -29,9 +29,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--model", default="models/all-MiniLM-L6-v2", help="encoder (default: %(default)s)")
@@ -43,7 +41,6 @@ def parse_args() -> argparse.Namespace:
         help="(default: perf/results/encoding.json)")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
-    add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
     return parser.parse_args()
 

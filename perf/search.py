@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from disret import paths
 from disret.collection import Collection
 from disret.files import check_writable, whole_file, write_json
-from disret.terminal import run, say
+from disret.terminal import argument_parser, run, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +42,7 @@ TILE = 4096  # documents, of the bare product
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
     add("--documents", type=int, default=MSMARCO, help="(default: MS MARCO's %(default)s)")
@@ -57,7 +55,6 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, default=RESULTS / "search.json",
         help="(default: perf/results/search.json)")
     add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
-    add("--debug", action="store_true", help="show tracebacks")
     # fmt: on
     return parser.parse_args()
 
