@@ -64,7 +64,7 @@ STATIC_LR = 1e-2
 # Arguments that do not decide the student, and so are not recorded with it.
 CIRCUMSTANCES = (
     "resume", "overwrite", "debug", "device", "mirror", "output", "eval_batch_size", "router",
-    "push_to_hub", "results",
+    "export", "push_to_hub", "results",
 )  # fmt: skip
 POSITIVE = (
     "train_batch_size", "eval_batch_size", "max_seq_length", "eval_steps", "num_epochs",
@@ -123,6 +123,8 @@ def parse_args() -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace what is at --output")
     add("--router", action="store_true",
         help="also save teacher and student as one model, OUTPUT-router")
+    add("--export", action="store_true",
+        help="also write the student for a service without torch, OUTPUT/query-encoder")
     add("--results", type=Path, metavar="CSV",
         help="table of benchmark.py whose rows about the student go into its model card (default: "
         "benchmarks/results.csv)")
@@ -243,6 +245,10 @@ def main() -> None:
         write_model_card(args.output, name, read_rows(args.results))
         if args.router:
             save_router(args.teacher, args.output)
+        if args.export:
+            from disret.export import export_once
+
+            export_once(args.output, valid_queries)
         if args.push_to_hub:
             print(f"uploaded to {upload(args.output, args.push_to_hub)}")
 

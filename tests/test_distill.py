@@ -330,6 +330,28 @@ def test_adapts_to_a_collection(call, arguments, collection, tmp_path):
     assert "none" in missing.err
 
 
+def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
+    from disret.query_encoder import QueryEncoder
+
+    arguments = [*arguments, "--layers", 0, 3, "--export"]
+    outcome = call("distill", *arguments)
+    assert outcome.status == 0, outcome.err
+    assert "int8 (a scale for each channel) at a cosine of 0.99" in outcome.out
+    student = tmp_path / "student"
+    settings = student / "query-encoder" / "query_encoder.json"
+    written = settings.stat().st_mtime_ns
+    texts = valid_queries.read_text().splitlines()
+    expected = SentenceTransformer(str(student), device="cpu").encode_query(texts)
+    found = QueryEncoder.from_pretrained(student).encode(texts)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    again = call("distill", *arguments, "--resume")
+    assert again.status == 0, again.err
+    assert settings.stat().st_mtime_ns == written
+    (student / "query-encoder" / "model.onnx").write_bytes(b"")
+    assert call("distill", *arguments, "--resume").status == 0
+    assert QueryEncoder.from_pretrained(student).encode(texts).shape == found.shape
+
+
 def test_layers_of_another_model(call, arguments, tmp_path):
     other = save_encoder(tmp_path / "other", "distilbert", layers=3)
     outcome = call("distill", *arguments, "--init-with", other, "--layers", 0, 2)

@@ -1,0 +1,375 @@
+"""A trained query encoder for a service: prompt, tokenizer, model and pooling, without torch.
+
+    python -m disret.export models/student                       # into models/student/query-encoder
+    python -m disret.export all-MiniLM-L6-v2 --output teacher    # a model of the hub
+
+A transformer becomes an ONNX graph in float32 and one in int8; a static model, tables. Both are
+compared with the model on real queries before they are kept. `disret.query_encoder` reads them.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from disret.encoders import describe, load_encoder, prompt_of
+from disret.files import check_writable, whole_folder, write_json
+from disret.query_encoder import (
+    FOLDER,
+    PRECISIONS,
+    SETTINGS,
+    ExportError,
+    QueryEncoder,
+    _sha256,
+)
+from disret.terminal import UserError, argument_parser, run
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+QUERIES = 500  # on which an export is compared with its model
+FLOAT32_TOLERANCE = 1e-4  # of a coordinate
+INT8_COSINE = 0.995  # on average
+LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
+# What else than the weights decides a model's vectors, as sentence-transformers saves it.
+MODEL_FILES = ("**/*.safetensors", "**/*.bin", "**/*config*.json", "modules.json", "tokenizer.json")
+
+
+def export(encoder: "SentenceTransformer", folder: Path, queries: Sequence[str]) -> dict[str, Any]:
+    """Write `folder/query-encoder`, complete and checked, or leave what is there.
+
+    Args:
+        encoder: in float32 on the CPU.
+        folder: that of the model, if it is on disk; its files are noted, so that the export is not
+            mistaken for that of another.
+        queries: real ones, to compare on.
+
+    Returns:
+        What was compared: `queries`, the largest difference of a coordinate in float32, the mean
+        cosine to the model of int8, how int8 was made, and bytes.
+
+    Raises:
+        UserError: the model cannot be exported, or the export is not close enough to it.
+    """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    expected = encoder.encode_query(list(queries), show_progress_bar=False)
+    is_static = isinstance(encoder[0], StaticEmbedding)
+    with whole_folder(folder / FOLDER) as partial_folder:
+        settings = {
+            "format": 1,
+            "kind": "static" if is_static else "onnx",
+            "dimension": int(expected.shape[1]),
+            "size": asdict(describe(encoder)),
+            "prompt": prompt_of(encoder, "query") or "",
+            **_write_tokenizer(encoder, partial_folder, is_static),
+            "model_files": {
+                str(path.relative_to(folder)): _sha256(path) for path in _model_files(folder)
+            },
+        }
+        write = _write_tables if is_static else _write_graphs
+        files, how, more = write(encoder, partial_folder)
+        settings.update(more)
+        checks: dict[str, Any] = {"queries": len(queries)}
+        kept: dict[str, list[str]] = {"tokenizer": ["tokenizer.json"], "float32": files}
+
+        def note() -> None:
+            settings["files"] = {
+                kind: {name: _sha256(partial_folder / name) for name in names}
+                for kind, names in kept.items()
+            }
+            settings["checks"] = checks
+            write_json(partial_folder / SETTINGS, settings)
+
+        def vectors(precision: str) -> np.ndarray:
+            note()
+            return QueryEncoder.from_pretrained(partial_folder, precision).encode(list(queries))
+
+        difference = float(np.abs(vectors("float32") - expected).max())
+        checks["float32_largest_difference"] = difference
+        if not difference <= FLOAT32_TOLERANCE:
+            raise UserError(
+                f"the export differs from the model by {difference:.2g} in a coordinate, more than "
+                f"{FLOAT32_TOLERANCE:.0e}; it was not kept."
+            )
+        best = 0.0
+        for name, quantise in how.items():
+            kept["int8"] = quantise()
+            best = max(best, cosine := _mean_cosine(vectors("int8"), expected))
+            if cosine >= INT8_COSINE:
+                checks.update(int8_mean_cosine=cosine, int8=name)
+                break
+        else:
+            raise UserError(
+                f"int8 comes to a cosine of {best:.4f} to the model, less than {INT8_COSINE}; the "
+                "export was not kept."
+            )
+        note()
+    return {**checks, "bytes": {path.name: path.stat().st_size
+                                for path in sorted((folder / FOLDER).iterdir())}}  # fmt: skip
+
+
+def export_once(folder: Path, queries: Sequence[str]) -> None:
+    """Export the model at `folder` unless its export is there and whole; say what came of it."""
+    try:
+        for precision in PRECISIONS:
+            QueryEncoder.from_pretrained(folder, precision)
+    except ExportError:
+        report = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES])
+        print(summary(folder, report))
+
+
+def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(np.mean((vectors * expected).sum(axis=1) / np.maximum(lengths, 1e-12)))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    found = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    return sorted(path for path in found if FOLDER not in path.relative_to(folder).parts)
+
+
+def _write_tokenizer(
+    encoder: "SentenceTransformer", folder: Path, is_static: bool
+) -> dict[str, Any]:
+    """Save the tokenizer with its maximum length; what else the runtime must know of it."""
+    from tokenizers import Tokenizer
+
+    tokenizer = encoder.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    if is_static:
+        length = (copy.truncation or {}).get("max_length")
+    else:
+        length = getattr(encoder[0], "query_length", None) or encoder.max_seq_length
+        copy.no_truncation()
+        if length:
+            copy.enable_truncation(length, direction=tokenizer.truncation_side)
+    copy.save(str(folder / "tokenizer.json"))
+    return {"max_length": length, "special_tokens": not is_static}
+
+
+# --- Static models --------------------------------------------------------------------------------
+
+Written = tuple[list[str], dict[str, Callable[[], list[str]]], dict[str, Any]]
+
+
+def _write_tables(encoder: "SentenceTransformer", folder: Path) -> Written:
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    after = list(encoder)[1:]
+    others = [type(module).__name__ for module in after if not isinstance(module, Normalize)]
+    if others:
+        raise UserError(f"a static model with {', '.join(others)} cannot be exported.")
+    table = encoder[0].embedding.weight.detach().float().numpy()[:, : encoder.truncate_dim]
+    np.save(folder / "model.npy", table)
+
+    def rows() -> list[str]:
+        scales = np.maximum(np.abs(table).max(axis=1), 1e-12) / 127
+        quantised = np.rint(table / scales[:, None]).astype(np.int8)
+        np.save(folder / "model-int8.npy", quantised)
+        np.save(folder / "model-int8-scales.npy", scales.astype(np.float32))
+        return ["model-int8.npy", "model-int8-scales.npy"]
+
+    return ["model.npy"], {"a scale for each token": rows}, {"normalize": bool(after)}
+
+
+# --- Transformers ---------------------------------------------------------------------------------
+
+
+def _write_graphs(encoder: "SentenceTransformer", folder: Path) -> Written:
+    """The graph in float32, and ways to int8 from the smallest and fastest to the most exact."""
+    size = sum(weight.numel() * weight.element_size() for weight in encoder.parameters())
+    if size > LARGEST:
+        raise UserError(
+            f"the model has {size / 1e9:.1f} GB, and an ONNX file holds {LARGEST / 1e9:.0f} GB."
+        )
+    more = _write_graph(encoder, folder / "model.onnx")
+    everything = partial(_quantise, folder, ["MatMul", "Gather", "Gemm"])
+    products = partial(_quantise, folder, ["MatMul", "Gemm"])
+    how = {
+        "a scale for each channel": everything,
+        "a scale for each channel, embeddings in float32": products,
+        "a scale for each 32 weights, embeddings in float32": partial(_quantise_blocks, folder),
+    }
+    return ["model.onnx"], how, more
+
+
+def _write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
+    """Trace the whole encoder; batch and length stay free."""
+    import torch
+
+    prompt = prompt_of(encoder, "query")
+    sample = encoder.preprocess(
+        ["what is dense retrieval, and why?", "how?"], prompt=prompt, task="query"
+    )
+    tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
+    constants = {name: value for name, value in sample.items() if name not in tensors}
+    unknown = tensors.keys() - _PADDING.keys()
+    if unknown or any(value.ndim != 2 for value in tensors.values()):
+        raise UserError(f"a model with the inputs {', '.join(sorted(tensors))} cannot be exported.")
+
+    class Graph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+            features = {**constants, **dict(zip(tensors, columns, strict=True))}
+            embedding = self.encoder(features, task="query")["sentence_embedding"]
+            return embedding[:, : encoder.truncate_dim]
+
+    free = torch.export.Dim.DYNAMIC
+    with _made_plain(encoder), _quiet():
+        try:
+            program = torch.onnx.export(
+                Graph().eval(),
+                tuple(tensors.values()),
+                input_names=list(tensors),
+                output_names=["query_embedding"],
+                dynamic_shapes=(tuple({0: free, 1: free} for _ in tensors),),
+                dynamo=True,
+                verbose=False,
+            )
+            program.save(path, external_data=False)
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise UserError(f"torch cannot make an ONNX graph of this model: {reason}") from error
+    tokenizer = encoder.tokenizer
+    return {
+        "inputs": list(tensors),
+        "padding": {name: getattr(tokenizer, _PADDING[name], 0) for name in tensors},
+        "padding_side": tokenizer.padding_side,
+    }
+
+
+_PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id",
+            "attention_mask": ""}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _made_plain(encoder: "SentenceTransformer") -> Iterator[None]:
+    """Let a model compute the same in a way that makes a plain graph.
+
+    Attention as products and a softmax makes a smaller one than torch's fused kernel; and pooling
+    without the prompt's tokens looks into the mask for padding, which a graph cannot.
+    """
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    transformer = encoder.transformers_model
+    kind = transformer.config._attn_implementation
+    poolings = [module for module in encoder.modules() if isinstance(module, Pooling)]
+    transformer.set_attn_implementation("eager")
+    for pooling in poolings:
+        pooling._exclude_prompt_from_mask = _without_prompt
+    try:
+        yield
+    finally:
+        transformer.set_attn_implementation(kind)
+        for pooling in poolings:
+            del pooling._exclude_prompt_from_mask
+
+
+def _without_prompt(attention_mask: "torch.Tensor", prompt_length: int) -> "torch.Tensor":
+    """The mask without the first tokens of each text, wherever it begins."""
+    counted = attention_mask.cumsum(dim=1)
+    return attention_mask * (counted > prompt_length)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' reports of progress and of absent packages to themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _quantise(folder: Path, operators: list[str]) -> list[str]:
+    """Weights by channel beforehand, activations as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    with _quiet():
+        quant_pre_process(folder / "model.onnx", prepared, skip_symbolic_shape=True)
+        quantize_dynamic(
+            prepared,
+            folder / "model-int8.onnx",
+            op_types_to_quantize=operators,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    prepared.unlink()
+    return ["model-int8.onnx"]
+
+
+def _quantise_blocks(folder: Path) -> list[str]:
+    """Weights and activations in blocks of 32, each with its scale: slower, and nearly exact."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
+    settings = DefaultWeightOnlyQuantConfig(
+        block_size=32, is_symmetric=True, accuracy_level=4, bits=8
+    )
+    with _quiet():
+        quantizer = MatMulNBitsQuantizer(onnx.load(folder / "model.onnx"), algo_config=settings)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(folder / "model-int8.onnx"))
+    return ["model-int8.onnx"]
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.export")
+    add = parser.add_argument
+    # fmt: off
+    add("model", help="directory or hub name of a sentence-transformers model")
+    add("--output", type=Path, metavar="DIR",
+        help="put the folder query-encoder there (default: into the model's)")
+    add("--queries", type=Path, metavar="FILE",
+        help="compare on these (default: MS MARCO's dev queries)")
+    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
+    # fmt: on
+    args = parser.parse_args()
+    from disret.download import mirror_from
+    from disret.query_files import msmarco_queries, read_queries
+
+    local = Path(args.model)
+    if not args.output and not local.is_dir():
+        raise UserError(f"{args.model} is no directory; say with --output where the export goes.")
+    folder = args.output or local
+    check_writable(folder / FOLDER, is_file=False)
+    file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
+    queries = read_queries([file], QUERIES)
+    report = export(load_encoder(args.model, "cpu"), folder, queries)
+    print(summary(folder, report))
+
+
+def summary(folder: Path, report: dict[str, Any]) -> str:
+    """A line for the terminal."""
+    return (
+        f"{folder / FOLDER}: float32 within {report['float32_largest_difference']:.1e} of the "
+        f"model, int8 ({report['int8']}) at a cosine of {report['int8_mean_cosine']:.4f}, on "
+        f"{report['queries']} queries."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,208 @@
+"""A query encoder in a service: numpy, tokenizers and onnxruntime, and nothing else.
+
+    from disret.query_encoder import QueryEncoder
+
+    encoder = QueryEncoder.from_pretrained("models/student", precision="int8")
+    vectors = encoder.encode(["what is dense retrieval?"])     # float32 [1, dimension]
+
+It reads what `distill.py --export` or `python -m disret.export` wrote. A static student needs no
+onnxruntime. This file imports nothing else of the project: a service may copy it.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+FOLDER = "query-encoder"  # beside the model's files
+SETTINGS = "query_encoder.json"
+PRECISIONS = ("float32", "int8")
+BATCH = 64  # texts run together
+
+
+class ExportError(Exception):
+    """What is on disk cannot be used as it is; the message says why and what to do."""
+
+
+class QueryEncoder:
+    """Query embeddings as the model's own `encode_query` gives them.
+
+    Threads may share an encoder.
+
+    Attributes:
+        settings: what the export noted about itself.
+        dimension: of the embeddings.
+        max_length: tokens of a text, special ones included; what is longer is cut.
+    """
+
+    def __init__(self, settings: dict[str, Any], tokenizer: Tokenizer, vectors_of: Any) -> None:
+        self.settings = settings
+        self.dimension: int = settings["dimension"]
+        self.max_length: int | None = settings["max_length"]
+        self._prompt: str = settings["prompt"]
+        self._special: bool = settings["special_tokens"]
+        self._tokenizer = tokenizer
+        self._vectors_of = vectors_of
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, precision: str = "float32", num_threads: int | None = None
+    ) -> "QueryEncoder":
+        """Load an exported query encoder.
+
+        Args:
+            path: the model's folder, or the folder `query-encoder` itself.
+            precision: `float32` or `int8`.
+            num_threads: of one call of `encode`, at most (default: the machine's cores).
+
+        Raises:
+            ExportError: files are missing or damaged, or the model beside them is another than
+                the one they were made from.
+            ValueError: there is no such precision, or number of threads.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be float32 or int8, got {precision!r}")
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads must be positive, got {num_threads}")
+        folder = Path(path)
+        if not (folder / SETTINGS).exists() and (folder / FOLDER).is_dir():
+            folder /= FOLDER
+        settings = _read_settings(folder)
+        files = settings["files"][precision]
+        for name, digest in {**settings["files"]["tokenizer"], **files}.items():
+            _check_file(folder, name, digest)
+        for name, digest in settings["model_files"].items():
+            beside = folder.parent / name
+            if beside.exists() and _sha256(beside) != digest:
+                raise ExportError(
+                    f"{beside} is not what {folder} was made from; export the model again: "
+                    f"python -m disret.export {folder.parent}"
+                )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        paths = [folder / name for name in files]
+        if settings["kind"] == "static":
+            return cls(settings, tokenizer, _Static(paths, settings["normalize"]))
+        return cls(settings, tokenizer, _Graph(paths[0], settings, num_threads))
+
+    def encode(self, queries: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
+        """Embed queries.
+
+        Args:
+            queries: any number of texts; an empty one has the embedding that the model gives it.
+            batch_size: texts run together, of similar length.
+
+        Returns:
+            float32 [n_queries, dimension].
+
+        Raises:
+            TypeError: it is no list of strings.
+        """
+        if isinstance(queries, (str, bytes)):
+            raise TypeError(f"encode takes a list of strings, got one {type(queries).__name__}")
+        for position, query in enumerate(queries):
+            if not isinstance(query, str):
+                raise TypeError(
+                    f"encode takes strings, got {type(query).__name__} at position {position}"
+                )
+        encodings = [
+            self._tokenizer.encode(self._prompt + query, add_special_tokens=self._special)
+            for query in queries
+        ]
+        if len(encodings) == 1:
+            return self._vectors_of(encodings)
+        vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
+        by_length = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
+        for start in range(0, len(encodings), batch_size):
+            rows = by_length[start : start + batch_size]
+            vectors[rows] = self._vectors_of([encodings[row] for row in rows])
+        return vectors
+
+
+class _Graph:
+    """A transformer as an ONNX graph, pooling and all that follows it included."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], num_threads: int | None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ExportError(
+                f"{path} needs onnxruntime, which is not installed: pip install onnxruntime"
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads or 0
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs: list[str] = settings["inputs"]
+        self.padding: dict[str, int] = settings["padding"]
+        self.on_the_left: bool = settings["padding_side"] == "left"
+
+    def __call__(self, encodings: list) -> np.ndarray:
+        longest = max(len(encoding.ids) for encoding in encodings)
+        columns = {}
+        for name in self.inputs:
+            rows = [getattr(encoding, _COLUMNS[name]) for encoding in encodings]
+            column = np.full((len(rows), longest), self.padding[name], dtype=np.int64)
+            for line, row in zip(column, rows, strict=True):
+                if self.on_the_left:
+                    line[longest - len(row) :] = row
+                else:
+                    line[: len(row)] = row
+            columns[name] = column
+        return self.session.run(None, columns)[0]
+
+
+_COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+
+class _Static:
+    """The mean of an embedding for each token; in int8, each has a scale of its own."""
+
+    def __init__(self, paths: list[Path], normalize: bool) -> None:
+        self.table = np.load(paths[0], mmap_mode="r")
+        self.scales = np.load(paths[1]) if len(paths) > 1 else None
+        self.normalize = normalize
+
+    def __call__(self, encodings: list) -> np.ndarray:
+        vectors = np.zeros((len(encodings), self.table.shape[1]), dtype=np.float32)
+        for vector, encoding in zip(vectors, encodings, strict=True):
+            if ids := encoding.ids:
+                if self.scales is None:
+                    self.table[ids].mean(axis=0, out=vector)
+                else:
+                    np.dot(self.scales[ids], self.table[ids].astype(np.float32), out=vector)
+                    vector /= len(ids)
+        if self.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ExportError(
+            f"{folder} holds no exported query encoder; make one: python -m disret.export MODEL"
+        ) from None
+    except ValueError:
+        raise ExportError(f"{path} is damaged; export the model again.") from None
+
+
+def _check_file(folder: Path, name: str, digest: str) -> None:
+    path = folder / name
+    if not path.exists():
+        raise ExportError(f"{path} is missing; export the model again.")
+    if _sha256(path) != digest:
+        raise ExportError(f"{path} is damaged; export the model again.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

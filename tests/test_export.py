@@ -1,0 +1,120 @@
+"""Every family exports, and gives the model's own vectors without torch."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from tiny import save_encoder
+
+from disret import export as exports
+from disret.encoders import load_encoder
+from disret.export import export
+from disret.layers import keep_layers
+from disret.query_encoder import QueryEncoder
+from disret.static import static_embedding
+from disret.terminal import UserError
+
+QUERIES = [f"who has seen {i * 3} things in {i} days" for i in range(40)]
+FAMILIES = ("bert", "roberta", "xlm-roberta", "mpnet", "electra", "albert", "distilbert",
+            "modernbert", "qwen3", "t5")  # fmt: skip
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(np.mean((first * second).sum(axis=1) / lengths))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family, tmp_path):
+    folder = save_encoder(tmp_path / "m", family, layers=2, dense=24, prompts={"query": "find q "})
+    model = load_encoder(str(folder), "cpu")
+    export(model, folder, QUERIES)
+    texts = ["a", "", "x y z " * 60, *QUERIES[:9]]
+    expected = model.encode_query(texts)
+    found = QueryEncoder.from_pretrained(folder).encode(texts)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    one_by_one = [QueryEncoder.from_pretrained(folder).encode([text])[0] for text in texts[:4]]
+    np.testing.assert_allclose(one_by_one, expected[:4], atol=1e-5)
+    int8 = QueryEncoder.from_pretrained(folder, "int8").encode(texts)
+    assert 0.995 < cosine(int8, expected) < 0.9999999
+    size = {
+        p: (folder / "query-encoder" / p).stat().st_size for p in ("model.onnx", "model-int8.onnx")
+    }
+    assert size["model-int8.onnx"] != size["model.onnx"]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_static_model(teacher, tmp_path, normalize):
+    modules = [static_embedding(load_encoder(str(teacher), "cpu")), *[Normalize()] * normalize]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    model.save_pretrained(str(tmp_path / "static"))
+    export(model, tmp_path / "static", QUERIES)
+    texts = [*QUERIES, "", "a"]
+    expected = model.encode_query(texts)
+    for precision, tolerance in (("float32", 1e-5), ("int8", 0.02 * np.abs(expected).max())):
+        found = QueryEncoder.from_pretrained(tmp_path / "static", precision).encode(texts)
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def test_a_prompt_that_pooling_leaves_out(tmp_path):
+    folder = save_encoder(tmp_path / "m", layers=1, prompts={"query": "find q "})
+    model = load_encoder(str(folder), "cpu")
+    model.set_pooling_include_prompt(False)
+    with_prompt = load_encoder(str(folder), "cpu").encode_query(QUERIES)
+    export(model, tmp_path / "out", QUERIES)
+    found = QueryEncoder.from_pretrained(tmp_path / "out").encode(QUERIES)
+    np.testing.assert_allclose(found, model.encode_query(QUERIES), atol=1e-5)
+    assert np.abs(found - with_prompt).max() > 1e-3
+
+
+def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, monkeypatch):
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    model = load_encoder(str(folder), "cpu")
+    export(model, folder, QUERIES)
+    earlier = (folder / "query-encoder" / "query_encoder.json").read_bytes()
+    monkeypatch.setattr(exports, "INT8_COSINE", 1.1)
+    with pytest.raises(UserError, match=r"int8 comes to a cosine of 0\.9\d\d\d"):
+        export(model, folder, QUERIES)
+    monkeypatch.setattr(exports, "FLOAT32_TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="differs from the model by"):
+        export(model, folder, QUERIES)
+    assert (folder / "query-encoder" / "query_encoder.json").read_bytes() == earlier
+    assert not list(folder.glob(".*partial"))
+
+
+def test_the_command(call, teacher, valid_queries, tmp_path, monkeypatch):
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    outcome = call("disret.export", folder, "--queries", valid_queries)
+    assert outcome.status == 0, outcome.err
+    assert "float32 within" in outcome.out
+    assert "on 20 queries" in outcome.out
+    settings = json.loads((folder / "query-encoder" / "query_encoder.json").read_text())
+    assert settings["checks"]["queries"] == 20
+    assert settings["size"] == {"layers": 4, "parameters": settings["size"]["parameters"],
+                                "dimension": 32}  # fmt: skip
+    elsewhere = call("disret.export", "no/such-model", "--queries", valid_queries)
+    assert elsewhere.status == 2
+    assert "--output" in elsewhere.err
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("layers", "int8"),
+    [([0, 5], "a scale for each channel"),
+     (range(6), "a scale for each 32 weights, embeddings in float32")],
+)  # fmt: skip
+def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, layers, int8):
+    model = load_encoder(str(real_teacher), "cpu")
+    model[0].model = keep_layers(model[0].model, list(layers))
+    model.save_pretrained(str(tmp_path / "student"), create_model_card=False)
+    queries = ["what is dense retrieval?", "how many people live in berlin", "über naïve café 東京",
+               "statin use after breast cancer diagnosis", "vitamin d", "x" * 3000]  # fmt: skip
+    report = export(model, tmp_path / "student", queries)
+    assert report["float32_largest_difference"] < 1e-5
+    assert report["int8_mean_cosine"] > 0.995
+    assert report["int8"] == int8
+    assert report["bytes"]["model-int8.onnx"] < report["bytes"]["model.onnx"]

@@ -1,0 +1,154 @@
+"""The runtime by itself: what it imports, and what it says of bad input."""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from sentence_transformers import SentenceTransformer
+from tiny import save_encoder
+
+from disret.encoders import load_encoder
+from disret.export import export
+from disret.query_encoder import ExportError, QueryEncoder
+from disret.static import static_embedding
+
+QUERIES = [f"who has seen {i * 3} things" for i in range(30)]
+# The module is read as a service would that has copied the file: nothing else of the project.
+ALONE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from query_encoder import QueryEncoder
+vectors = QueryEncoder.from_pretrained(sys.argv[2], "int8").encode(["a b c"])
+heavy = ["torch", "transformers", "sentence_transformers", "onnx", "onnxruntime", "disret"]
+print(json.dumps([vectors.shape, [name for name in heavy if name in sys.modules]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    folder = save_encoder(tmp_path_factory.mktemp("models") / "m", layers=2)
+    export(load_encoder(str(folder), "cpu"), folder, QUERIES)
+    return folder
+
+
+@pytest.fixture
+def model(exported, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(exported, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def static(exported, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "static"
+    modules = [static_embedding(load_encoder(str(exported), "cpu"))]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    model.save_pretrained(str(folder))
+    export(model, folder, QUERIES)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "runtime"), [("exported", ["onnxruntime"]), ("static", [])])
+def test_needs_no_torch(kind, runtime, request, tmp_path):
+    shutil.copy(ROOT / "disret" / "query_encoder.py", tmp_path)
+    folder = request.getfixturevalue(kind)
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path), str(folder)],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads(result.stdout) == [[1, 32], runtime]
+
+
+def test_the_folder_may_stand_alone(exported, tmp_path):
+    alone = shutil.copytree(exported / "query-encoder", tmp_path / "anywhere")
+    vectors = QueryEncoder.from_pretrained(alone).encode(QUERIES)
+    expected = QueryEncoder.from_pretrained(exported).encode(QUERIES)
+    np.testing.assert_array_equal(vectors, expected)
+
+
+def test_threads_may_share_an_encoder(exported):
+    encoder = QueryEncoder.from_pretrained(exported, num_threads=1)
+    expected = [encoder.encode([query]) for query in QUERIES]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda query: encoder.encode([query]), QUERIES * 20))
+    np.testing.assert_array_equal(found, expected * 20)
+
+
+def test_order_and_batch_size_do_not_matter(exported):
+    encoder = QueryEncoder.from_pretrained(exported)
+    texts = [" ".join("abcdefg"[: 1 + i % 7]) for i in range(150)]
+    expected = np.concatenate([encoder.encode([text]) for text in texts])
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(texts, batch_size=7), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["exported", "static"])
+def test_nothing_to_encode(kind, request):
+    encoder = QueryEncoder.from_pretrained(request.getfixturevalue(kind))
+    vectors = encoder.encode([])
+    assert vectors.shape == (0, 32)
+    assert vectors.dtype == np.float32
+
+
+def test_a_longer_text_is_cut(exported):
+    encoder = QueryEncoder.from_pretrained(exported)
+    assert encoder.max_length == 64
+    cut = encoder.encode(["ab " * 31])
+    np.testing.assert_array_equal(encoder.encode(["ab " * 31 + "xyz " * 500]), cut)
+    assert np.abs(encoder.encode(["ab " * 30]) - cut).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("queries", "reason"),
+    [
+        ("a query", "a list of strings, got one str"),
+        (b"a query", "got one bytes"),
+        (["a", None], "got NoneType at position 1"),
+        ([3], "got int at position 0"),
+    ],
+)
+def test_what_is_no_list_of_strings(exported, queries, reason):
+    with pytest.raises(TypeError, match=reason):
+        QueryEncoder.from_pretrained(exported).encode(queries)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [({"precision": "int4"}, "float32 or int8"), ({"num_threads": 0}, "must be positive")],
+)
+def test_bad_arguments(exported, arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        QueryEncoder.from_pretrained(exported, **arguments)
+
+
+def test_no_export(tmp_path):
+    with pytest.raises(ExportError, match="holds no exported query encoder"):
+        QueryEncoder.from_pretrained(tmp_path)
+
+
+def test_a_missing_file(model):
+    (model / "query-encoder" / "model.onnx").unlink()
+    with pytest.raises(ExportError, match=r"model\.onnx is missing"):
+        QueryEncoder.from_pretrained(model)
+    assert QueryEncoder.from_pretrained(model, "int8").dimension == 32
+
+
+@pytest.mark.parametrize("name", ["model-int8.onnx", "tokenizer.json", "query_encoder.json"])
+def test_a_damaged_file(model, name):
+    path = model / "query-encoder" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ExportError, match=f"{name} is damaged"):
+        QueryEncoder.from_pretrained(model, "int8")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config_sentence_transformers.json"])
+def test_another_model_beside_the_export(model, name):
+    with (model / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ExportError, match=f"{name} is not what .* was made from"):
+        QueryEncoder.from_pretrained(model)
