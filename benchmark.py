@@ -16,11 +16,12 @@ few gigabytes of memory, and a run that was killed goes on where it was.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from disret.backends import BACKENDS
 from disret.catalog import datasets
 from disret.collection import Collection, check_name, default_split, find_collections, is_present
 from disret.download import mirror_from
@@ -29,6 +30,8 @@ from disret.paths import HOME
 from disret.terminal import UserError, argument_parser, is_main_process, run, say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from disret.encoding import BatchEncoder
     from disret.index import Index
     from disret.stages import Stages
@@ -38,7 +41,10 @@ class Encoder(NamedTuple):
     name: str
     weights: str  # fingerprint
     max_length: int  # tokens
-    batches: "BatchEncoder"
+    dimension: int
+    encode_query: Callable[[list[str]], "np.ndarray"]  # float32 [n_queries, dimension]
+    backend: str = "torch"
+    batches: "BatchEncoder | None" = None  # of torch
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,6 +57,9 @@ def parse_args() -> argparse.Namespace:
         help="model that embeds the documents (default: %(default)s)")
     add("--query-encoder", nargs="+", default=[], metavar="MODEL",
         help="models that embed the queries, each scored by itself (default: the document encoder)")
+    add("--query-backend", nargs="+", choices=BACKENDS, default=["torch"],
+        help="what embeds the queries of --query-encoder: torch, or what distill.py --export made "
+        "of the model, in float32 (onnx) or int8 (default: torch)")
     add("--split", help="split of the judgments (default: test; dev for msmarco)")
     add("--output", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
         help="results, a row for each data set as it finishes; rows that it holds already are not "
@@ -77,6 +86,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.k_values) < 1:
         parser.error(f"--k-values must be positive, got {min(args.k_values)}")
+    if args.query_backend != ["torch"] and not args.query_encoder:
+        parser.error("--query-backend is of --query-encoder, which is missing")
     if args.output.suffix == ".json":
         parser.error("--output is a CSV table; what the run took goes to a .json file beside it")
     if args.batch_size is not None and args.batch_size < 1:
@@ -102,7 +113,11 @@ def main() -> None:
     args.dtype = ranks.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
     stages = Stages()
     teacher = load(args, args.document_encoder, stages)
-    students = [load(args, name, stages) for name in args.query_encoder]
+    students = [
+        load(args, name, stages) if backend == "torch" else load_export(name, backend, stages)
+        for name in args.query_encoder
+        for backend in args.query_backend
+    ]
     for student in students:
         check_dimensions(teacher, student)
     # The teacher first: retention is measured against it.
@@ -154,7 +169,7 @@ def score_dataset(
         for contestant, parts in zip(contestants, scored, strict=True):
             identity = identify(
                 collection.name, content, split, args.score_function, teacher[:3], contestant[:3],
-                args.dtype, args.index_dtype,
+                args.dtype, args.index_dtype, contestant.backend,
             )  # fmt: skip
             earlier = find_row(known, identity, args.k_values)
             run_is_there = ranks.decided_by_first(
@@ -246,7 +261,7 @@ def evaluate(
     from disret.search import search
 
     queries = list(target.queries)
-    vectors = contestant.batches.encode_query(list(target.queries.values()))
+    vectors = contestant.encode_query(list(target.queries.values()))
     if not np.isfinite(vectors).all():
         raise UserError(
             f"{contestant.name} gives embeddings that are not numbers on {target.collection.name}."
@@ -301,15 +316,27 @@ def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
     weights = fingerprint(model)
     set_precision(model, args.dtype)
     batches = BatchEncoder(model, args.batch_size, stages)
-    return Encoder(name, weights, model.max_seq_length, batches)
+    return Encoder(
+        name, weights, model.max_seq_length, model.get_embedding_dimension(), batches.encode_query,
+        batches=batches,
+    )  # fmt: skip
+
+
+def load_export(name: str, backend: str, stages: "Stages") -> Encoder:
+    from disret.backends import ExportedQueries
+
+    export = ExportedQueries(name, backend)
+    encode_query = partial(export.encode_query, stages=stages)
+    return Encoder(
+        name, export.weights, export.max_length, export.size.dimension, encode_query, backend
+    )
 
 
 def check_dimensions(teacher: Encoder, student: Encoder) -> None:
-    expected, got = (e.batches.model.get_embedding_dimension() for e in (teacher, student))
-    if got != expected:
+    if student.dimension != teacher.dimension:
         raise UserError(
-            f"{student.name} gives {got} dimensions, but the index of {teacher.name} has "
-            f"{expected}: it is not a query encoder for this index."
+            f"{student.name} gives {student.dimension} dimensions, but the index of {teacher.name} "
+            f"has {teacher.dimension}: it is not a query encoder for this index."
         )
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from disret.backends import BACKENDS
 from disret.files import whole_file
 
 
@@ -64,6 +65,37 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> Non
         axes.set_xlabel("batch size")
         axes.set_ylabel("queries per second")
         figure.legend(loc="outside lower center", frameon=False, ncols=2)
+
+
+def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Latency of one query, and queries per second of batches, as a PNG.
+
+    Args:
+        rows: of `ispeed.py`; several query sets are averaged.
+    """
+    sizes = sorted({row["batch_size"] for row in rows})
+    largest = sizes[-1]
+    panels = [("queries_per_second", largest, f"queries per second, batch size {largest}")]
+    if sizes[0] == 1:
+        panels.insert(0, ("p50_ms", 1, "median time of one query, ms"))
+    names = list(dict.fromkeys((row["encoder"], row["backend"]) for row in rows))
+    height = 1.2 + 0.32 * len(names)
+    with _figure(path, 4.2 * len(panels) + 1.6, height, len(panels)) as (_, axes):
+        for ax, (column, size, title) in zip(axes, panels, strict=True):
+            for position, (encoder, backend) in enumerate(reversed(names)):
+                values = [row[column] for row in rows
+                          if (row["encoder"], row["backend"], row["batch_size"])
+                          == (encoder, backend, size)]  # fmt: skip
+                mean = sum(values) / len(values)
+                ax.barh(position, mean, color=f"C{list(BACKENDS).index(backend)}")
+                text = f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
+                place = (mean, position)
+                ax.annotate(text, place, (3, -3), textcoords="offset points", fontsize=8)
+            labels = [f"{Path(encoder).name}, {backend}" for encoder, backend in reversed(names)]
+            ax.set_yticks(range(len(names)), labels, fontsize=8)
+            ax.set_xscale("log")
+            ax.margins(x=0.2)
+            ax.set_title(title, fontsize=10)
 
 
 @contextmanager

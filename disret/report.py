@@ -7,6 +7,7 @@ from pathlib import Path
 
 from disret.plots import plot_tradeoff
 from disret.results import format_table, read_rows
+from disret.score_rows import encoder_of
 from disret.terminal import UserError, argument_parser, run
 
 METRIC = "NDCG@10"
@@ -24,7 +25,7 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
         UserError: the two files have no encoder in common.
     """
     timings = read_rows(speed)
-    newest = {(row["query_encoder"], row["dataset"]): row for row in read_rows(scores)}
+    newest = {(encoder_of(row), row["dataset"]): row for row in read_rows(scores)}
     largest = max((int(row["batch_size"]) for row in timings), default=0)
     rows, points = [], []
     for encoder in dict.fromkeys(row["encoder"] for row in timings):

@@ -10,8 +10,10 @@ Row = dict[str, Any]
 # Two rows that agree in these measure the same; names and dates do not matter.
 IDENTITY = (
     "dataset", "split", "score_function", "document_weights", "query_weights", "collection",
-    "document_max_length", "query_max_length", "dtype", "index_dtype",
+    "document_max_length", "query_max_length", "dtype", "index_dtype", "query_backend",
 )  # fmt: skip
+# Rows of versions that knew nothing else do not name these.
+_EARLIER = {"dtype": "float32", "index_dtype": "float32", "query_backend": "torch"}
 COUNTS = ("documents", "queries")
 
 
@@ -34,6 +36,7 @@ def identify(
     query_encoder: tuple[str, str, int],
     dtype: str,
     index_dtype: str,
+    query_backend: str = "torch",
 ) -> Row:
     """What a row is about, by names and by content.
 
@@ -41,6 +44,7 @@ def identify(
         content: fingerprint of the collection and its split.
         document_encoder, query_encoder: name, fingerprint, and maximum length in tokens.
         dtype, index_dtype: the precision of the encoders, and of the vectors on disk.
+        query_backend: what computed the queries' embeddings.
     """
     return {
         "dataset": dataset,
@@ -55,6 +59,7 @@ def identify(
         "query_max_length": str(query_encoder[2]),
         "dtype": dtype,
         "index_dtype": index_dtype,
+        "query_backend": query_backend,
     }
 
 
@@ -65,6 +70,7 @@ def baseline_of(identity: Row) -> Row:
         "query_encoder": identity["document_encoder"],
         "query_weights": identity["document_weights"],
         "query_max_length": identity["document_max_length"],
+        "query_backend": "torch",
     }
 
 
@@ -74,8 +80,7 @@ def find_row(
     """The newest row of a scores file about the same, if it has all the cut-offs."""
     wanted = [*metric_names(k_values), *COUNTS]
     for row in reversed(rows):
-        # Rows of versions that had no other precision do not name it.
-        same = all((row.get(key) or "float32") == identity[key] for key in IDENTITY)
+        same = all((row.get(key) or _EARLIER.get(key)) == identity[key] for key in IDENTITY)
         if same and all(row.get(name) is not None for name in wanted):
             return row
     return None
@@ -119,18 +124,24 @@ def average_parts(
     return whole, means
 
 
+def encoder_of(row: Mapping[str, Any]) -> str:
+    """The query encoder of a row, with its backend if that is not torch."""
+    backend = row.get("query_backend") or "torch"
+    return row["query_encoder"] + ("" if backend == "torch" else f" ({backend})")
+
+
 def summary(rows: Sequence[Row], metric: str) -> list[Row]:
     """A line for each data set, a column for each encoder, and the average line.
 
     With more than two encoders, a line for each of them.
     """
-    if len({row["query_encoder"] for row in rows}) > 2:
+    if len({encoder_of(row) for row in rows}) > 2:
         return _by_encoder(rows, metric)
     lines: dict[str, Row] = {}
     for row in rows:
         counts = {name: row[name] for name in COUNTS}
         line = lines.setdefault(row["dataset"], {"dataset": row["dataset"], **counts})
-        line[f"{metric} {row['query_encoder']}"] = row[metric]
+        line[f"{metric} {encoder_of(row)}"] = row[metric]
         if row["query_weights"] != row["document_weights"] and row["retention"] is not None:
             line["retention %"] = row["retention"]
     table = list(lines.values())
@@ -147,7 +158,7 @@ def _by_encoder(rows: Sequence[Row], metric: str) -> list[Row]:
     lines: dict[str, Row] = {}
     kept: dict[str, list[float]] = {}
     for row in rows:
-        name = row["query_encoder"]
+        name = encoder_of(row)
         line = lines.setdefault(name, {"query encoder": name})
         line[f"{metric} {row['dataset']}"] = row[metric]
         if row["retention"] is not None:

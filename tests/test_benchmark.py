@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -87,6 +88,36 @@ def test_several_students_at_once(call, arguments, student, tmp_path):
         assert line.split()[1:] == [
             str(float(rows[str(name)]["NDCG@10"])), str(float(rows[str(name)]["retention"]))
         ]  # fmt: skip
+
+
+def test_exports_are_scored_on_the_same_index(call, arguments, teacher, queries, tmp_path):
+    student = shutil.copytree(teacher, tmp_path / "copy")
+    backends = ["--query-encoder", student, "--query-backend", "torch", "onnx", "onnx-int8"]
+    missing = call("benchmark", *arguments, *backends)
+    assert missing.status == 2
+    assert "holds no exported query encoder" in missing.err
+    assert call("disret.export", student, "--queries", queries).status == 0
+    precise = ["--dtype", "float32", "--index-dtype", "float32", "--score-function", "cos_sim"]
+    outcome = call("benchmark", *arguments, *backends, *precise)
+    assert outcome.status == 0, outcome.err
+    rows = rows_of(arguments)
+    assert [row["query_backend"] for row in rows] == ["torch", "onnx", "onnx-int8"]
+    metrics = [name for name in rows[0] if "@" in name]
+    assert [rows[1][name] for name in metrics] == [rows[0][name] for name in metrics]
+    assert rows[1]["retention"] == rows[0]["retention"]
+    assert float(rows[1]["Recall@10"]) > 0
+    assert len({row["query_weights"] for row in rows}) == 3
+    assert f"{student} (onnx-int8)" in outcome.out
+    again = call("benchmark", *arguments, *backends, *precise)
+    assert again.status == 0
+    assert rows_of(arguments) == rows
+
+    with (student / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    other = call("benchmark", *arguments, "--query-encoder", student, "--query-backend", "onnx")
+    assert other.status == 2
+    assert "model.safetensors is not what" in other.err
 
 
 def test_a_rerun_skips_what_is_done(call, arguments, student):

@@ -1,5 +1,6 @@
 """ispeed.py: what it reports, and what it refuses."""
 
+import shutil
 import statistics
 
 import pytest
@@ -44,6 +45,35 @@ def test_reports_every_run(call, encoders, queries, tmp_path):
     assert turns[:4] == [str(encoder) for encoder in encoders] * 2
 
 
+def test_backends_take_turns(call, teacher, queries, tmp_path):
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    missing = call("ispeed", "--encoders", folder, "--queries", queries, "--backends", "onnx")
+    assert missing.status == 2
+    assert "holds no exported query encoder" in missing.err
+    assert call("disret.export", folder, "--queries", queries).status == 0
+    outcome = call(
+        "ispeed", "--encoders", folder, "--queries", queries, "--batch-sizes", 1, 16,
+        "--num-runs", 2, "--max-sentences", 20, "--backends", "torch", "onnx", "onnx-int8",
+        "--threads", 1, "--device", "cpu", "--output", tmp_path / "s.csv",
+        "--figure", tmp_path / "s.png",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    rows = read_rows(tmp_path / "s.csv")
+    assert [(row["batch_size"], row["backend"], row["dtype"]) for row in rows] == [
+        (size, backend, "int8" if backend == "onnx-int8" else "float32")
+        for size in ("1", "16")
+        for backend in ("torch", "onnx", "onnx-int8")
+    ]
+    for row in rows[:3]:
+        assert 0 < float(row["p50_ms"]) <= float(row["p95_ms"]) <= float(row["p99_ms"])
+    assert [row["p50_ms"] for row in rows[3:]] == [None] * 3
+    assert {row["layers"] for row in rows} == {"4"}
+    assert len({row["parameters"] for row in rows}) == 1
+    turns = [line.rsplit(" ", 1)[1] for line in outcome.err.splitlines() if "run " in line]
+    assert turns[:6] == [str(folder), "onnx", "onnx-int8"] * 2
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_uses_what_lies_under_benchmarks_raw(call, encoders):
     write_collection(paths.COLLECTIONS / "things", queries=9)
     outcome = call("ispeed", "--encoders", encoders[0], "--num-runs", 1, "--batch-sizes", 4)
@@ -59,6 +89,7 @@ def test_uses_what_lies_under_benchmarks_raw(call, encoders):
         (["--queries", "none.tsv"], "there is no file"),
         (["--queries", "x", "--datasets", "nq"], "exclude each other"),
         (["--batch-sizes", 0], "must be positive"),
+        (["--threads", 0], "--threads must be positive"),
         (["--encoders", "a", "a"], "twice"),
     ],
 )
