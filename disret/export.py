@@ -26,7 +26,7 @@ from disret.query_encoder import (
     SETTINGS,
     ExportError,
     QueryEncoder,
-    _sha256,
+    sha256_of,
 )
 from disret.terminal import UserError, argument_parser, run
 
@@ -38,92 +38,109 @@ QUERIES = 500  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
 LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
-# What else than the weights decides a model's vectors, as sentence-transformers saves it.
-MODEL_FILES = ("**/*.safetensors", "**/*.bin", "**/*config*.json", "modules.json", "tokenizer.json")
+# What decides a model's vectors, as sentence-transformers saves it.
+MODEL_FILES = (
+    "modules.json", "tokenizer.json", "*config*.json", "*/config.json", "*.safetensors",
+    "*/*.safetensors", "*.bin", "*/*.bin",
+)  # fmt: skip
 
 
 def export(encoder: "SentenceTransformer", folder: Path, queries: Sequence[str]) -> dict[str, Any]:
     """Write `folder/query-encoder`, complete and checked, or leave what is there.
 
+    An int8 that is not close enough to the model is left out.
+
     Args:
         encoder: in float32 on the CPU.
-        folder: that of the model, if it is on disk; its files are noted, so that the export is not
-            mistaken for that of another.
+        folder: that of the model, or any other. The model's files are noted, so that the export is
+            not mistaken for that of another model which is put there later.
         queries: real ones, to compare on.
 
     Returns:
-        What was compared: `queries`, the largest difference of a coordinate in float32, the mean
-        cosine to the model of int8, how int8 was made, and bytes.
+        What was compared: `queries`, `float32_largest_difference` of a coordinate,
+        `int8_mean_cosine` to the model, and `int8`, how it was made, None if it was left out.
 
     Raises:
-        UserError: the model cannot be exported, or the export is not close enough to it.
+        UserError: the model cannot be exported, or float32 is not close enough to it.
     """
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 
+    if isinstance(encoder[0], Router):
+        raise UserError("a model of two encoders cannot be exported; export the student alone.")
     expected = encoder.encode_query(list(queries), show_progress_bar=False)
     is_static = isinstance(encoder[0], StaticEmbedding)
     with whole_folder(folder / FOLDER) as partial_folder:
+        tokenizer = _write_tokenizer(encoder, partial_folder, is_static)
+        write = _write_tables if is_static else _write_graphs
+        files, ways_to_int8, more = write(encoder, partial_folder)
+        checks: dict[str, Any] = {"queries": len(queries)}
         settings = {
-            "format": 1,
             "kind": "static" if is_static else "onnx",
             "dimension": int(expected.shape[1]),
             "size": asdict(describe(encoder)),
             "prompt": prompt_of(encoder, "query") or "",
-            **_write_tokenizer(encoder, partial_folder, is_static),
-            "model_files": {
-                str(path.relative_to(folder)): _sha256(path) for path in _model_files(folder)
+            **tokenizer,
+            **more,
+            "checks": checks,
+            "files": {
+                "tokenizer": _digests(partial_folder, ["tokenizer.json"]),
+                "float32": _digests(partial_folder, files),
             },
+            "model_files": _digests(folder, _model_files(folder)),
         }
-        write = _write_tables if is_static else _write_graphs
-        files, how, more = write(encoder, partial_folder)
-        settings.update(more)
-        checks: dict[str, Any] = {"queries": len(queries)}
-        kept: dict[str, list[str]] = {"tokenizer": ["tokenizer.json"], "float32": files}
-
-        def note() -> None:
-            settings["files"] = {
-                kind: {name: _sha256(partial_folder / name) for name in names}
-                for kind, names in kept.items()
-            }
-            settings["checks"] = checks
-            write_json(partial_folder / SETTINGS, settings)
 
         def vectors(precision: str) -> np.ndarray:
-            note()
+            write_json(partial_folder / SETTINGS, settings)
             return QueryEncoder.from_pretrained(partial_folder, precision).encode(list(queries))
 
         difference = float(np.abs(vectors("float32") - expected).max())
-        checks["float32_largest_difference"] = difference
         if not difference <= FLOAT32_TOLERANCE:
             raise UserError(
                 f"the export differs from the model by {difference:.2g} in a coordinate, more than "
                 f"{FLOAT32_TOLERANCE:.0e}; it was not kept."
             )
-        best = 0.0
-        for name, quantise in how.items():
-            kept["int8"] = quantise()
-            best = max(best, cosine := _mean_cosine(vectors("int8"), expected))
+        checks.update(float32_largest_difference=difference, int8_mean_cosine=0.0, int8=None)
+        for way, quantise in ways_to_int8.items():
+            files = quantise()
+            settings["files"]["int8"] = _digests(partial_folder, files)
+            cosine = _mean_cosine(vectors("int8"), expected)
+            checks["int8_mean_cosine"] = max(cosine, checks["int8_mean_cosine"])
             if cosine >= INT8_COSINE:
-                checks.update(int8_mean_cosine=cosine, int8=name)
+                checks["int8"] = way
                 break
         else:
-            raise UserError(
-                f"int8 comes to a cosine of {best:.4f} to the model, less than {INT8_COSINE}; the "
-                "export was not kept."
-            )
-        note()
-    return {**checks, "bytes": {path.name: path.stat().st_size
-                                for path in sorted((folder / FOLDER).iterdir())}}  # fmt: skip
+            for name in settings["files"].pop("int8"):
+                (partial_folder / name).unlink()
+        write_json(partial_folder / SETTINGS, settings)
+    return checks
 
 
 def export_once(folder: Path, queries: Sequence[str]) -> None:
     """Export the model at `folder` unless its export is there and whole; say what came of it."""
     try:
-        for precision in PRECISIONS:
+        for precision in QueryEncoder.from_pretrained(folder).settings["files"].keys() & PRECISIONS:
             QueryEncoder.from_pretrained(folder, precision)
     except ExportError:
-        report = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES])
-        print(summary(folder, report))
+        checks = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES])
+        print(summary(folder, checks))
+
+
+def summary(folder: Path, checks: dict[str, Any]) -> str:
+    """A line for the terminal."""
+    cosine = f"a cosine of {checks['int8_mean_cosine']:.4f}"
+    return (
+        f"{folder / FOLDER}, on {checks['queries']} queries: float32 within "
+        f"{checks['float32_largest_difference']:.1e} of the model, "
+        + (
+            f"int8 ({checks['int8']}) at {cosine}."
+            if checks["int8"]
+            else f"int8 left out, as it came to {cosine}, less than {INT8_COSINE}."
+        )
+    )
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: sha256_of(folder / name) for name in names}
 
 
 def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
@@ -131,9 +148,13 @@ def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean((vectors * expected).sum(axis=1) / np.maximum(lengths, 1e-12)))
 
 
-def _model_files(folder: Path) -> list[Path]:
+def _model_files(folder: Path) -> list[str]:
+    """What decides the vectors of the sentence-transformers model in a folder, if there is one."""
+    if not (folder / "modules.json").exists():
+        return []
     found = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    return sorted(path for path in found if FOLDER not in path.relative_to(folder).parts)
+    names = {str(path.relative_to(folder)) for path in found if path.parent.name != FOLDER}
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _write_tokenizer(
@@ -358,17 +379,8 @@ def main() -> None:
     check_writable(folder / FOLDER, is_file=False)
     file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
     queries = read_queries([file], QUERIES)
-    report = export(load_encoder(args.model, "cpu"), folder, queries)
-    print(summary(folder, report))
-
-
-def summary(folder: Path, report: dict[str, Any]) -> str:
-    """A line for the terminal."""
-    return (
-        f"{folder / FOLDER}: float32 within {report['float32_largest_difference']:.1e} of the "
-        f"model, int8 ({report['int8']}) at a cosine of {report['int8_mean_cosine']:.4f}, on "
-        f"{report['queries']} queries."
-    )
+    checks = export(load_encoder(args.model, "cpu"), folder, queries)
+    print(summary(folder, checks))
 
 
 if __name__ == "__main__":

@@ -72,12 +72,17 @@ class QueryEncoder:
         if not (folder / SETTINGS).exists() and (folder / FOLDER).is_dir():
             folder /= FOLDER
         settings = _read_settings(folder)
+        if precision not in settings["files"]:
+            raise ExportError(
+                f"{folder} has no {precision}, which came to a cosine of only "
+                f"{settings['checks']['int8_mean_cosine']:.4f} to the model."
+            )
         files = settings["files"][precision]
         for name, digest in {**settings["files"]["tokenizer"], **files}.items():
             _check_file(folder, name, digest)
         for name, digest in settings["model_files"].items():
             beside = folder.parent / name
-            if beside.exists() and _sha256(beside) != digest:
+            if beside.exists() and sha256_of(beside) != digest:
                 raise ExportError(
                     f"{beside} is not what {folder} was made from; export the model again: "
                     f"python -m disret.export {folder.parent}"
@@ -199,10 +204,11 @@ def _check_file(folder: Path, name: str, digest: str) -> None:
     path = folder / name
     if not path.exists():
         raise ExportError(f"{path} is missing; export the model again.")
-    if _sha256(path) != digest:
+    if sha256_of(path) != digest:
         raise ExportError(f"{path} is damaged; export the model again.")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

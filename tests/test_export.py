@@ -13,7 +13,8 @@ from disret import export as exports
 from disret.encoders import load_encoder
 from disret.export import export
 from disret.layers import keep_layers
-from disret.query_encoder import QueryEncoder
+from disret.query_encoder import ExportError, QueryEncoder
+from disret.router import join_encoders
 from disret.static import static_embedding
 from disret.terminal import UserError
 
@@ -74,16 +75,38 @@ def test_a_prompt_that_pooling_leaves_out(tmp_path):
 def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, monkeypatch):
     folder = shutil.copytree(teacher, tmp_path / "teacher")
     model = load_encoder(str(folder), "cpu")
-    export(model, folder, QUERIES)
-    earlier = (folder / "query-encoder" / "query_encoder.json").read_bytes()
     monkeypatch.setattr(exports, "INT8_COSINE", 1.1)
-    with pytest.raises(UserError, match=r"int8 comes to a cosine of 0\.9\d\d\d"):
-        export(model, folder, QUERIES)
+    checks = export(model, folder, QUERIES)
+    assert checks["int8"] is None
+    assert 0.99 < checks["int8_mean_cosine"] < 1
+    assert "int8 left out, as it came to a cosine of 0.99" in exports.summary(folder, checks)
+    assert sorted(path.name for path in (folder / "query-encoder").iterdir()) == [
+        "model.onnx", "query_encoder.json", "tokenizer.json",
+    ]  # fmt: skip
+    assert QueryEncoder.from_pretrained(folder).encode(QUERIES).shape == (40, 32)
+    with pytest.raises(ExportError, match=r"no int8, which came to a cosine of only 0\.99"):
+        QueryEncoder.from_pretrained(folder, "int8")
+
+    earlier = (folder / "query-encoder" / "query_encoder.json").read_bytes()
     monkeypatch.setattr(exports, "FLOAT32_TOLERANCE", -1.0)
     with pytest.raises(UserError, match="differs from the model by"):
         export(model, folder, QUERIES)
     assert (folder / "query-encoder" / "query_encoder.json").read_bytes() == earlier
     assert not list(folder.glob(".*partial"))
+
+
+def test_what_lies_beside_an_export_is_not_taken_for_its_model(teacher, tmp_path):
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "other.safetensors").write_text("of something else")
+    export(load_encoder(str(teacher), "cpu"), tmp_path / "service", QUERIES)
+    (tmp_path / "service" / "other.safetensors").write_text("changed")
+    assert QueryEncoder.from_pretrained(tmp_path / "service").dimension == 32
+
+
+def test_two_encoders_in_one_model_are_refused(teacher, tmp_path):
+    model = load_encoder(str(teacher), "cpu")
+    with pytest.raises(UserError, match="export the student alone"):
+        export(join_encoders(model, model), tmp_path, QUERIES)
 
 
 def test_the_command(call, teacher, valid_queries, tmp_path, monkeypatch):
@@ -117,4 +140,8 @@ def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, layers, int8):
     assert report["float32_largest_difference"] < 1e-5
     assert report["int8_mean_cosine"] > 0.995
     assert report["int8"] == int8
-    assert report["bytes"]["model-int8.onnx"] < report["bytes"]["model.onnx"]
+    large, small = (
+        (tmp_path / "student" / "query-encoder" / name).stat().st_size
+        for name in ("model.onnx", "model-int8.onnx")
+    )
+    assert small < large
