@@ -14,7 +14,7 @@ METRIC = "NDCG@10"
 
 
 def report(scores: Path, speed: Path, figure: Path) -> str:
-    """Join the newest rows of `benchmark.py` and `ispeed.py` by encoder.
+    """Join the newest rows of `benchmark.py` and `ispeed.py` by encoder and backend.
 
     Speeds are those of the largest batch size, averaged over the query sets.
 
@@ -24,7 +24,11 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     Raises:
         UserError: the two files have no encoder in common.
     """
-    timings = read_rows(speed)
+    timings = [
+        {**row, "encoder": encoder_of({"query_backend": row.get("backend"),
+                                       "query_encoder": row["encoder"]})}
+        for row in read_rows(speed)
+    ]  # fmt: skip
     newest = {(encoder_of(row), row["dataset"]): row for row in read_rows(scores)}
     largest = max((int(row["batch_size"]) for row in timings), default=0)
     rows, points = [], []

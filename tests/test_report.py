@@ -28,6 +28,30 @@ def test_joins_scores_and_speed(tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_backends_are_encoders_of_their_own(tmp_path):
+    score = {"query_encoder": "m/s", "dataset": "a", "retention": 80.0}
+    write_rows(tmp_path / "scores.csv", [
+        {**score, "query_backend": "torch", "NDCG@10": 0.4},
+        {**score, "query_backend": "onnx-int8", "NDCG@10": 0.3},
+    ])  # fmt: skip
+    timing = {
+        "dataset": "a",
+        "encoder": "m/s",
+        "batch_size": 1,
+        "layers": 2,
+        "parameters": 9_000_000,
+    }
+    write_rows(tmp_path / "speed.csv", [
+        {**timing, "backend": "torch", "queries_per_second": 100, "speedup": 1},
+        {**timing, "backend": "onnx-int8", "queries_per_second": 900, "speedup": 9},
+    ])  # fmt: skip
+    lines = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png").splitlines()
+    assert [lines[2].split()[i] for i in (0, 4, 6)] == ["m/s", "0.4000", "100.0"]
+    assert "m/s (onnx-int8)" in lines[3]
+    assert "0.3000" in lines[3]
+    assert "900.0" in lines[3]
+
+
 def test_nothing_in_common(tmp_path):
     write_rows(tmp_path / "speed.csv", [{"encoder": "x", "batch_size": 1}])
     with pytest.raises(UserError, match="no encoder in common"):
