@@ -126,22 +126,21 @@ def test_the_command(call, teacher, valid_queries, tmp_path, monkeypatch):
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("layers", "int8"),
-    [([0, 5], "a scale for each channel"),
-     (range(6), "a scale for each 32 weights, embeddings in float32")],
+    ("wanted", "int8"),
+    [(0.995, "a scale for each channel"),
+     (0.997, "a scale for each channel, narrowing products in float32"),
+     (0.999, "a scale for each 32 weights")],
 )  # fmt: skip
-def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, layers, int8):
+def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, monkeypatch, layers, wanted, int8):
+    monkeypatch.setattr(exports, "INT8_COSINE", wanted)
     model = load_encoder(str(real_teacher), "cpu")
-    model[0].model = keep_layers(model[0].model, list(layers))
-    model.save_pretrained(str(tmp_path / "student"), create_model_card=False)
+    model[0].model = keep_layers(model[0].model, [0, 5])
     queries = ["what is dense retrieval?", "how many people live in berlin", "über naïve café 東京",
                "statin use after breast cancer diagnosis", "vitamin d", "x" * 3000]  # fmt: skip
-    report = export(model, tmp_path / "student", queries)
-    assert report["float32_largest_difference"] < 1e-5
-    assert report["int8_mean_cosine"] > 0.995
-    assert report["int8"] == int8
-    large, small = (
-        (tmp_path / "student" / "query-encoder" / name).stat().st_size
-        for name in ("model.onnx", "model-int8.onnx")
-    )
-    assert small < large
+    checks = export(model, tmp_path, queries)
+    assert checks["float32_largest_difference"] < 1e-5
+    assert checks["int8"] == int8
+    assert wanted < checks["int8_mean_cosine"] < 1
+    large, small = ((tmp_path / "query-encoder" / name).stat().st_size
+                    for name in ("model.onnx", "model-int8.onnx"))  # fmt: skip
+    assert small < 0.4 * large
