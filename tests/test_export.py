@@ -131,7 +131,7 @@ def test_the_command(call, teacher, valid_queries, tmp_path, monkeypatch):
      (0.997, "a scale for each channel, narrowing products in float32"),
      (0.999, "a scale for each 32 weights")],
 )  # fmt: skip
-def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, monkeypatch, layers, wanted, int8):
+def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, monkeypatch, wanted, int8):
     monkeypatch.setattr(exports, "INT8_COSINE", wanted)
     model = load_encoder(str(real_teacher), "cpu")
     model[0].model = keep_layers(model[0].model, [0, 5])
