@@ -46,7 +46,8 @@ def main() -> None:
         qrels[dataset] = collection.qrels("test", collection.queries())
 
     def of_queries(encoder: str, dataset: str) -> np.ndarray:
-        (path,) = args.runs.glob(f"{dataset}.test.*-{weights[encoder][:8]}.*.trec")
+        name = f"{Path(encoder).name}-{weights[encoder][:8]}"
+        (path,) = args.runs.glob(f"{dataset}.test.{name}.*.trec")
         return np.array(list(per_query(qrels[dataset], path).values()))
 
     def shares(encoder: str) -> np.ndarray:
@@ -76,7 +77,7 @@ def main() -> None:
         mean = np.mean(list(kept[encoder].values()))
         is_baseline = encoder == args.baseline
         columns += [f"{mean:.1f}", "" if is_baseline else f"{differences.sum():+.1f}"]
-        columns += ["" if is_baseline else f"{p:.3f}"]
+        columns += ["" if is_baseline else "< 0.001" if p < 0.001 else f"{p:.3f}"]
         lines.append(f"| {Path(encoder).name} | {mse} | {' | '.join(columns)} |")
     table = "\n".join(lines) + "\n"
     with whole_file(HERE / "table.md") as partial:
