@@ -16,6 +16,7 @@ few gigabytes of memory, and a run that was killed goes on where it was.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -324,8 +325,10 @@ def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
 
 def load_export(name: str, backend: str, stages: "Stages") -> Encoder:
     from disret.backends import ExportedQueries
+    from disret.devices import world_size
 
-    export = ExportedQueries(name, backend)
+    share = max(1, (os.cpu_count() or 1) // world_size())
+    export = ExportedQueries(name, backend, share)
     encode_query = partial(export.encode_query, stages=stages)
     return Encoder(
         name, export.weights, export.max_length, export.size.dimension, encode_query, backend

@@ -455,6 +455,10 @@ def check_before_long_work(args: argparse.Namespace) -> None:
         check_output(router_folder(args.output), args.resume, args.overwrite)
     if args.adapt:
         check_name(args.adapt)
+    if args.export:
+        from disret.export import check_packages
+
+        check_packages()
     if args.push_to_hub and is_main_process():
         from disret.hub import check_upload
 

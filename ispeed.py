@@ -13,6 +13,7 @@ Speed-up is over the first encoder and backend, at the same queries and batch si
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -72,11 +73,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if args.output:
-        check_writable(args.output)
+    for path in (args.output, args.figure):
+        if path:
+            check_writable(path)
     query_sets = dict(load_queries(args))
 
-    from disret.devices import device_name, resolve_device, versions
+    from disret.devices import resolve_device, versions
     from disret.results import format_table, write_rows
 
     device = resolve_device(args.device)
@@ -86,8 +88,8 @@ def main() -> None:
         for batch_size in args.batch_sizes:
             rows += time_encoders(encoders, queries, batch_size, args.num_runs, dataset)
             if args.output:
-                common = {"device": device_name(device), "threads": args.threads}
-                common |= {"torch": versions()["torch"]}
+                common = {"threads": args.threads}
+                common |= {name: versions().get(name) for name in ("torch", "onnxruntime")}
                 write_rows(args.output, [{**row, **common} for row in rows])
     shown = (
         "encoder",
@@ -107,7 +109,8 @@ def main() -> None:
     if 1 not in args.batch_sizes:
         shown = tuple(column for column in shown if not column.endswith("_ms"))
     print(format_table([{column: row[column] for column in shown} for row in rows]))
-    print(f"\nMedians of {args.num_runs} runs on {device_name(device)}.")
+    devices = " and ".join(dict.fromkeys(row["device"] for row in rows))
+    print(f"\nMedians of {args.num_runs} runs on {devices}.")
     if args.figure:
         from disret.plots import plot_speed
 
@@ -121,6 +124,7 @@ def load(args: argparse.Namespace, device: str) -> dict[tuple[str, str], "QueryB
     from disret.backends import ExportedQueries, TorchQueries
 
     if args.threads:
+        os.environ["RAYON_NUM_THREADS"] = str(args.threads)  # of tokenizers
         torch.set_num_threads(args.threads)
     return {
         (name, backend): TorchQueries(name, device, args.dtype)
@@ -146,6 +150,8 @@ def time_encoders(
         size 1, percentiles of a query's time over all runs, in milliseconds.
     """
     import numpy as np
+
+    from disret.devices import device_name
 
     runs: dict[tuple[str, str], list[float]] = {key: [] for key in encoders}
     latencies: dict[tuple[str, str], list[float]] = {key: [] for key in encoders}
@@ -182,6 +188,7 @@ def time_encoders(
             "layers": encoder.size.layers,
             "parameters": encoder.size.parameters,
             "dtype": encoder.dtype,
+            "device": device_name(encoder.device),
             "peak_memory_mb": round(peaks[key]),
         })  # fmt: skip
     return rows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from disret.encoders import Description, describe, load_encoder, set_precision
 from disret.stages import Stages
-from disret.terminal import UserError
+from disret.terminal import UserError, is_main_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,7 @@ class TorchQueries:
 
     Attributes:
         size: layers, parameters and dimension.
+        device: where it runs.
     """
 
     def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
@@ -33,6 +34,7 @@ class TorchQueries:
         set_precision(self.model, dtype)
         self.size = describe(self.model)
         self.dtype = dtype
+        self.device = device
         self.on_cuda = self.model.device.type == "cuda"
 
     def encode(self, queries: Sequence[str], batch_size: int) -> None:
@@ -58,6 +60,7 @@ class ExportedQueries:
     """
 
     on_cuda = False
+    device = "cpu"
 
     def __init__(self, name: str, backend: str, num_threads: int | None = None) -> None:
         from disret.query_encoder import ExportError, QueryEncoder
@@ -91,7 +94,9 @@ class ExportedQueries:
         vectors = np.empty((len(queries), self.size.dimension), dtype=np.float32)
         with (
             stages.measure("encode queries", len(queries)),
-            tqdm(total=len(queries), desc="encode query", delay=2) as bar,
+            tqdm(
+                total=len(queries), desc="encode query", delay=2, disable=not is_main_process()
+            ) as bar,
         ):
             for start in range(0, len(queries), BLOCK):
                 part = queries[start : start + BLOCK]

@@ -96,7 +96,7 @@ def versions() -> dict[str, str]:
     """Python and the packages that decide a result or its speed."""
     names = (
         "torch", "transformers", "sentence-transformers", "accelerate", "datasets", "beir",
-        "faiss-cpu", "faiss-gpu",
+        "faiss-cpu", "faiss-gpu", "tokenizers", "onnxruntime",
     )  # fmt: skip
     found = {"python": platform.python_version()}
     for name in names:

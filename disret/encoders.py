@@ -77,7 +77,7 @@ def set_precision(model: "SentenceTransformer", dtype: str) -> None:
     digits that a sum over many tokens has.
 
     Args:
-        dtype: `float32` or `bfloat16`.
+        dtype: `float32`, `bfloat16` or `float16`.
     """
     import torch
     from sentence_transformers.sentence_transformer.modules import Transformer

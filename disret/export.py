@@ -9,6 +9,7 @@ compared with the model on real queries before they are kept. `disret.query_enco
 
 import collections
 import contextlib
+import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from disret.encoders import describe, load_encoder, prompt_of
 from disret.files import check_writable, whole_folder, write_json
 from disret.query_encoder import (
     FOLDER,
+    FORMAT,
     PRECISIONS,
     SETTINGS,
     ExportError,
@@ -40,6 +42,7 @@ QUERIES = 500  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
 LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
+LONGEST = 1_000_000  # tokens; transformers writes a number beyond for "no maximum"
 # What decides a model's vectors, as sentence-transformers saves it.
 MODEL_FILES = (
     "modules.json", "tokenizer.json", "*config*.json", "*/config.json", "*.safetensors",
@@ -47,36 +50,48 @@ MODEL_FILES = (
 )  # fmt: skip
 
 
-def export(encoder: "SentenceTransformer", folder: Path, queries: Sequence[str]) -> dict[str, Any]:
+def export(
+    encoder: "SentenceTransformer", folder: Path, queries: Sequence[str], source: Path | None = None
+) -> dict[str, Any]:
     """Write `folder/query-encoder`, complete and checked, or leave what is there.
 
     An int8 that is not close enough to the model is left out.
 
     Args:
         encoder: in float32 on the CPU.
-        folder: that of the model, or any other. The model's files are noted, so that the export is
-            not mistaken for that of another model which is put there later.
+        folder: that of the model, or one without a model.
         queries: real ones, to compare on.
+        source: the folder that the model was loaded from. If that is where the export goes, the
+            model's files are noted, so that it is not taken for the export of another model which
+            is put there later.
 
     Returns:
         What was compared: `queries`, `float32_largest_difference` of a coordinate,
         `int8_mean_cosine` to the model, and `int8`, how it was made, None if it was left out.
 
     Raises:
-        UserError: the model cannot be exported, or float32 is not close enough to it.
+        UserError: the model cannot be exported, float32 is not close enough to it, or there is
+            another model in the folder.
     """
+    import onnxruntime
     from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 
     if isinstance(encoder[0], Router):
         raise UserError("a model of two encoders cannot be exported; export the student alone.")
-    expected = encoder.encode_query(list(queries), show_progress_bar=False)
+    is_beside = source is not None and folder.resolve() == source.resolve()
+    if not is_beside and (folder / "modules.json").exists():
+        raise UserError(f"{folder} holds another model; name another --output.")
     is_static = isinstance(encoder[0], StaticEmbedding)
     with whole_folder(folder / FOLDER) as partial_folder:
         tokenizer = _write_tokenizer(encoder, partial_folder, is_static)
+        texts = [*queries, *_edges(tokenizer["max_length"])]
+        expected = encoder.encode_query(texts, show_progress_bar=False)
         write = _write_tables if is_static else _write_graphs
         files, ways_to_int8, more = write(encoder, partial_folder)
         checks: dict[str, Any] = {"queries": len(queries)}
         settings = {
+            "format": FORMAT,
+            "onnxruntime": onnxruntime.__version__,
             "kind": "static" if is_static else "onnx",
             "dimension": int(expected.shape[1]),
             "size": asdict(describe(encoder)),
@@ -88,14 +103,14 @@ def export(encoder: "SentenceTransformer", folder: Path, queries: Sequence[str])
                 "tokenizer": _digests(partial_folder, ["tokenizer.json"]),
                 "float32": _digests(partial_folder, files),
             },
-            "model_files": _digests(folder, _model_files(folder)),
+            "model_files": _digests(folder, _model_files(folder)) if is_beside else {},
         }
 
-        def vectors(precision: str) -> np.ndarray:
+        def vectors(precision: str, some: Sequence[str], batch_size: int) -> np.ndarray:
             write_json(partial_folder / SETTINGS, settings)
-            return QueryEncoder.from_pretrained(partial_folder, precision).encode(list(queries))
+            return QueryEncoder.from_pretrained(partial_folder, precision).encode(some, batch_size)
 
-        difference = float(np.abs(vectors("float32") - expected).max())
+        difference = float(np.abs(vectors("float32", texts, 64) - expected).max())
         if not difference <= FLOAT32_TOLERANCE:
             raise UserError(
                 f"the export differs from the model by {difference:.2g} in a coordinate, more than "
@@ -105,7 +120,8 @@ def export(encoder: "SentenceTransformer", folder: Path, queries: Sequence[str])
         for way, quantise in ways_to_int8.items():
             files = quantise()
             settings["files"]["int8"] = _digests(partial_folder, files)
-            cosine = _mean_cosine(vectors("int8"), expected)
+            # One by one, as a service runs them: a batch has a scale in common.
+            cosine = _mean_cosine(vectors("int8", queries, 1), expected[: len(queries)])
             checks["int8_mean_cosine"] = max(cosine, checks["int8_mean_cosine"])
             if cosine >= INT8_COSINE:
                 checks["int8"] = way
@@ -117,19 +133,28 @@ def export(encoder: "SentenceTransformer", folder: Path, queries: Sequence[str])
     return checks
 
 
+def check_packages() -> None:
+    """Raise `UserError` unless what an export needs is installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"an export needs {package}, which is not installed: pip install {package}"
+            )
+
+
 def export_once(folder: Path, queries: Sequence[str]) -> None:
     """Export the model at `folder` unless its export is there and whole; say what came of it."""
     try:
         for precision in QueryEncoder.from_pretrained(folder).settings["files"].keys() & PRECISIONS:
             QueryEncoder.from_pretrained(folder, precision)
     except ExportError:
-        checks = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES])
+        checks = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES], folder)
         print(summary(folder, checks))
 
 
 def summary(folder: Path, checks: dict[str, Any]) -> str:
     """A line for the terminal."""
-    cosine = f"a cosine of {checks['int8_mean_cosine']:.4f}"
+    cosine = f"a cosine of {checks['int8_mean_cosine']:.5f}"
     return (
         f"{folder / FOLDER}, on {checks['queries']} queries: float32 within "
         f"{checks['float32_largest_difference']:.1e} of the model, "
@@ -139,6 +164,14 @@ def summary(folder: Path, checks: dict[str, Any]) -> str:
             else f"int8 left out, as it came to {cosine}, less than {INT8_COSINE}."
         )
     )
+
+
+def _edges(max_length: int | None) -> list[str]:
+    """Texts that queries of a log are not: none, of other scripts, longer than the maximum."""
+    edges = ["", "Größe 東京 naïve"]
+    if max_length and max_length <= 1024:  # longer ones take too much memory
+        edges.append("a long text " * max_length)
+    return edges
 
 
 def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -151,11 +184,9 @@ def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _model_files(folder: Path) -> list[str]:
-    """What decides the vectors of the sentence-transformers model in a folder, if there is one."""
-    if not (folder / "modules.json").exists():
-        return []
+    """What decides the vectors of the sentence-transformers model in a folder."""
     found = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    names = {str(path.relative_to(folder)) for path in found if path.parent.name != FOLDER}
+    names = {path.relative_to(folder).as_posix() for path in found if path.parent.name != FOLDER}
     return sorted(name for name in names if not name.startswith("."))
 
 
@@ -175,6 +206,8 @@ def _write_tokenizer(
         length = (copy.truncation or {}).get("max_length")
     else:
         length = getattr(encoder[0], "query_length", None) or encoder.max_seq_length
+        if length and length > LONGEST:
+            length = None
         copy.no_truncation()
         if length:
             copy.enable_truncation(length, direction=tokenizer.truncation_side)
@@ -194,7 +227,7 @@ def _write_tables(encoder: "SentenceTransformer", folder: Path) -> Written:
     others = [type(module).__name__ for module in after if not isinstance(module, Normalize)]
     if others:
         raise UserError(f"a static model with {', '.join(others)} cannot be exported.")
-    table = encoder[0].embedding.weight.detach().float().numpy()[:, : encoder.truncate_dim]
+    table = encoder[0].embedding.weight.detach().float().numpy()
     np.save(folder / "model.npy", table)
 
     def rows() -> list[str]:
@@ -381,6 +414,7 @@ def _by_channel(prepared: Path, path: Path, in_float: Sequence[str] = ()) -> Non
     quantize_dynamic(
         prepared, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
         weight_type=QuantType.QInt8, nodes_to_exclude=list(in_float),
+        reduce_range=True,  # or sums overflow on CPUs without VNNI
     )  # fmt: skip
 
 
@@ -437,10 +471,11 @@ def main() -> None:
     if not args.output and not local.is_dir():
         raise UserError(f"{args.model} is no directory; say with --output where the export goes.")
     folder = args.output or local
+    check_packages()
     check_writable(folder / FOLDER, is_file=False)
     file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
     queries = read_queries([file], QUERIES)
-    checks = export(load_encoder(args.model, "cpu"), folder, queries)
+    checks = export(load_encoder(args.model, "cpu"), folder, queries, local)
     print(summary(folder, checks))
 
 

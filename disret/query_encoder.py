@@ -11,7 +11,7 @@ onnxruntime. This file imports nothing else of the project: a service may copy i
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 FOLDER = "query-encoder"  # beside the model's files
 SETTINGS = "query_encoder.json"
+FORMAT = 1  # of the settings
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together
 
@@ -57,7 +58,7 @@ class QueryEncoder:
         Args:
             path: the model's folder, or the folder `query-encoder` itself.
             precision: `float32` or `int8`.
-            num_threads: of one call of `encode`, at most (default: the machine's cores).
+            num_threads: that a graph runs on (default: the machine's cores); tables take one.
 
         Raises:
             ExportError: files are missing or damaged, or the model beside them is another than
@@ -75,26 +76,30 @@ class QueryEncoder:
         if precision not in settings["files"]:
             raise ExportError(
                 f"{folder} has no {precision}, which came to a cosine of only "
-                f"{settings['checks']['int8_mean_cosine']:.4f} to the model."
+                f"{settings['checks']['int8_mean_cosine']:.5f} to the model."
             )
         files = settings["files"][precision]
         for name, digest in {**settings["files"]["tokenizer"], **files}.items():
             _check_file(folder, name, digest)
-        for name, digest in settings["model_files"].items():
-            beside = folder.parent / name
-            if beside.exists() and sha256_of(beside) != digest:
-                raise ExportError(
-                    f"{beside} is not what {folder} was made from; export the model again: "
-                    f"python -m disret.export {folder.parent}"
-                )
+        model = folder.resolve().parent
+        if (model / "modules.json").exists():
+            for name, digest in settings["model_files"].items():
+                if (model / name).exists() and sha256_of(model / name) != digest:
+                    raise ExportError(
+                        f"{model / name} is not what {folder} was made from; export the model "
+                        f"again: python -m disret.export {model}"
+                    )
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         paths = [folder / name for name in files]
         if settings["kind"] == "static":
-            return cls(settings, tokenizer, _Static(paths, settings["normalize"]))
+            return cls(settings, tokenizer, _Static(paths, settings))
         return cls(settings, tokenizer, _Graph(paths[0], settings, num_threads))
 
-    def encode(self, queries: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
+    def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.
+
+        In int8, what a graph runs together has a scale in common, so that a vector depends a little
+        on the other texts of its batch; `batch_size=1` takes that away.
 
         Args:
             queries: any number of texts; an empty one has the embedding that the model gives it.
@@ -105,14 +110,25 @@ class QueryEncoder:
 
         Raises:
             TypeError: it is no list of strings.
+            ValueError: a string is no Unicode text, or `batch_size` is not positive.
         """
-        if isinstance(queries, (str, bytes)):
+        if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
             raise TypeError(f"encode takes a list of strings, got one {type(queries).__name__}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        queries = list(queries)
         for position, query in enumerate(queries):
             if not isinstance(query, str):
                 raise TypeError(
                     f"encode takes strings, got {type(query).__name__} at position {position}"
                 )
+            try:
+                query.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"the string at position {position} is no Unicode text: it has half a "
+                    "surrogate pair"
+                ) from None
         encodings = [
             self._tokenizer.encode(self._prompt + query, add_special_tokens=self._special)
             for query in queries
@@ -141,15 +157,21 @@ class _Graph:
         options.intra_op_num_threads = num_threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ExportError(
+                f"onnxruntime {onnxruntime.__version__} cannot load {path}, which was made with "
+                f"{settings['onnxruntime']}: {error}"
+            ) from None
         self.inputs: list[str] = settings["inputs"]
         self.padding: dict[str, int] = settings["padding"]
         self.on_the_left: bool = settings["padding_side"] == "left"
 
     def __call__(self, encodings: list) -> np.ndarray:
-        longest = max(len(encoding.ids) for encoding in encodings)
+        longest = max(1, *(len(encoding.ids) for encoding in encodings))
         columns = {}
         for name in self.inputs:
             rows = [getattr(encoding, _COLUMNS[name]) for encoding in encodings]
@@ -169,10 +191,11 @@ _COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_
 class _Static:
     """The mean of an embedding for each token; in int8, each has a scale of its own."""
 
-    def __init__(self, paths: list[Path], normalize: bool) -> None:
+    def __init__(self, paths: list[Path], settings: dict[str, Any]) -> None:
         self.table = np.load(paths[0], mmap_mode="r")
         self.scales = np.load(paths[1]) if len(paths) > 1 else None
-        self.normalize = normalize
+        self.normalize: bool = settings["normalize"]
+        self.dimension: int = settings["dimension"]
 
     def __call__(self, encodings: list) -> np.ndarray:
         vectors = np.zeros((len(encodings), self.table.shape[1]), dtype=np.float32)
@@ -185,19 +208,24 @@ class _Static:
                     vector /= len(ids)
         if self.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
+        return vectors[:, : self.dimension]
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ExportError(
             f"{folder} holds no exported query encoder; make one: python -m disret.export MODEL"
         ) from None
     except ValueError:
         raise ExportError(f"{path} is damaged; export the model again.") from None
+    if settings.get("format") != FORMAT:
+        raise ExportError(
+            f"{path} has another format than this version reads; export the model again."
+        )
+    return settings
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import BoW, Normalize
 from tiny import save_encoder
 
 from disret import export as exports
@@ -32,7 +32,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
 def test_every_family(family, tmp_path):
     folder = save_encoder(tmp_path / "m", family, layers=2, dense=24, prompts={"query": "find q "})
     model = load_encoder(str(folder), "cpu")
-    export(model, folder, QUERIES)
+    export(model, folder, QUERIES, folder)
     texts = ["a", "", "x y z " * 60, *QUERIES[:9]]
     expected = model.encode_query(texts)
     found = QueryEncoder.from_pretrained(folder).encode(texts)
@@ -49,11 +49,12 @@ def test_every_family(family, tmp_path):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_a_static_model(teacher, tmp_path, normalize):
+@pytest.mark.parametrize("dimension", [None, 20])
+def test_a_static_model(teacher, tmp_path, normalize, dimension):
     modules = [static_embedding(load_encoder(str(teacher), "cpu")), *[Normalize()] * normalize]
-    model = SentenceTransformer(modules=modules, device="cpu")
+    model = SentenceTransformer(modules=modules, device="cpu", truncate_dim=dimension)
     model.save_pretrained(str(tmp_path / "static"))
-    export(model, tmp_path / "static", QUERIES)
+    export(model, tmp_path / "static", QUERIES, tmp_path / "static")
     texts = [*QUERIES, "", "a"]
     expected = model.encode_query(texts)
     for precision, tolerance in (("float32", 1e-5), ("int8", 0.02 * np.abs(expected).max())):
@@ -61,9 +62,12 @@ def test_a_static_model(teacher, tmp_path, normalize):
         np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
-def test_a_prompt_that_pooling_leaves_out(tmp_path):
-    folder = save_encoder(tmp_path / "m", layers=1, prompts={"query": "find q "})
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_prompt_that_pooling_leaves_out(tmp_path, side):
+    # Of a family whose positions are relative: padding does not move them.
+    folder = save_encoder(tmp_path / "m", "t5", layers=1, prompts={"query": "find q "})
     model = load_encoder(str(folder), "cpu")
+    model.tokenizer.padding_side = side
     model.set_pooling_include_prompt(False)
     with_prompt = load_encoder(str(folder), "cpu").encode_query(QUERIES)
     export(model, tmp_path / "out", QUERIES)
@@ -72,11 +76,40 @@ def test_a_prompt_that_pooling_leaves_out(tmp_path):
     assert np.abs(found - with_prompt).max() > 1e-3
 
 
+def test_settings_that_decide_the_vectors(tmp_path):
+    folder = save_encoder(tmp_path / "m", "t5", layers=1)
+    model = load_encoder(str(folder), "cpu")
+    model.truncate_dim = 20
+    model.tokenizer.padding_side = "left"
+    model.tokenizer.truncation_side = "left"
+    for length in (12, int(1e30)):
+        model.max_seq_length = length
+        export(model, tmp_path / "out", QUERIES)
+        texts = ["a b", "x y z " * 30, *QUERIES]
+        encoder = QueryEncoder.from_pretrained(tmp_path / "out")
+        assert encoder.max_length == (length if length == 12 else None)
+        np.testing.assert_allclose(encoder.encode(texts), model.encode_query(texts), atol=1e-5)
+
+
+def test_a_tokenizer_written_in_python_is_refused(teacher, tmp_path):
+    model = SentenceTransformer(modules=[BoW(vocab=["a", "b"])], device="cpu")
+    with pytest.raises(UserError, match="tokenizer of the tokenizers library"):
+        export(model, tmp_path, QUERIES)
+
+
+def test_another_models_folder_is_left_alone(call, teacher, valid_queries, tmp_path):
+    folder = shutil.copytree(teacher, tmp_path / "other")
+    outcome = call("disret.export", teacher, "--output", folder, "--queries", valid_queries)
+    assert outcome.status == 2
+    assert "holds another model" in outcome.err
+    assert not (folder / "query-encoder").exists()
+
+
 def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, monkeypatch):
     folder = shutil.copytree(teacher, tmp_path / "teacher")
     model = load_encoder(str(folder), "cpu")
     monkeypatch.setattr(exports, "INT8_COSINE", 1.1)
-    checks = export(model, folder, QUERIES)
+    checks = export(model, folder, QUERIES, folder)
     assert checks["int8"] is None
     assert 0.99 < checks["int8_mean_cosine"] < 1
     assert "int8 left out, as it came to a cosine of 0.99" in exports.summary(folder, checks)
@@ -90,7 +123,7 @@ def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, 
     earlier = (folder / "query-encoder" / "query_encoder.json").read_bytes()
     monkeypatch.setattr(exports, "FLOAT32_TOLERANCE", -1.0)
     with pytest.raises(UserError, match="differs from the model by"):
-        export(model, folder, QUERIES)
+        export(model, folder, QUERIES, folder)
     assert (folder / "query-encoder" / "query_encoder.json").read_bytes() == earlier
     assert not list(folder.glob(".*partial"))
 
@@ -109,7 +142,7 @@ def test_two_encoders_in_one_model_are_refused(teacher, tmp_path):
         export(join_encoders(model, model), tmp_path, QUERIES)
 
 
-def test_the_command(call, teacher, valid_queries, tmp_path, monkeypatch):
+def test_the_command(call, teacher, valid_queries, tmp_path):
     folder = shutil.copytree(teacher, tmp_path / "teacher")
     outcome = call("disret.export", folder, "--queries", valid_queries)
     assert outcome.status == 0, outcome.err

@@ -15,7 +15,7 @@ from tiny import save_encoder
 
 from disret.encoders import load_encoder
 from disret.export import export
-from disret.query_encoder import ExportError, QueryEncoder
+from disret.query_encoder import ExportError, QueryEncoder, sha256_of
 from disret.static import static_embedding
 
 QUERIES = [f"who has seen {i * 3} things" for i in range(30)]
@@ -33,7 +33,7 @@ print(json.dumps([vectors.shape, [name for name in heavy if name in sys.modules]
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     folder = save_encoder(tmp_path_factory.mktemp("models") / "m", layers=2)
-    export(load_encoder(str(folder), "cpu"), folder, QUERIES)
+    export(load_encoder(str(folder), "cpu"), folder, QUERIES, folder)
     return folder
 
 
@@ -49,7 +49,7 @@ def static(exported, tmp_path_factory) -> Path:
     modules = [static_embedding(load_encoder(str(exported), "cpu"))]
     model = SentenceTransformer(modules=modules, device="cpu")
     model.save_pretrained(str(folder))
-    export(model, folder, QUERIES)
+    export(model, folder, QUERIES, folder)
     return folder
 
 
@@ -65,7 +65,8 @@ def test_needs_no_torch(kind, runtime, request, tmp_path):
 
 
 def test_the_folder_may_stand_alone(exported, tmp_path):
-    alone = shutil.copytree(exported / "query-encoder", tmp_path / "anywhere")
+    alone = shutil.copytree(exported / "query-encoder", tmp_path / "query-encoder")
+    (tmp_path / "config.json").write_text("of the service")
     vectors = QueryEncoder.from_pretrained(alone).encode(QUERIES)
     expected = QueryEncoder.from_pretrained(exported).encode(QUERIES)
     np.testing.assert_array_equal(vectors, expected)
@@ -110,11 +111,31 @@ def test_a_longer_text_is_cut(exported):
         (b"a query", "got one bytes"),
         (["a", None], "got NoneType at position 1"),
         ([3], "got int at position 0"),
+        (None, "got one NoneType"),
     ],
 )
 def test_what_is_no_list_of_strings(exported, queries, reason):
     with pytest.raises(TypeError, match=reason):
         QueryEncoder.from_pretrained(exported).encode(queries)
+
+
+def test_half_a_surrogate_pair_is_no_text(exported):
+    with pytest.raises(ValueError, match="at position 1 is no Unicode text"):
+        QueryEncoder.from_pretrained(exported).encode(["a", "\ud800"])
+
+
+def test_any_iterable_of_strings(exported):
+    encoder = QueryEncoder.from_pretrained(exported)
+    expected = encoder.encode(["a b", "c"])
+    np.testing.assert_array_equal(encoder.encode(text for text in ("a b", "c")), expected)
+    np.testing.assert_array_equal(encoder.encode(np.array(["a b", "c"])), expected)
+
+
+def test_int8_hardly_depends_on_the_batch(exported):
+    encoder = QueryEncoder.from_pretrained(exported, "int8")
+    alone, together = encoder.encode(QUERIES, batch_size=1), encoder.encode(QUERIES)
+    assert (alone * together).sum(axis=1).min() > 0.99
+    np.testing.assert_array_equal(alone, [encoder.encode([query])[0] for query in QUERIES])
 
 
 @pytest.mark.parametrize(
@@ -124,6 +145,11 @@ def test_what_is_no_list_of_strings(exported, queries, reason):
 def test_bad_arguments(exported, arguments, reason):
     with pytest.raises(ValueError, match=reason):
         QueryEncoder.from_pretrained(exported, **arguments)
+
+
+def test_a_batch_size_of_nothing(exported):
+    with pytest.raises(ValueError, match="batch_size must be positive"):
+        QueryEncoder.from_pretrained(exported).encode(["a"], batch_size=0)
 
 
 def test_no_export(tmp_path):
@@ -147,8 +173,28 @@ def test_a_damaged_file(model, name):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config_sentence_transformers.json"])
-def test_another_model_beside_the_export(model, name):
+def test_another_model_beside_the_export(model, name, monkeypatch):
     with (model / name).open("ab") as file:
         file.write(b" ")
-    with pytest.raises(ExportError, match=f"{name} is not what .* was made from"):
+    monkeypatch.chdir(model / "query-encoder")
+    for path in (model, "."):
+        with pytest.raises(ExportError, match=f"{name} is not what .* was made from"):
+            QueryEncoder.from_pretrained(path)
+
+
+def test_a_format_of_another_version(model):
+    path = model / "query-encoder" / "query_encoder.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(ExportError, match="another format"):
+        QueryEncoder.from_pretrained(model)
+
+
+def test_a_graph_that_onnxruntime_cannot_load(model):
+    path = model / "query-encoder" / "query_encoder.json"
+    settings = json.loads(path.read_text())
+    graph = model / "query-encoder" / "model.onnx"
+    graph.write_bytes(b"of a later version")
+    settings["files"]["float32"] = {"model.onnx": sha256_of(graph)}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ExportError, match=r"cannot load .*model\.onnx, which was made with 1\."):
         QueryEncoder.from_pretrained(model)

@@ -9,6 +9,7 @@
 - `typos`: three queries in ten have two letters swapped or one missing, for the teacher as well.
 """
 
+import copy
 import random
 import shutil
 import sys
@@ -20,7 +21,6 @@ from disret.download import mirror_from
 from disret.files import write_json
 from disret.query_files import training_queries
 from disret.terminal import argument_parser, run
-from distill import RECIPES, init_from_layers
 
 TEACHER = "models/all-MiniLM-L6-v2"
 LAYERS = [0, 5]
@@ -48,13 +48,15 @@ def main() -> None:
     from transformers import TrainerCallback
 
     from disret.encoders import fingerprint, load_encoder, max_seq_length, set_precision
+    from disret.layers import keep_layers
     from disret.tokens import tokenised_queries
     from disret.training import DistillationTrainer, Examples, QueryMSEEvaluator, for_short_texts
     from disret.vectors import query_embeddings
 
     teacher = load_encoder(TEACHER, "cpu")
     teacher.max_seq_length = max_seq_length(teacher, 256)
-    student = init_from_layers(teacher, LAYERS)
+    student = copy.deepcopy(teacher)
+    student[0].model = keep_layers(teacher[0].model, LAYERS)
     sha256 = fingerprint(teacher)
     set_precision(teacher, "bfloat16")
     targets, valid_targets = (
@@ -102,19 +104,18 @@ def main() -> None:
         def on_step_end(self, *_, **__) -> None:
             average.update_parameters(student)
 
-    recipe = RECIPES["best"]
     loss = {"directions": Directions, "tokens": TokenVectors}.get(
         args.kind, lambda: EmbedDistillLoss(student, distance_metric="mse")
     )()
     settings = SentenceTransformerTrainingArguments(
         output_dir=f"{args.output}.checkpoints",
         num_train_epochs=1,
-        per_device_train_batch_size=recipe["train_batch_size"],
-        learning_rate=recipe["adamw_lr"],
-        adam_epsilon=recipe["adamw_eps"],
+        per_device_train_batch_size=128,
+        learning_rate=1e-3,
+        adam_epsilon=1e-9,
         weight_decay=0.01,
-        warmup_steps=recipe["warmup_steps"],
-        lr_scheduler_type=recipe["lr_schedule"],
+        warmup_steps=100,
+        lr_scheduler_type="cosine",
         save_strategy="no",
         seed=42,
         bf16=True,
