@@ -73,20 +73,17 @@ class ExportedQueries:
         settings = self.encoder.settings
         self.size = Description(**settings["size"])
         self.max_length = settings["max_length"] or math.inf
-        content = [
-            settings["files"][self.dtype],
-            settings["files"]["tokenizer"],
-            settings["prompt"],
-        ]
-        self.weights = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        aside = ("checks", "model_files", "size", "files", "onnxruntime")
+        content = {key: value for key, value in settings.items() if key not in aside}
+        content["files"] = [settings["files"][kind] for kind in ("tokenizer", self.dtype)]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        self.weights = digest.hexdigest()
 
     def encode(self, queries: Sequence[str], batch_size: int) -> "np.ndarray":
         """Query embeddings, float32 [n_queries, dimension]."""
         return self.encoder.encode(queries, batch_size)
 
-    def encode_query(
-        self, queries: Sequence[str], stages: Stages, block: int = 4096
-    ) -> "np.ndarray":
+    def encode_query(self, queries: Sequence[str], stages: Stages) -> "np.ndarray":
         """The same for many queries, with a progress bar."""
         import numpy as np
         from tqdm import tqdm
