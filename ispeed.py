@@ -211,7 +211,7 @@ def reset_peak_memory(encoder: "QueryBackend") -> None:
     import torch
 
     if encoder.on_cuda:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(encoder.device)
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (Linux, proc(5))
 
@@ -221,7 +221,7 @@ def peak_memory_mb(encoder: "QueryBackend") -> float:
     import torch
 
     if encoder.on_cuda:
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(encoder.device) / 1e6
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
