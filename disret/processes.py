@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from disret.terminal import UserError
@@ -43,14 +44,12 @@ def call(
     print(f"\n$ python {script} {shlex.join(words)}", flush=True)
     command = [sys.executable, str(SCRIPTS / script), *words]
     environment = {**os.environ, **(environment or {})}
-    if log is None:
-        status = subprocess.run(command, env=environment, check=False).returncode
-    else:
+    if log:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as file:
-            status = subprocess.run(
-                command, env=environment, stdout=file, stderr=file, check=False
-            ).returncode
+    with log.open("w") if log else nullcontext() as file:
+        status = subprocess.run(
+            command, env=environment, stdout=file, stderr=file, check=False
+        ).returncode
     if status:
         where = f"; {log} says why" if log else ""
         raise UserError(f"{script} ended with status {status}{where}. Run the same again to go on.")

@@ -23,6 +23,8 @@ SETTINGS = "query_encoder.json"
 FORMAT = 1  # of the settings
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together
+# What a graph takes, by the attribute of an encoding that holds it.
+COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
 class ExportError(Exception):
@@ -174,7 +176,7 @@ class _Graph:
         longest = max(1, *(len(encoding.ids) for encoding in encodings))
         columns = {}
         for name in self.inputs:
-            rows = [getattr(encoding, _COLUMNS[name]) for encoding in encodings]
+            rows = [getattr(encoding, COLUMNS[name]) for encoding in encodings]
             column = np.full((len(rows), longest), self.padding[name], dtype=np.int64)
             for line, row in zip(column, rows, strict=True):
                 if self.on_the_left:
@@ -183,9 +185,6 @@ class _Graph:
                     line[: len(row)] = row
             columns[name] = column
         return self.session.run(None, columns)[0]
-
-
-_COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
 class _Static:

@@ -86,7 +86,7 @@ def compare(args: argparse.Namespace, precision: str, queries: list[str]) -> dic
     import onnxruntime
     from tokenizers import Tokenizer
 
-    from disret.query_encoder import FOLDER, QueryEncoder
+    from disret.query_encoder import COLUMNS, FOLDER, QueryEncoder
 
     folder = args.model / FOLDER
     encoder = QueryEncoder.from_pretrained(folder, precision, args.threads)
@@ -96,13 +96,11 @@ def compare(args: argparse.Namespace, precision: str, queries: list[str]) -> dic
     file = next(iter(encoder.settings["files"][precision]))
     session = onnxruntime.InferenceSession(str(folder / file), options)
     names = [node.name for node in session.get_inputs()]
-    columns = {"input_ids": "ids", "attention_mask": "attention_mask",
-               "token_type_ids": "type_ids"}  # fmt: skip
     prompt = encoder.settings["prompt"]
 
     def bare(query: str) -> None:
         tokens = tokenizer.encode(prompt + query)
-        session.run(None, {name: np.array([getattr(tokens, columns[name])]) for name in names})
+        session.run(None, {name: np.array([getattr(tokens, COLUMNS[name])]) for name in names})
 
     ways: dict[str, Callable[[str], object]] = {
         "bare": bare,
