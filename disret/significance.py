@@ -10,9 +10,13 @@ nDCG@10 would be as large if each query's two scores changed places at random.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from disret.collection import Qrels, default_split, find_collections
 from disret.terminal import UserError, argument_parser, run
+
+if TYPE_CHECKING:
+    import numpy as np
 
 METRIC = "ndcg_cut.10"
 PERMUTATIONS = 9999
@@ -37,17 +41,11 @@ def per_query(qrels: Qrels, path: Path) -> dict[str, float]:
     return {query: found.get(query, {}).get("ndcg_cut_10", 0.0) for query in qrels}
 
 
-def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    """Paired randomisation test on the scores of the same queries.
-
-    Returns:
-        `first` and `second`, the means; `difference` of the second from the first; `p`, two-sided;
-        and on how many queries the second is `better` and `worse`.
-    """
+def p_value(differences: "np.ndarray") -> float:
+    """How often the mean would be as far from 0 if each difference changed its sign at random."""
     import numpy as np
     from scipy.stats import permutation_test
 
-    differences = np.array([second[query] - first[query] for query in first])
     test = permutation_test(
         (differences,),
         np.mean,
@@ -56,11 +54,24 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str
         batch=256,
         rng=0,
     )
+    return float(test.pvalue)
+
+
+def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Paired randomisation test on the scores of the same queries.
+
+    Returns:
+        `first` and `second`, the means; `difference` of the second from the first; `p`, two-sided;
+        and on how many queries the second is `better` and `worse`.
+    """
+    import numpy as np
+
+    differences = np.array([second[query] - first[query] for query in first])
     return {
         "first": float(np.mean(list(first.values()))),
         "second": float(np.mean(list(second.values()))),
         "difference": float(differences.mean()),
-        "p": float(test.pvalue),
+        "p": p_value(differences),
         "better": int((differences > 0).sum()),
         "worse": int((differences < 0).sum()),
     }

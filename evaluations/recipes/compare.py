@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from disret.collection import find_collections
 from disret.files import read_json, whole_file
 from disret.results import read_rows
-from disret.significance import PERMUTATIONS, per_query
+from disret.significance import p_value, per_query
 from disret.terminal import argument_parser, run
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +60,6 @@ def main() -> None:
         return np.concatenate(parts)
 
     baseline = shares(args.baseline)
-    signs = np.random.default_rng(0).choice([-1, 1], size=(PERMUTATIONS, len(baseline)))
     lines = [
         f"| student | validation MSE | {' | '.join(datasets)} | mean | difference | p |",
         "|---" * (len(datasets) + 5) + "|",
@@ -69,8 +68,7 @@ def main() -> None:
         if encoder == teacher:
             continue
         differences = shares(encoder) - baseline
-        by_chance = np.abs(signs @ differences) >= abs(differences.sum())
-        p = (1 + by_chance.sum()) / (1 + PERMUTATIONS)
+        p = p_value(differences)
         curve = (read_json(Path(encoder) / "distillation.json") or {}).get("validation_mse")
         mse = f"{curve[-1]['mse']:.2e}" if curve else ""
         columns = [f"{kept[encoder][dataset]:.1f}" for dataset in datasets]
