@@ -7,12 +7,8 @@ A transformer becomes an ONNX graph in float32 and one in int8; a static model, 
 compared with the model on real queries before they are kept. `disret.query_encoder` reads them.
 """
 
-import collections
-import contextlib
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +18,8 @@ import numpy as np
 
 from disret.encoders import describe, load_encoder, prompt_of
 from disret.files import check_writable, whole_folder, write_json
+from disret.int8 import WAYS, by_row, quantise
+from disret.onnx_graph import write_graph
 from disret.query_encoder import (
     FOLDER,
     FORMAT,
@@ -34,14 +32,11 @@ from disret.query_encoder import (
 from disret.terminal import UserError, argument_parser, run
 
 if TYPE_CHECKING:
-    import onnx
-    import torch
     from sentence_transformers import SentenceTransformer
 
 QUERIES = 500  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
-LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
 LONGEST = 1_000_000  # tokens; transformers writes a number beyond for "no maximum"
 # What decides a model's vectors, as sentence-transformers saves it.
 MODEL_FILES = (
@@ -215,8 +210,7 @@ def _write_tokenizer(
     return {"max_length": length, "special_tokens": not is_static}
 
 
-# --- Static models --------------------------------------------------------------------------------
-
+# Files in float32, ways to int8 that write files as well, and what else the runtime must know.
 Written = tuple[list[str], dict[str, Callable[[], list[str]]], dict[str, Any]]
 
 
@@ -231,7 +225,7 @@ def _write_tables(encoder: "SentenceTransformer", folder: Path) -> Written:
     np.save(folder / "model.npy", table)
 
     def rows() -> list[str]:
-        quantised, scales = _by_row(table)
+        quantised, scales = by_row(table)
         np.save(folder / "model-int8.npy", quantised)
         np.save(folder / "model-int8-scales.npy", scales)
         return ["model-int8.npy", "model-int8-scales.npy"]
@@ -239,217 +233,10 @@ def _write_tables(encoder: "SentenceTransformer", folder: Path) -> Written:
     return ["model.npy"], {"a scale for each token": rows}, {"normalize": bool(after)}
 
 
-# --- Transformers ---------------------------------------------------------------------------------
-
-
 def _write_graphs(encoder: "SentenceTransformer", folder: Path) -> Written:
-    """The graph in float32, and ways to int8 from the smallest and fastest to the most exact."""
-    size = sum(weight.numel() * weight.element_size() for weight in encoder.parameters())
-    if size > LARGEST:
-        raise UserError(
-            f"the model has {size / 1e9:.1f} GB, and an ONNX file holds {LARGEST / 1e9:.0f} GB."
-        )
-    more = _write_graph(encoder, folder / "model.onnx")
-    how = {
-        "a scale for each channel": partial(_quantise, folder, _by_channel),
-        "a scale for each channel, narrowing products in float32": partial(
-            _quantise, folder, _by_channel_but_narrowing
-        ),
-        "a scale for each 32 weights": partial(_quantise, folder, _by_block),
-    }
+    more = write_graph(encoder, folder / "model.onnx")
+    how = {way: partial(quantise, folder, products) for way, products in WAYS.items()}
     return ["model.onnx"], how, more
-
-
-def _write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
-    """Trace the whole encoder; batch and length stay free."""
-    import torch
-
-    prompt = prompt_of(encoder, "query")
-    sample = encoder.preprocess(
-        ["what is dense retrieval, and why?", "how?"], prompt=prompt, task="query"
-    )
-    tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
-    constants = {name: value for name, value in sample.items() if name not in tensors}
-    unknown = tensors.keys() - _PADDING.keys()
-    if unknown or any(value.ndim != 2 for value in tensors.values()):
-        raise UserError(f"a model with the inputs {', '.join(sorted(tensors))} cannot be exported.")
-
-    class Graph(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, *columns: torch.Tensor) -> torch.Tensor:
-            features = {**constants, **dict(zip(tensors, columns, strict=True))}
-            embedding = self.encoder(features, task="query")["sentence_embedding"]
-            return embedding[:, : encoder.truncate_dim]
-
-    free = torch.export.Dim.DYNAMIC
-    with _made_plain(encoder), _quiet():
-        try:
-            program = torch.onnx.export(
-                Graph().eval(),
-                tuple(tensors.values()),
-                input_names=list(tensors),
-                output_names=["query_embedding"],
-                dynamic_shapes=(tuple({0: free, 1: free} for _ in tensors),),
-                dynamo=True,
-                verbose=False,
-            )
-            program.save(path, external_data=False)
-        except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise UserError(f"torch cannot make an ONNX graph of this model: {reason}") from error
-    tokenizer = encoder.tokenizer
-    return {
-        "inputs": list(tensors),
-        "padding": {name: getattr(tokenizer, _PADDING[name], 0) for name in tensors},
-        "padding_side": tokenizer.padding_side,
-    }
-
-
-_PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id",
-            "attention_mask": ""}  # fmt: skip
-
-
-@contextlib.contextmanager
-def _made_plain(encoder: "SentenceTransformer") -> Iterator[None]:
-    """Let a model compute the same in a way that makes a plain graph.
-
-    Attention as products and a softmax makes a smaller one than torch's fused kernel; and pooling
-    without the prompt's tokens looks into the mask for padding, which a graph cannot.
-    """
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    transformer = encoder.transformers_model
-    kind = transformer.config._attn_implementation
-    poolings = [module for module in encoder.modules() if isinstance(module, Pooling)]
-    transformer.set_attn_implementation("eager")
-    for pooling in poolings:
-        pooling._exclude_prompt_from_mask = _without_prompt
-    try:
-        yield
-    finally:
-        transformer.set_attn_implementation(kind)
-        for pooling in poolings:
-            del pooling._exclude_prompt_from_mask
-
-
-def _without_prompt(attention_mask: "torch.Tensor", prompt_length: int) -> "torch.Tensor":
-    """The mask without the first tokens of each text, wherever it begins."""
-    counted = attention_mask.cumsum(dim=1)
-    return attention_mask * (counted > prompt_length)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' reports of progress and of absent packages to themselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _quantise(folder: Path, quantise_products: Callable[[Path, Path], None]) -> list[str]:
-    """Embeddings by row, products as asked for."""
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = folder / "prepared.onnx"
-    with _quiet():
-        quant_pre_process(folder / "model.onnx", prepared, skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-        _quantise_embeddings(model.graph)
-        onnx.save(model, prepared)
-        quantise_products(prepared, folder / "model-int8.onnx")
-    prepared.unlink()
-    return ["model-int8.onnx"]
-
-
-def _quantise_embeddings(graph: "onnx.GraphProto") -> None:
-    """Look rows up in int8 tables, each row with a scale of its own."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    tables = {tensor.name: tensor for tensor in graph.initializer}
-    uses = collections.Counter(name for node in graph.node for name in node.input)
-    nodes = []
-    for node in graph.node:
-        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        is_embedding = table is not None and (
-            table.data_type == TensorProto.FLOAT and len(table.dims) == 2
-            and uses[table.name] == 1 and not any(attribute.i for attribute in node.attribute)
-        )  # fmt: skip
-        if not is_embedding:
-            nodes.append(node)
-            continue
-        quantised, scales = _by_row(numpy_helper.to_array(table))
-        name, rows, (output,) = table.name, node.input[1], node.output
-        graph.initializer.remove(table)
-        graph.initializer.append(numpy_helper.from_array(quantised, name))
-        graph.initializer.append(numpy_helper.from_array(scales[:, None], f"{name}_scales"))
-        nodes += [
-            helper.make_node("Gather", [name, rows], [f"{output}_int8"]),
-            helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{name}_scales", rows], [f"{output}_scales"]),
-            helper.make_node("Mul", [f"{output}_cast", f"{output}_scales"], [output]),
-        ]
-    del graph.node[:], graph.value_info[:]  # the types are inferred anew
-    graph.node.extend(nodes)
-
-
-def _by_row(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A float32 table as int8 of the same shape and a float32 scale for each row."""
-    scales = np.maximum(np.abs(table).max(axis=1), 1e-12) / 127
-    return np.rint(table / scales[:, None]).astype(np.int8), scales.astype(np.float32)
-
-
-def _by_channel(prepared: Path, path: Path, in_float: Sequence[str] = ()) -> None:
-    """Weights with a scale for each output beforehand, activations as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        prepared, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
-        weight_type=QuantType.QInt8, nodes_to_exclude=list(in_float),
-        reduce_range=True,  # or sums overflow on CPUs without VNNI
-    )  # fmt: skip
-
-
-def _by_channel_but_narrowing(prepared: Path, path: Path) -> None:
-    """The same but for products with fewer outputs than inputs.
-
-    These end feed-forward blocks. Their inputs have a few values far larger than the rest, which a
-    scale for all of them does not fit: nearly all of the error comes from there.
-    """
-    import onnx
-
-    graph = onnx.load(prepared).graph
-    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    narrowing = [
-        node.name for node in graph.node
-        if node.op_type == "MatMul" and (shape := shapes.get(node.input[1]))
-        and shape[0] > shape[1]
-    ]  # fmt: skip
-    _by_channel(prepared, path, narrowing)
-
-
-def _by_block(prepared: Path, path: Path) -> None:
-    """Weights and activations in blocks, each with its scale: slower, and nearly exact."""
-    import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import (
-        DefaultWeightOnlyQuantConfig,
-        MatMulNBitsQuantizer,
-    )
-
-    settings = DefaultWeightOnlyQuantConfig(
-        block_size=32, is_symmetric=True, accuracy_level=4, bits=8
-    )
-    quantizer = MatMulNBitsQuantizer(onnx.load(prepared), algo_config=settings)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(path))
 
 
 def main() -> None:
