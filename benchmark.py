@@ -16,7 +16,6 @@ few gigabytes of memory, and a run that was killed goes on where it was.
 """
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -325,10 +324,9 @@ def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
 
 def load_export(name: str, backend: str, stages: "Stages") -> Encoder:
     from disret.backends import ExportedQueries
-    from disret.devices import world_size
+    from disret.devices import share_of_cores, world_size
 
-    share = max(1, (os.cpu_count() or 1) // world_size())
-    export = ExportedQueries(name, backend, share)
+    export = ExportedQueries(name, backend, share_of_cores(world_size()))
     encode_query = partial(export.encode_query, stages=stages)
     return Encoder(
         name, export.weights, export.max_length, export.size.dimension, encode_query, backend

@@ -9,6 +9,11 @@ from pathlib import Path
 from disret.terminal import UserError
 
 
+def share_of_cores(processes: int) -> int:
+    """Threads for each of several processes on this machine."""
+    return max(1, (os.cpu_count() or 1) // processes)
+
+
 def world_size() -> int:
     """The number of processes that `torchrun` started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

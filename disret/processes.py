@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from disret.devices import share_of_cores
 from disret.terminal import UserError
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -18,7 +19,7 @@ def environment_of(place: int, places: int) -> dict[str, str]:
 
     if places == 1:
         return {}
-    threads = str(max(1, (os.cpu_count() or 1) // places))
+    threads = str(share_of_cores(places))
     if not (count := torch.cuda.device_count()):
         return {"OMP_NUM_THREADS": threads}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

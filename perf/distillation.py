@@ -11,7 +11,6 @@ example does. Both train on the same queries, in batches of 128, and take turns 
 
 import argparse
 import copy
-import os
 import statistics
 import sys
 import tempfile
@@ -93,7 +92,7 @@ def measure_speed(
     """
     import random
 
-    from disret.devices import resolve_dtype
+    from disret.devices import resolve_dtype, share_of_cores
     from disret.encoders import load_encoder, set_precision
     from disret.encoding import BatchEncoder
 
@@ -129,7 +128,7 @@ def measure_speed(
     if device == "cpu":
         pool = ProcessPoolExecutor(
             args.jobs, get_context("spawn"), start_worker,
-            (args.teacher, queries, embeddings, max(1, (os.cpu_count() or 1) // args.jobs)),
+            (args.teacher, queries, embeddings, share_of_cores(args.jobs)),
         )  # fmt: skip
         list(pool.map(train_in_worker, [pair] * args.jobs))  # warm-up
         # The large ones first, so that all workers end at about the same time.
