@@ -379,18 +379,21 @@ def distil(
     from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
+    from disret.devices import mixed_precision
     from disret.training import (
         DistillationTrainer,
         QueryMSEEvaluator,
         for_short_texts,
         mse_before,
         mse_from,
-        precision,
     )
 
     steps = -(-len(training.embeddings) // args.train_batch_size) * args.num_epochs
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
+    dtype = mixed_precision(device) if args.mixed_precision else "float32"
+    if args.mixed_precision and dtype == "float32":
+        say("note: this CPU has no bfloat16, so --mixed-precision trains in float32.")
     settings = SentenceTransformerTrainingArguments(
         output_dir=str(unfinished(args.output) / "checkpoints"),
         num_train_epochs=args.num_epochs,
@@ -414,7 +417,8 @@ def distil(
         use_cpu=device == "cpu",
         report_to="none",
         disable_tqdm=False,  # whatever the level of transformers' logging
-        **(precision(device) if args.mixed_precision else {}),
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
     )
     evaluator = QueryMSEEvaluator(*validation)
     with settings.main_process_first(local=False):

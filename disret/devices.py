@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from disret.terminal import UserError
+from disret.terminal import UserError, say
 
 
 def share_of_cores(processes: int) -> int:
@@ -44,18 +44,47 @@ def resolve_device(device: str | None) -> str:
     return device
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """The precision to compute in: `auto` is bfloat16 where the device has it, else float32."""
+def has_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 itself, instead of by a slow emulation.
+
+    Of a CPU, what torch and oneDNN may use counts: the variables `ATEN_CPU_CAPABILITY` and
+    `ONEDNN_MAX_CPU_ISA` can hold them to older instructions.
+    """
     import torch
 
-    if dtype != "auto":
-        return dtype
     if torch.device(device).type == "cuda":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bfloat16 = any("bf16" in name and there for name, there in capabilities.items())
-    return "bfloat16" if has_bfloat16 else "float32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    return (
+        any("bf16" in name and there for name, there in capabilities.items())
+        and torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+        and any(name in limit for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
+    )
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The precision to encode in: `auto` is bfloat16 where the device has it, else float32."""
+    if dtype == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if dtype == "bfloat16" and not has_bfloat16(device):
+        say(
+            f"note: {device} has no bfloat16 and emulates it, which can take twenty times as long "
+            "as float32."
+        )
+    return dtype
+
+
+def mixed_precision(device: str) -> str:
+    """The lower precision to train in: bfloat16 where the device has it, float16 on other GPUs.
+
+    A CPU without bfloat16 has none that pays, so there it is float32.
+    """
+    import torch
+
+    if has_bfloat16(device):
+        return "bfloat16"
+    return "float16" if torch.device(device).type == "cuda" else "float32"
 
 
 def training_device(device: str | None) -> str:

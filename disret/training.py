@@ -229,9 +229,3 @@ def mse_before(folder: Path, evaluator: QueryMSEEvaluator, student: "SentenceTra
         known = {"mse": evaluator.mse(student)}
         write_json(file, known)
     return known["mse"]
-
-
-def precision(device: str) -> dict[str, bool]:
-    """The trainer's settings for mixed precision: bfloat16 where the device has it, or float16."""
-    has_bfloat16 = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return {"bf16": True} if has_bfloat16 else {"fp16": True}

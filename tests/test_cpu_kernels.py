@@ -6,13 +6,11 @@ import torch
 from tiny import save_encoder
 
 from disret.cpu_kernels import PackedLinear, batched_products, speed_up
-from disret.devices import resolve_dtype
+from disret.devices import has_bfloat16
 from disret.encoders import load_encoder, set_precision
 from disret.encoding import BatchEncoder
 
-pytestmark = pytest.mark.skipif(
-    resolve_dtype("auto", "cpu") != "bfloat16", reason="this CPU has no bfloat16"
-)
+pytestmark = pytest.mark.skipif(not has_bfloat16("cpu"), reason="this CPU has no bfloat16")
 TEXTS = ["a", "b c", *("w" * (i % 40) + f" {i}" for i in range(40))]
 
 

@@ -5,7 +5,15 @@ import os
 
 import pytest
 
-from disret.devices import device_name, resolve_device, training_device, world_size
+from disret.devices import (
+    device_name,
+    has_bfloat16,
+    mixed_precision,
+    resolve_device,
+    resolve_dtype,
+    training_device,
+    world_size,
+)
 from disret.terminal import UserError
 
 
@@ -39,3 +47,38 @@ def test_processes_of_torchrun(monkeypatch):
 
 def test_name_of_the_cpu():
     assert device_name("cpu").endswith("threads")
+
+
+@pytest.fixture
+def modern_cpu(monkeypatch):
+    """A CPU with bfloat16, whatever this one has."""
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+
+
+def test_bfloat16_of_a_modern_cpu(modern_cpu, capsys):
+    assert has_bfloat16("cpu")
+    assert resolve_dtype("auto", "cpu") == mixed_precision("cpu") == "bfloat16"
+    assert resolve_dtype("bfloat16", "cpu") == "bfloat16"
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["cpu", "torch", "onednn"])
+def test_no_bfloat16_where_it_would_be_emulated(modern_cpu, monkeypatch, capsys, reason):
+    """The CPU lacks it, or torch or oneDNN may not use it: one rule for all that computes."""
+    import torch
+
+    if reason == "cpu":
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    elif reason == "torch":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    else:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    assert not has_bfloat16("cpu")
+    assert resolve_dtype("auto", "cpu") == mixed_precision("cpu") == "float32"
+    assert not capsys.readouterr().err
+    assert resolve_dtype("bfloat16", "cpu") == "bfloat16"
+    assert "emulates it" in capsys.readouterr().err

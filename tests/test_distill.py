@@ -229,6 +229,17 @@ def test_mixed_precision(script, arguments, tmp_path):
     assert min(p["mse"] for p in curve) < curve[0]["mse"]
 
 
+def test_mixed_precision_on_a_cpu_without_bfloat16(call, arguments, monkeypatch):
+    """Nothing takes the slow emulation, and a line says so."""
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: pytest.fail("autocast was entered"))
+    outcome = call("distill", *arguments, "--layers", 0, "--mixed-precision")
+    assert outcome.status == 0, outcome.err
+    assert outcome.err.count("no bfloat16, so --mixed-precision trains in float32") == 1
+
+
 def test_divergence_is_said(call, arguments, tmp_path):
     arguments[arguments.index("--adamw-lr") + 1] = 1e30
     outcome = call("distill", *arguments, "--layers", 0)
