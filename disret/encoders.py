@@ -3,16 +3,19 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from disret.devices import resolve_dtype
+from disret.devices import has_bfloat16
 from disret.download import reachable
 from disret.terminal import UserError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,33 @@ def set_precision(model: "SentenceTransformer", dtype: str) -> None:
         return
     for module in model.modules():
         if isinstance(module, Transformer):
-            module.auto_model.to(getattr(torch, dtype))
-            if model.device.type == "cpu" and resolve_dtype("auto", "cpu") == dtype:
+            cast(module.auto_model, getattr(torch, dtype))
+            if model.device.type == "cpu" and dtype == "bfloat16" and has_bfloat16("cpu"):
                 from disret.cpu_kernels import speed_up
 
                 speed_up(module.auto_model)
             module.register_forward_hook(widen)
+
+
+def cast(transformer: "PreTrainedModel", dtype: "torch.dtype") -> None:
+    """Cast what `from_pretrained(dtype=…)` casts: all but buffers that are computed, not loaded.
+
+    Rotary embeddings keep their frequencies in such buffers. In bfloat16 these would be off by a
+    radian at position 2,048.
+    """
+    computed = dict(computed_buffers(transformer))
+    transformer.to(dtype)
+    for name, buffer in computed.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(transformer.get_submodule(parent), leaf, buffer)
+
+
+def computed_buffers(model: "torch.nn.Module") -> Iterator[tuple[str, "torch.Tensor"]]:
+    """Floating-point buffers that are no part of the model's file, by name."""
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name not in saved and buffer.is_floating_point():
+            yield name, buffer
 
 
 def describe(model: "SentenceTransformer") -> Description:
@@ -119,7 +143,7 @@ def fingerprint(model: "SentenceTransformer") -> str:
     import torch
 
     digest = hashlib.sha256()
-    for key, tensor in model.state_dict().items():
+    for key, tensor in [*model.state_dict().items(), *computed_buffers(model)]:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         array = tensor.detach().cpu().contiguous().flatten()
         digest.update(memoryview(array.view(dtype=torch.uint8).numpy()))
