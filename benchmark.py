@@ -21,20 +21,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from disret.backends import BACKENDS
-from disret.catalog import datasets
-from disret.collection import Collection, check_name, default_split, find_collections, is_present
-from disret.download import mirror_from
+from disret.command_line import UserError, argument_parser, is_main_process, run, say
+from disret.data.catalog import datasets
+from disret.data.collection import (
+    Collection,
+    check_name,
+    default_split,
+    find_collections,
+    is_present,
+)
+from disret.data.download import mirror_from
 from disret.files import check_writable
 from disret.paths import HOME
-from disret.terminal import UserError, argument_parser, is_main_process, run, say
+from disret.serve.backends import BACKENDS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from disret.encoding import BatchEncoder
-    from disret.index import Index
-    from disret.stages import Stages
+    from disret.encode.batches import BatchEncoder
+    from disret.encode.stages import Stages
+    from disret.retrieve.index import Index
 
 
 class Encoder(NamedTuple):
@@ -101,16 +107,16 @@ def main() -> None:
     mirror = mirror_from(args.mirror)
     check_before_long_work(args)
 
-    from disret import ranks
+    from disret import distributed
     from disret.devices import resolve_device, resolve_dtype
-    from disret.results import append_run, format_table, read_rows
-    from disret.score_rows import main_metric, summary
-    from disret.stages import Stages
+    from disret.encode.stages import Stages
+    from disret.retrieve.score_file import main_metric, summary
+    from disret.tables import append_run, format_table, read_rows
 
-    ranks.join()
-    done = ranks.decided_by_first(lambda: read_rows(args.output))
+    distributed.join()
+    done = distributed.decided_by_first(lambda: read_rows(args.output))
     args.device = resolve_device(args.device)
-    args.dtype = ranks.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
+    args.dtype = distributed.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
     stages = Stages()
     teacher = load(args, args.document_encoder, stages)
     students = [
@@ -134,7 +140,7 @@ def main() -> None:
         print(format_table(summary(rows, main_metric(args.k_values))))
         print(f"\n{format_table(stages.rows())}")
         print(f"\nEvery metric is in {args.output}.")
-    ranks.leave()
+    distributed.leave()
 
 
 def score_dataset(
@@ -155,8 +161,8 @@ def score_dataset(
     Returns:
         A row for each contestant.
     """
-    from disret import ranks
-    from disret.score_rows import average_parts, find_row, identify, scores_of
+    from disret import distributed
+    from disret.retrieve.score_file import average_parts, find_row, identify, scores_of
 
     for collection in collections:
         collection.check_split(split)
@@ -164,7 +170,7 @@ def score_dataset(
     scored: list[list[tuple[dict, dict]]] = [[] for _ in contestants]  # by part
     for collection in collections:
         rows = []
-        content = ranks.decided_by_first(partial(collection.fingerprint, split))
+        content = distributed.decided_by_first(partial(collection.fingerprint, split))
         target = None  # opened when the first contestant needs it
         for contestant, parts in zip(contestants, scored, strict=True):
             identity = identify(
@@ -172,7 +178,7 @@ def score_dataset(
                 args.dtype, args.index_dtype, contestant.backend,
             )  # fmt: skip
             earlier = find_row(known, identity, args.k_values)
-            run_is_there = ranks.decided_by_first(
+            run_is_there = distributed.decided_by_first(
                 partial(has_run_file, args, collection, split, contestant)
             )
             if earlier is not None and run_is_there:
@@ -190,9 +196,9 @@ def score_dataset(
 
 def add_row(args: argparse.Namespace, known: list[dict], identity: dict, scores: dict) -> dict:
     """Complete a row with retention, and save it unless the output has it."""
-    from disret.results import append_row
-    from disret.score_rows import assemble, baseline_of, find_row, main_metric
-    from disret.scoring import retention
+    from disret.retrieve.metrics import retention
+    from disret.retrieve.score_file import assemble, baseline_of, find_row, main_metric
+    from disret.tables import append_row
 
     earlier = find_row(known, identity, args.k_values)
     metric = main_metric(args.k_values)
@@ -223,7 +229,7 @@ def open_target(
     args: argparse.Namespace, collection: Collection, split: str, teacher: Encoder
 ) -> Target:
     """Read and check a collection, then embed and index its documents with the teacher."""
-    from disret.index import open_index
+    from disret.retrieve.index import open_index
 
     queries = collection.queries()
     qrels = collection.qrels(split, queries)
@@ -255,10 +261,10 @@ def evaluate(
     """
     import numpy as np
 
-    from disret import ranks
-    from disret.encoding import normalised
-    from disret.scoring import metrics, to_run, write_trec_run
-    from disret.search import search
+    from disret import distributed
+    from disret.encode.batches import normalised
+    from disret.retrieve.metrics import metrics, to_run, write_trec_run
+    from disret.retrieve.search import search
 
     queries = list(target.queries)
     vectors = contestant.encode_query(list(target.queries.values()))
@@ -285,7 +291,7 @@ def evaluate(
             return metrics(target.qrels, hits, args.k_values)
 
     counts = {"documents": target.index.documents, "queries": len(queries)}
-    return {**ranks.decided_by_first(score), **counts}
+    return {**distributed.decided_by_first(score), **counts}
 
 
 def depth(args: argparse.Namespace) -> int:
@@ -295,7 +301,7 @@ def depth(args: argparse.Namespace) -> int:
 
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse unknown data sets, missing splits and an output that cannot be written."""
-    from disret.results import read_runs
+    from disret.tables import read_runs
 
     for name in args.datasets:
         check_name(name)
@@ -309,8 +315,8 @@ def check_before_long_work(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
-    from disret.encoders import fingerprint, load_encoder, set_precision
-    from disret.encoding import BatchEncoder
+    from disret.encode.batches import BatchEncoder
+    from disret.encode.models import fingerprint, load_encoder, set_precision
 
     model = load_encoder(name, args.device)
     weights = fingerprint(model)
@@ -323,8 +329,8 @@ def load(args: argparse.Namespace, name: str, stages: "Stages") -> Encoder:
 
 
 def load_export(name: str, backend: str, stages: "Stages") -> Encoder:
-    from disret.backends import ExportedQueries
     from disret.devices import share_of_cores, world_size
+    from disret.serve.backends import ExportedQueries
 
     export = ExportedQueries(name, backend, share_of_cores(world_size()))
     encode_query = partial(export.encode_query, stages=stages)

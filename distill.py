@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from disret.collection import check_name, find_collections
+from disret.command_line import UserError, argument_parser, command_line, is_main_process, run, say
+from disret.data.collection import check_name, find_collections
+from disret.data.download import mirror_from
+from disret.data.query_files import training_queries
+from disret.data.sentences import collection_sentences
 from disret.devices import world_size
-from disret.download import mirror_from
-from disret.layers import check_layers
-from disret.paths import HOME
-from disret.query_files import training_queries
-from disret.results import read_rows
-from disret.resume import (
+from disret.distil.layers import check_layers
+from disret.distil.run import (
     check_output,
     claim,
     is_finished,
@@ -37,14 +37,14 @@ from disret.resume import (
     text_sha256,
     unfinished,
 )
-from disret.sentences import collection_sentences
-from disret.terminal import UserError, argument_parser, command_line, is_main_process, run, say
+from disret.paths import HOME
+from disret.tables import read_rows
 
 if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
-    from disret.training import Examples
+    from disret.distil.training import Examples
 
 # What a recipe decides. An argument of that name takes its place.
 RECIPES = {
@@ -178,13 +178,13 @@ def main() -> None:
         sentences = collection_sentences(collections, len(queries), args.seed)
 
     from disret.devices import resolve_dtype, training_device
-    from disret.encoders import fingerprint, load_encoder, max_seq_length, set_precision
-    from disret.hub import upload
-    from disret.model_card import write_model_card
-    from disret.router import save_router
-    from disret.tokens import tokenised_queries
-    from disret.training import Examples
-    from disret.vectors import query_embeddings
+    from disret.distil.hub import upload
+    from disret.distil.model_card import write_model_card
+    from disret.distil.router import save_router
+    from disret.distil.targets import query_embeddings
+    from disret.distil.training import Examples
+    from disret.encode.models import fingerprint, load_encoder, max_seq_length, set_precision
+    from disret.encode.tokens import tokenised_queries
 
     device = training_device(args.device)
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
@@ -246,7 +246,7 @@ def main() -> None:
         if args.router:
             save_router(args.teacher, args.output)
         if args.export:
-            from disret.export import export_once
+            from disret.serve.export import export_once
 
             export_once(args.output, valid_queries)
         if args.push_to_hub:
@@ -260,7 +260,7 @@ def init_student(
     args: argparse.Namespace, teacher: "SentenceTransformer", device: str
 ) -> "SentenceTransformer":
     """The student before training."""
-    from disret.encoders import load_encoder, max_seq_length
+    from disret.encode.models import load_encoder, max_seq_length
 
     if args.init_with == "static":
         return init_from_tokens(teacher)
@@ -282,7 +282,7 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
     """
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    from disret.layers import keep_layers
+    from disret.distil.layers import keep_layers
 
     if not isinstance(teacher[0], Transformer):
         raise UserError(
@@ -343,7 +343,7 @@ def init_from_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    from disret.static import static_embedding
+    from disret.distil.static import static_embedding
 
     modules = [static_embedding(teacher)]
     if any(isinstance(module, Normalize) for module in teacher):
@@ -380,7 +380,7 @@ def distil(
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
     from disret.devices import mixed_precision
-    from disret.training import (
+    from disret.distil.training import (
         DistillationTrainer,
         QueryMSEEvaluator,
         for_short_texts,
@@ -448,7 +448,7 @@ def distil(
 
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse what would only fail after training."""
-    from disret.router import router_folder
+    from disret.distil.router import router_folder
 
     if args.results is None:
         args.results = HOME / "benchmarks" / "results.csv"
@@ -460,11 +460,11 @@ def check_before_long_work(args: argparse.Namespace) -> None:
     if args.adapt:
         check_name(args.adapt)
     if args.export:
-        from disret.export import check_packages
+        from disret.serve.export import check_packages
 
         check_packages()
     if args.push_to_hub and is_main_process():
-        from disret.hub import check_upload
+        from disret.distil.hub import check_upload
 
         check_upload(args.push_to_hub)
 

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disret import paths
-from disret.backends import BACKENDS
-from disret.collection import check_name, default_split, find_collections
-from disret.download import mirror_from
+from disret.command_line import UserError, argument_parser, run, say
+from disret.data.collection import check_name, default_split, find_collections
+from disret.data.download import mirror_from
+from disret.data.query_files import read_queries
 from disret.files import check_writable
-from disret.query_files import read_queries
-from disret.terminal import UserError, argument_parser, run, say
+from disret.serve.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from disret.backends import ExportedQueries, TorchQueries
+    from disret.serve.backends import ExportedQueries, TorchQueries
 
     QueryBackend = TorchQueries | ExportedQueries
 
@@ -79,7 +79,7 @@ def main() -> None:
     query_sets = dict(load_queries(args))
 
     from disret.devices import resolve_device, versions
-    from disret.results import format_table, write_rows
+    from disret.tables import format_table, write_rows
 
     device = resolve_device(args.device)
     encoders = load(args, device)
@@ -112,7 +112,7 @@ def main() -> None:
     devices = " and ".join(dict.fromkeys(row["device"] for row in rows))
     print(f"\nMedians of {args.num_runs} runs on {devices}.")
     if args.figure:
-        from disret.plots import plot_speed
+        from disret.sweep.plots import plot_speed
 
         plot_speed(rows, args.figure)
 
@@ -121,7 +121,7 @@ def load(args: argparse.Namespace, device: str) -> dict[tuple[str, str], "QueryB
     """Every encoder in every backend, by name and backend."""
     import torch
 
-    from disret.backends import ExportedQueries, TorchQueries
+    from disret.serve.backends import ExportedQueries, TorchQueries
 
     if args.threads:
         os.environ["RAYON_NUM_THREADS"] = str(args.threads)  # of tokenizers

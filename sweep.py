@@ -18,12 +18,12 @@ from pathlib import Path
 from queue import Queue
 from threading import Event
 
-from disret.catalog import datasets
-from disret.collection import check_name
+from disret.command_line import UserError, argument_parser, run
+from disret.data.catalog import datasets
+from disret.data.collection import check_name
 from disret.files import check_writable
-from disret.processes import call, environment_of
-from disret.students import Student, plan
-from disret.terminal import UserError, argument_parser, run
+from disret.sweep.processes import call, environment_of
+from disret.sweep.students import Student, plan
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,10 +57,10 @@ def main() -> None:
     for name in args.datasets:
         check_name(name)
 
-    from disret.encoders import describe, load_encoder
-    from disret.model_card import write_model_card
-    from disret.results import read_rows
-    from disret.sweep_report import write_report
+    from disret.distil.model_card import write_model_card
+    from disret.encode.models import describe, load_encoder
+    from disret.sweep.report import write_report
+    from disret.tables import read_rows
 
     depth = describe(load_encoder(args.teacher, "cpu")).layers
     students = plan(depth, args.others)

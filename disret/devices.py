@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from disret.terminal import UserError, say
+from disret.command_line import UserError, say
 
 
 def share_of_cores(processes: int) -> int:

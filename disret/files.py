@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from disret.terminal import UserError
+from disret.command_line import UserError
 
 
 @contextmanager

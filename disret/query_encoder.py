@@ -5,8 +5,8 @@
     encoder = QueryEncoder.from_pretrained("models/student", precision="int8")
     vectors = encoder.encode(["what is dense retrieval?"])     # float32 [1, dimension]
 
-It reads what `distill.py --export` or `python -m disret.export` wrote. A static student needs no
-onnxruntime. This file imports nothing else of the project: a service may copy it.
+It reads what `distill.py --export` or `python -m disret.serve.export` wrote. A static student
+needs no onnxruntime. This file imports nothing else of the project: a service may copy it.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ class QueryEncoder:
                 if (model / name).exists() and sha256_of(model / name) != digest:
                     raise ExportError(
                         f"{model / name} is not what {folder} was made from; export the model "
-                        f"again: python -m disret.export {model}"
+                        f"again: python -m disret.serve.export {model}"
                     )
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         paths = [folder / name for name in files]
@@ -216,7 +216,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ExportError(
-            f"{folder} holds no exported query encoder; make one: python -m disret.export MODEL"
+            f"{folder} holds no exported query encoder; make one: "
+            "python -m disret.serve.export MODEL"
         ) from None
     except ValueError:
         raise ExportError(f"{path} is damaged; export the model again.") from None

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disret.download import mirror_from
+from disret.command_line import argument_parser, run, say
+from disret.data.download import mirror_from
+from disret.data.query_files import msmarco_queries, read_queries
 from disret.files import check_writable, write_json
-from disret.query_files import msmarco_queries, read_queries
-from disret.subsets import subsets
-from disret.terminal import argument_parser, run, say
+from disret.sweep.subsets import subsets
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from disret.training import Examples
+    from disret.distil.training import Examples
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 128
@@ -68,7 +68,7 @@ def main() -> None:
     train, _ = msmarco_queries(mirror_from(args.mirror))
 
     from disret.devices import device_name, resolve_device, versions
-    from disret.results import format_table
+    from disret.tables import format_table
 
     device = resolve_device(args.device)
     measure = measure_memory if args.memory else measure_speed
@@ -93,8 +93,8 @@ def measure_speed(
     import random
 
     from disret.devices import resolve_dtype, share_of_cores
-    from disret.encoders import load_encoder, set_precision
-    from disret.encoding import BatchEncoder
+    from disret.encode.batches import BatchEncoder
+    from disret.encode.models import load_encoder, set_precision
 
     queries = random.Random(0).sample(log, args.queries)
     some = queries[: int(PART * len(queries))]
@@ -181,7 +181,7 @@ def measure_speed(
 
 
 def cut_to(teacher: "SentenceTransformer", layers: tuple[int, ...]) -> "SentenceTransformer":
-    from disret.layers import keep_layers
+    from disret.distil.layers import keep_layers
 
     student = copy.deepcopy(teacher)
     student[0].model = keep_layers(teacher[0].model, layers)
@@ -194,7 +194,7 @@ _shared: dict[str, Any] = {}  # of a worker process
 def start_worker(teacher: str, queries: list[str], embeddings: Any, threads: int) -> None:
     import torch
 
-    from disret.encoders import load_encoder
+    from disret.encode.models import load_encoder
 
     torch.set_num_threads(threads)
     _shared.update(teacher=load_encoder(teacher, "cpu"), queries=queries, embeddings=embeddings)
@@ -227,8 +227,8 @@ def train_on_queries(
     student: "SentenceTransformer", queries: list[str], embeddings: Any, dropout: bool
 ) -> None:
     """One epoch as distill.py does it, with tokens on file as after the first student."""
-    from disret.tokens import tokenised_queries
-    from disret.training import Examples
+    from disret.distil.training import Examples
+    from disret.encode.tokens import tokenised_queries
 
     train(student, Examples(tokenised_queries(student, queries), embeddings), dropout)
 
@@ -236,7 +236,7 @@ def train_on_queries(
 def train(student: "SentenceTransformer", examples: "Examples", dropout: bool = False) -> None:
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
-    from disret.training import DistillationTrainer, for_short_texts
+    from disret.distil.training import DistillationTrainer, for_short_texts
 
     with tempfile.TemporaryDirectory() as folder, for_short_texts(student, dropout):
         DistillationTrainer(
@@ -283,10 +283,10 @@ def measure_memory(
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from disret import paths
-    from disret.stages import Stages
-    from disret.tokens import tokenised_queries
-    from disret.training import Examples, QueryBatchSampler
-    from disret.vectors import query_embeddings
+    from disret.distil.targets import query_embeddings
+    from disret.distil.training import Examples, QueryBatchSampler
+    from disret.encode.stages import Stages
+    from disret.encode.tokens import tokenised_queries
 
     queries = [f"{query} {round}" if round else query
                for round in range(-(-MSMARCO_QUERIES // len(log))) for query in log]  # fmt: skip

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disret.collection import find_collections
-from disret.download import mirror_from
+from disret.command_line import argument_parser, run, say
+from disret.data.collection import find_collections
+from disret.data.download import mirror_from
 from disret.files import check_writable, write_json
-from disret.terminal import argument_parser, run, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -53,9 +53,9 @@ def main() -> None:
     import torch
 
     from disret.devices import device_name, resolve_device, resolve_dtype, versions
-    from disret.encoders import load_encoder, set_precision
-    from disret.encoding import BatchEncoder
-    from disret.results import format_table
+    from disret.encode.batches import BatchEncoder
+    from disret.encode.models import load_encoder, set_precision
+    from disret.tables import format_table
 
     device = resolve_device(args.device)
     dtype = resolve_dtype("auto", device)
@@ -106,7 +106,7 @@ def compare(
     """
     import numpy as np
 
-    from disret.encoding import BatchEncoder
+    from disret.encode.batches import BatchEncoder
 
     lengths = np.array([len(ids) for ids in library.tokenizer(texts)["input_ids"]])
     lengths = np.minimum(lengths, library.max_seq_length)
@@ -198,7 +198,7 @@ def load_texts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Random documents of NFCorpus, and MS MARCO's dev queries."""
     import random
 
-    from disret.query_files import msmarco_queries, read_queries
+    from disret.data.query_files import msmarco_queries, read_queries
 
     mirror = mirror_from(args.mirror)
     (collection,) = find_collections("nfcorpus", mirror)

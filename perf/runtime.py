@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What the runtime adds to the bare model, and how fast it starts.
 
-    python -m disret.export models/student
+    python -m disret.serve.export models/student
     python perf/runtime.py --model models/student
 
 The peer of `QueryEncoder.encode` is what it cannot do without: the tokenizer, the arrays that the
@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disret.download import mirror_from
+from disret.command_line import argument_parser, run
+from disret.data.download import mirror_from
+from disret.data.query_files import msmarco_queries, read_queries
 from disret.files import check_writable, write_json
-from disret.query_files import msmarco_queries, read_queries
-from disret.terminal import argument_parser, run
 
 ROOT = Path(__file__).resolve().parent.parent
 START = """
@@ -56,7 +56,7 @@ def main() -> None:
 
     from disret.devices import device_name, versions
     from disret.query_encoder import PRECISIONS
-    from disret.results import format_table
+    from disret.tables import format_table
 
     rows = []
     for precision in PRECISIONS:

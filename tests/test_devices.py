@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from disret.command_line import UserError
 from disret.devices import (
     device_name,
     has_bfloat16,
@@ -14,7 +15,6 @@ from disret.devices import (
     training_device,
     world_size,
 )
-from disret.terminal import UserError
 
 
 def test_devices():

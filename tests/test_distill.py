@@ -141,7 +141,7 @@ def test_finished_student_is_left_alone(call, arguments, tmp_path):
 
 def test_half_written_checkpoint_is_passed_over(call, arguments, tmp_path):
     """A kill while a checkpoint is written leaves it without its last file."""
-    from disret.resume import claim, last_checkpoint, unfinished
+    from disret.distil.run import claim, last_checkpoint, unfinished
 
     output = tmp_path / "student"
     for step, whole in ((4, True), (8, True), (12, False)):

@@ -8,7 +8,7 @@ from conftest import write_collection
 from tiny import save_encoder
 
 from disret import paths
-from disret.results import read_rows
+from disret.tables import read_rows
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_backends_take_turns(call, teacher, queries, tmp_path):
     missing = call("ispeed", "--encoders", folder, "--queries", queries, "--backends", "onnx")
     assert missing.status == 2
     assert "holds no exported query encoder" in missing.err
-    assert call("disret.export", folder, "--queries", queries).status == 0
+    assert call("disret.serve.export", folder, "--queries", queries).status == 0
     outcome = call(
         "ispeed", "--encoders", folder, "--queries", queries, "--batch-sizes", 1, 16,
         "--num-runs", 2, "--max-sentences", 20, "--backends", "torch", "onnx", "onnx-int8",

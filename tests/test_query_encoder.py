@@ -13,10 +13,10 @@ from conftest import ROOT
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
-from disret.encoders import load_encoder
-from disret.export import export
+from disret.distil.static import static_embedding
+from disret.encode.models import load_encoder
 from disret.query_encoder import ExportError, QueryEncoder, sha256_of
-from disret.static import static_embedding
+from disret.serve.export import export
 
 QUERIES = [f"who has seen {i * 3} things" for i in range(30)]
 # The module is read as a service would that has copied the file: nothing else of the project.

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from tiny import save_encoder
 
-from disret.subsets import subsets
+from disret.sweep.subsets import subsets
 
 
 @pytest.fixture

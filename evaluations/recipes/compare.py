@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from disret.collection import find_collections
+from disret.command_line import argument_parser, run
+from disret.data.collection import find_collections
 from disret.files import read_json, whole_file
-from disret.results import read_rows
-from disret.significance import p_value, per_query
-from disret.terminal import argument_parser, run
+from disret.retrieve.significance import p_value, per_query
+from disret.tables import read_rows
 
 HERE = Path(__file__).resolve().parent
 

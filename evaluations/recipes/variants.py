@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from disret.download import mirror_from
+from disret.command_line import argument_parser, run
+from disret.data.download import mirror_from
+from disret.data.query_files import training_queries
 from disret.files import write_json
-from disret.query_files import training_queries
-from disret.terminal import argument_parser, run
 
 TEACHER = "models/all-MiniLM-L6-v2"
 LAYERS = [0, 5]
@@ -47,11 +47,16 @@ def main() -> None:
     from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
     from transformers import TrainerCallback
 
-    from disret.encoders import fingerprint, load_encoder, max_seq_length, set_precision
-    from disret.layers import keep_layers
-    from disret.tokens import tokenised_queries
-    from disret.training import DistillationTrainer, Examples, QueryMSEEvaluator, for_short_texts
-    from disret.vectors import query_embeddings
+    from disret.distil.layers import keep_layers
+    from disret.distil.targets import query_embeddings
+    from disret.distil.training import (
+        DistillationTrainer,
+        Examples,
+        QueryMSEEvaluator,
+        for_short_texts,
+    )
+    from disret.encode.models import fingerprint, load_encoder, max_seq_length, set_precision
+    from disret.encode.tokens import tokenised_queries
 
     teacher = load_encoder(TEACHER, "cpu")
     teacher.max_seq_length = max_seq_length(teacher, 256)

@@ -1,0 +1,71 @@
+"""The table of data sets: BEIR's fifteen public ones and MS MARCO's queries."""
+
+import csv
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from disret.command_line import UserError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download.
+
+    Attributes:
+        path: where it lies in a mirror and under `downloads/`, such as `beir/scifact.zip`.
+        url: its public address.
+        md5: checksum of the public file, in hexadecimal.
+    """
+
+    path: str
+    url: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A BEIR data set: its archive and the split that the paper scores."""
+
+    name: str
+    archive: Archive
+    default_split: str
+
+
+MSMARCO_QUERIES = Archive(
+    "msmarco/queries.tar.gz",
+    "https://msmarco.z22.web.core.windows.net/msmarcoranking/queries.tar.gz",
+    "c177b2795d5f2dcc524cf00fcd973be1",
+)
+
+
+@cache
+def datasets() -> dict[str, Dataset]:
+    """All data sets by name, in the paper's order."""
+    with Path(__file__).with_name("beir.csv").open(newline="", encoding="utf-8") as file:
+        return {
+            row["name"]: Dataset(
+                row["name"],
+                Archive(f"beir/{row['name']}.zip", row["url"], row["md5"]),
+                row["default_split"],
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def dataset(name: str) -> Dataset:
+    """Look a data set up.
+
+    Raises:
+        UserError: no such data set; the message names the nearest.
+    """
+    known = datasets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"no data set or directory is called {name!r}; {hint}The data sets are: "
+            f"{', '.join(known)}."
+        )
+    return known[name]

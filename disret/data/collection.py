@@ -1,0 +1,275 @@
+"""Collections in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
+
+The corpus is read as a stream and never held; queries and judgments are.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from disret import paths
+from disret.command_line import UserError, say
+from disret.data.catalog import dataset as catalog_dataset
+from disret.data.catalog import datasets
+from disret.data.download import fetch
+from disret.data.unpack import unpack
+from disret.files import whole_folder
+
+Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
+
+
+class Document(NamedTuple):
+    """A document: where its line begins in the corpus file, in bytes; its id; title and text."""
+
+    offset: int
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A folder in BEIR's layout and the name to report it under."""
+
+    name: str
+    folder: Path
+
+    def splits(self) -> list[str]:
+        """Names of the splits that have judgments."""
+        return sorted(path.stem for path in (self.folder / "qrels").glob("*.tsv"))
+
+    def check_split(self, split: str) -> None:
+        """Raise `UserError` if there are no judgments for `split`."""
+        if split not in self.splits():
+            raise UserError(
+                f"{self.name} has no split {split!r}; it has: {', '.join(self.splits()) or 'none'}."
+            )
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """SHA-256 of the corpus file, or with `split` of the queries and judgments as well."""
+        files = ["corpus.jsonl"]
+        if split is not None:
+            files += ["queries.jsonl", f"qrels/{split}.tsv"]
+        digest = hashlib.sha256()
+        for name in files:
+            path = self.folder / name
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                raise UserError(f"there is no file {path}.") from None
+            digest.update(_digest(path, status.st_size, status.st_mtime_ns))
+        return digest.hexdigest()
+
+    def documents(self, offset: int = 0) -> Iterator[Document]:
+        """Stream the documents.
+
+        Args:
+            offset: begin at this byte of the corpus file, where a document starts.
+
+        Raises:
+            UserError: the corpus is missing, or has a broken line, a missing `_id` or, found at
+                its end, a duplicate (the message gives the line number).
+        """
+        path = self.folder / "corpus.jsonl"
+        for start, record in _records(path, offset):
+            title, text = record.get("title") or "", record.get("text") or ""
+            # As BEIR's encoders read them.
+            yield Document(start, record["_id"], f"{title} {text}".strip())
+
+    def queries(self) -> dict[str, str]:
+        """All queries, id to text, of every split."""
+        return {
+            query["_id"]: query.get("text") or ""
+            for _, query in _records(self.folder / "queries.jsonl")
+        }
+
+    def split_queries(self, split: str) -> list[str]:
+        """The texts of the queries that a split judges."""
+        with (self.folder / "qrels" / f"{split}.tsv").open(encoding="utf-8") as file:
+            next(file, None)  # the header
+            judged = {line.partition("\t")[0] for line in file}
+        texts = [text for query, text in self.queries().items() if query in judged]
+        if not texts:
+            raise UserError(f"{self.folder} has no queries in its split {split}.")
+        return texts
+
+    def qrels(self, split: str, queries: Mapping[str, str]) -> Qrels:
+        """Read the judgments of a split, but those of queries that `queries` does not have.
+
+        Raises:
+            UserError: a malformed line, or no judgment is left.
+        """
+        path = self.folder / "qrels" / f"{split}.tsv"
+        qrels: Qrels = {}
+        unknown: set[str] = set()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            next(file, None)  # the header
+            for number, line in enumerate(file, start=2):
+                if not line.strip():
+                    continue
+                try:
+                    query, document, grade = line.rstrip("\r\n").split("\t")
+                    score = int(grade)
+                except ValueError:
+                    raise UserError(
+                        f"{path}, line {number}: expected query, document and grade."
+                    ) from None
+                if query in queries:
+                    qrels.setdefault(query, {})[document] = score
+                else:
+                    unknown.add(query)
+        if unknown:
+            say(
+                f"{self.name}: the judgments name {len(unknown)} queries that the collection "
+                "does not have."
+            )
+        if not qrels:
+            raise UserError(f"{path} has no judgment of a known query.")
+        return qrels
+
+    def check_judged(self, split: str, judged: set[str], known: set[str]) -> None:
+        """Warn of judged documents that the corpus does not have; as in BEIR, they are never hits.
+
+        Raises:
+            UserError: it has none of them.
+        """
+        if not known:
+            raise UserError(
+                f"{self.folder / 'qrels' / split}.tsv has no judgment of a known document."
+            )
+        if missing := len(judged) - len(known):
+            say(
+                f"{self.name}: the judgments name {missing} documents that the collection "
+                "does not have."
+            )
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> bytes:
+    """SHA-256 of a file, computed once as long as it is as large and as old."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def check_name(name: str) -> None:
+    """Raise `UserError` unless `name` is a data set or a directory, without downloading."""
+    if not _installed(name) and not Path(name).is_dir():
+        catalog_dataset(name)  # raises, naming the nearest
+
+
+def is_present(name: str) -> bool:
+    """Whether the collection is here, so that finding it downloads nothing."""
+    return _installed(name) or (name not in datasets() and Path(name).is_dir())
+
+
+def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
+    """The collections behind a name or directory, downloaded on first use.
+
+    Args:
+        name: a data set of the catalog, or a directory in BEIR's layout.
+        mirror: see `disret.data.download.fetch`.
+
+    Returns:
+        One collection; several for a data set made of parts (CQADupStack's twelve forums), each
+        in a folder of its own.
+
+    Raises:
+        UserError: unknown name, failed download, or a directory in another layout.
+    """
+    check_name(name)
+    folder = paths.COLLECTIONS / name
+    if name in datasets():
+        if not folder.exists():
+            _install(name, folder, mirror)
+    elif not _installed(name):
+        folder = Path(name).resolve()
+        name = folder.name
+    if (folder / "corpus.jsonl").exists():
+        return [Collection(name, folder)]
+    parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
+    if not parts:
+        raise UserError(f"{folder} has no corpus.jsonl; see BEIR for the layout of a collection.")
+    return [Collection(f"{name}/{part.name}", part) for part in parts]
+
+
+def default_split(name: str) -> str:
+    """The split that the paper scores: `dev` for MS MARCO, else `test`."""
+    return datasets()[name].default_split if name in datasets() else "test"
+
+
+def _installed(name: str) -> bool:
+    """Whether a collection of this name is under `benchmarks/raw`."""
+    parts = Path(name).parts
+    is_plain = bool(parts) and "/" not in parts and ".." not in parts
+    return is_plain and (paths.COLLECTIONS / name).is_dir()
+
+
+def _install(name: str, folder: Path, mirror: str | None) -> None:
+    from filelock import FileLock
+
+    archive = fetch(datasets()[name].archive, mirror)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{name}.lock")):
+        if folder.exists():
+            return
+        with whole_folder(folder) as partial:
+            unpack(archive, partial)
+            inner = partial / name  # BEIR's archives hold one folder of the data set's name
+            if not inner.is_dir():
+                raise UserError(f"{archive} does not hold a folder {name}.")
+            for path in list(inner.iterdir()):
+                path.rename(partial / path.name)
+            inner.rmdir()
+
+
+def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
+    """The objects of a JSON lines file, and at which byte each begins.
+
+    Every object must have an `_id` of one line, unlike those before it. Of each only the hash is
+    held, 8 bytes; it is at the end of the file that a duplicate is found.
+    """
+    hashes = array("q")
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for number, line in enumerate(file, start=1):
+                start, offset = offset, offset + len(line)
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    raise UserError(f"{path}, line {number}: not JSON.") from None
+                identifier = record.get("_id") if isinstance(record, dict) else None
+                if not isinstance(identifier, str) or not re.fullmatch(r"[^\r\n]+", identifier):
+                    raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
+                hashes.append(hash(identifier))
+                yield start, record
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}.") from None
+    _check_unique(path, hashes)
+
+
+def _check_unique(path: Path, hashes: array) -> None:
+    """Raise `UserError` at the line of the first id that stands in the file twice."""
+    import numpy as np
+
+    if not hashes:
+        return
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not suspects:
+        return
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            identifier = json.loads(line)["_id"] if line.strip() else ""
+            if hash(identifier) in suspects:
+                if identifier in seen:
+                    raise UserError(f"{path}, line {number}: a second {identifier!r}.")
+                seen.add(identifier)

@@ -1,0 +1,41 @@
+"""Sentences of a collection, as texts to distil on."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+from disret.command_line import UserError
+from disret.data.collection import Collection
+
+END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
+SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
+
+
+def collection_sentences(collections: Sequence[Collection], limit: int, seed: int) -> list[str]:
+    """Random sentences of the documents, at most `limit`, each once.
+
+    The corpus streams through: no more than `limit` sentences are held at a time. BEIR puts a
+    document's title before its text, so a title comes with the first sentence.
+
+    Raises:
+        UserError: there is no sentence.
+    """
+    chance = random.Random(seed)
+    kept: list[str] = []
+    for number, sentence in enumerate(_sentences(collections)):
+        if len(kept) < limit:
+            kept.append(sentence)
+        elif (place := chance.randrange(number + 1)) < limit:
+            kept[place] = sentence
+    if not kept:
+        raise UserError(f"the documents of {collections[0].folder} hold no sentences.")
+    return list(dict.fromkeys(kept))
+
+
+def _sentences(collections: Sequence[Collection]) -> Iterator[str]:
+    for collection in collections:
+        for document in collection.documents():
+            for part in END.split(document.text):
+                words = part.split()
+                if SHORTEST <= len(words) <= LONGEST:
+                    yield " ".join(words)

@@ -1,0 +1,70 @@
+"""A student without transformer layers: the mean of an embedding for each token."""
+
+from typing import TYPE_CHECKING
+
+from disret.command_line import UserError, is_main_process
+from disret.encode.models import prompt_of
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+BATCH = 1024  # tokens of the vocabulary run through the teacher together
+
+
+def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
+    """Embeddings of the teacher's vocabulary, each token run through the teacher by itself.
+
+    A token stands where a query of one word would: behind the query prompt, between the special
+    tokens. The queries' own special tokens and prompt are left out.
+
+    Raises:
+        UserError: the teacher has no tokenizer of the `tokenizers` library.
+    """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    backend = getattr(teacher.tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise UserError(
+            "--init-with static needs a teacher with a tokenizer of the tokenizers library."
+        )
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.no_padding()  # some files ask for it
+    tokenizer.enable_truncation(teacher.max_seq_length)
+    return StaticEmbedding(tokenizer, embedding_weights=_embed_vocabulary(teacher, tokenizer))
+
+
+def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tensor":
+    """float32 [vocabulary, dimension]."""
+    import torch
+    from tqdm import tqdm
+
+    before, after = _surroundings(teacher, tokenizer)
+    tokens = torch.arange(tokenizer.get_vocab_size()).split(BATCH)
+    weights = []
+    with torch.inference_mode():
+        for block in tqdm(tokens, desc="teacher, vocabulary", disable=not is_main_process()):
+            rows = [torch.full((len(block),), token) for token in before]
+            rows += [block, *(torch.full((len(block),), token) for token in after)]
+            ids = torch.stack(rows, dim=1).to(teacher.device)
+            features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            weights.append(teacher(features, task="query")["sentence_embedding"].float().cpu())
+    return torch.cat(weights)
+
+
+def _surroundings(teacher: "SentenceTransformer", tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens before and after those of a query."""
+    word = "a"
+    prompt = prompt_of(teacher, "query")
+    features = teacher.preprocess([word], prompt=prompt, task="query")
+    query = features["input_ids"][0].tolist()
+    alone = tokenizer.encode(word, add_special_tokens=False).ids
+    for start in reversed(range(len(query))):
+        if query[start : start + len(alone)] == alone:
+            return query[:start], query[start + len(alone) :]
+    raise UserError(
+        f"--init-with static: the teacher's tokenizer joins the prompt {prompt!r} with the query's "
+        "first word, so tokens have no place of their own behind it."
+    )

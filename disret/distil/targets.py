@@ -1,0 +1,141 @@
+"""Texts to vectors on disk, in blocks, so that a kill loses one block at most."""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from disret import paths
+from disret.command_line import is_main_process
+from disret.encode.batches import BatchEncoder, check_finite
+from disret.files import check_free_space
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+BLOCK = 4096  # texts encoded and written together
+
+
+def encode_to_file(
+    path: Path,
+    key: str,
+    encode: Callable[[list[str], Callable[[int], object]], np.ndarray],
+    texts: Iterable[str],
+    count: int,
+    dimension: int,
+    description: str,
+) -> np.ndarray:
+    """Encode texts into a `.npy` file and return it memory-mapped.
+
+    A file that is there already is returned as it is; an unfinished one, left by a kill, is
+    continued at its last whole block, with the same blocks and so the same vectors as an
+    unbroken run.
+
+    Args:
+        path: where the file goes. The caller's lock keeps other processes away.
+        key: names the content; an unfinished file with another key is discarded.
+        encode: list of texts to float32 [n, dimension]; calls its second argument with the number
+            of texts as they are done.
+        texts: exactly `count` texts.
+        description: for the progress bar.
+
+    Returns:
+        float32 [count, dimension], read-only.
+
+    Raises:
+        UserError: a vector has a value that is not a number, or infinity.
+    """
+    from tqdm import tqdm
+
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{key[:16]}.partial")
+    for stale in path.parent.glob(f".{path.name}.*.partial"):
+        if stale != partial:
+            stale.unlink()
+    row_bytes = dimension * 4
+    header = _header(count, dimension)
+    done = 0
+    if partial.exists():
+        rows = max(0, partial.stat().st_size - len(header)) // row_bytes
+        done = rows if rows == count else rows // BLOCK * BLOCK
+    try:
+        with (
+            partial.open("r+b" if done else "wb") as file,
+            tqdm(
+                total=count,
+                initial=done,
+                desc=description,
+                unit="text",
+                disable=not is_main_process(),
+            ) as bar,
+        ):
+            if not done:
+                file.write(header)
+            file.truncate(len(header) + done * row_bytes)
+            file.seek(0, 2)
+            remaining = itertools.islice(iter(texts), done, None)
+            while block := list(itertools.islice(remaining, BLOCK)):
+                vectors = encode(block, bar.update)
+                check_finite(vectors, block)
+                file.write(vectors.tobytes())
+                file.flush()
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _header(count: int, dimension: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+    )
+    return buffer.getvalue()
+
+
+def query_embeddings(
+    model: "SentenceTransformer",
+    model_sha256: str,
+    dtype: str,
+    queries: list[str],
+    batch_size: int | None,
+    description: str,
+) -> np.ndarray:
+    """Embed queries as `encode_query` does, once: a later call with the same model reads the file.
+
+    The file lies under `downloads/embeddings`, named by the model's weights, prompts and sequence
+    length, by the precision and by the queries.
+
+    Args:
+        model_sha256: the model's fingerprint.
+        dtype: the precision that the model computes in.
+        batch_size: that of `BatchEncoder`.
+
+    Returns:
+        float32 [n_queries, dimension], memory-mapped.
+    """
+    from filelock import FileLock
+
+    digest = hashlib.sha256(f"{model_sha256} {model.max_seq_length} {dtype}".encode())
+    for query in queries:
+        digest.update(query.encode() + b"\0")
+    key = digest.hexdigest()
+    path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dimension = model.get_embedding_dimension()
+    encoder = BatchEncoder(model, batch_size)
+
+    def encode(texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
+        return encoder.encode(encoder.tokenise(texts, "query"), "query", progress)
+
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
+        return encode_to_file(path, key, encode, queries, len(queries), dimension, description)

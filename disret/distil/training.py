@@ -1,0 +1,231 @@
+"""What sentence-transformers' trainer needs for distillation: data, order, validation, watch."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
+from sentence_transformers.sentence_transformer.modules import Transformer
+from transformers import ProgressCallback, TrainerCallback
+
+from disret.command_line import UserError
+from disret.devices import world_size
+from disret.encode.batches import BatchEncoder
+from disret.encode.tokens import Tokens
+from disret.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+POOL = 512  # batches that are sorted by length together; with 64, a sixth would be padding
+
+
+class QueryBatchSampler(DefaultBatchSampler):
+    """Batches of queries of similar length, in an order that depends on seed and epoch alone.
+
+    The queries are shuffled, POOL batches at a time are sorted by length and cut, and those
+    batches are shuffled again: hardly any padding, and hardly less chance in what meets whom.
+    Under `torchrun`, a batch is what all processes take in a step; each gets its part of it.
+
+    Args:
+        dataset: the numbers of the queries (`Examples.dataset`).
+        lengths: tokens of each query, int64 [n_queries].
+        in_order: keep the order of the dataset instead.
+    """
+
+    def __init__(
+        self, dataset: Dataset, lengths: np.ndarray, in_order: bool = False, **kwargs
+    ) -> None:
+        super().__init__(dataset, **kwargs)
+        self.lengths = torch.from_numpy(lengths)
+        self.in_order = in_order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(len(self.lengths))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if not self.in_order:
+            order = torch.randperm(len(order), generator=generator)
+        step = self.batch_size * world_size()
+        whole = len(order) // step * step
+        for pool in order[:whole].split(POOL * step):
+            if not self.in_order:
+                by_length = pool[self.lengths[pool].argsort(stable=True)].view(-1, step)
+                pool = by_length[torch.randperm(len(by_length), generator=generator)]
+            yield from pool.view(-1, self.batch_size).tolist()
+        for start in range(whole, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch.tolist()
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.lengths), self.batch_size)
+        return whole + bool(rest and not self.drop_last)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Queries, tokenised for the student, with the teacher's embeddings of them.
+
+    Attributes:
+        embeddings: float32 [n_queries, dimension].
+    """
+
+    tokens: Tokens
+    embeddings: np.ndarray
+
+    def dataset(self) -> Dataset:
+        """The numbers of the queries, of which `collate` makes batches."""
+        return Dataset.from_dict({"row": np.arange(len(self.embeddings))})
+
+    def collate(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """A batch as sentence-transformers' losses take it, with the embeddings as `label`."""
+        numbers = np.array([row["row"] for row in rows])
+        features = self.tokens.batch(numbers)
+        label = torch.from_numpy(np.asarray(self.embeddings[numbers], dtype=np.float32))
+        return {**{f"query_{name}": value for name, value in features.items()}, "label": label}
+
+
+@contextmanager
+def for_short_texts(student: "SentenceTransformer", dropout: bool) -> Iterator[None]:
+    """Let a student train fast on queries of some ten tokens.
+
+    On a CPU, attention is computed as products and a softmax: torch's fused kernel is made for long
+    texts, and its gradients take longer on short ones.
+
+    Args:
+        dropout: keep the dropout that the student's configuration asks for. Without it, the
+            transformer stays in evaluation mode, in which no architecture drops anything out.
+    """
+    first = student[0]
+    transformer = first.auto_model if isinstance(first, Transformer) else None
+    attention = transformer and transformer.config._attn_implementation
+    hooks = []
+    if transformer and not dropout:
+        hooks.append(first.register_forward_pre_hook(_evaluation_mode))
+    swapped = attention == "sdpa" and student.device.type == "cpu"
+    if swapped:
+        transformer.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if swapped:
+            transformer.set_attn_implementation("sdpa")
+        for hook in hooks:
+            hook.remove()
+
+
+def _evaluation_mode(module: torch.nn.Module, _inputs: tuple) -> None:
+    module.eval()
+
+
+class QueryMSEEvaluator(MSEEvaluator):
+    """MSE between the model's query embeddings and the teacher's, which are given.
+
+    Args:
+        queries: the validation queries.
+        embeddings: the teacher's, float32 [n_queries, dimension].
+    """
+
+    def __init__(self, queries: list[str], embeddings: np.ndarray) -> None:
+        self.teacher_embeddings = embeddings
+        super().__init__(queries, queries, write_csv=False)
+
+    def embed_inputs(self, model: "SentenceTransformer | None", sentences: list[str]) -> np.ndarray:
+        if model is None:
+            return self.teacher_embeddings
+        return BatchEncoder(model.eval()).encode_query(sentences)
+
+    def mse(self, model: "SentenceTransformer") -> float:
+        """The mean squared error per coordinate."""
+        return mse_from(self(model))
+
+
+def mse_from(metrics: dict[str, float]) -> float:
+    """The mean squared error in an evaluator's metrics, which give it times -100."""
+    return next(-value / 100 for key, value in metrics.items() if key.endswith("negative_mse"))
+
+
+class DistillationTrainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer with a batch order that survives a resume.
+
+    Args:
+        examples: what to train on.
+        keep_order: feed the queries in their order.
+    """
+
+    def __init__(self, *args, examples: Examples, keep_order: bool = False, **kwargs) -> None:
+        self.lengths = examples.tokens.lengths
+        self.keep_order = keep_order
+        self.sampler: QueryBatchSampler | None = None
+        collator = _Collator(preprocess_fn=examples.collate)
+        super().__init__(*args, train_dataset=examples.dataset(), data_collator=collator, **kwargs)
+        self.add_callback(_EpochOrder(self))
+        self.add_callback(StopOnNaN())
+        self.remove_callback(ProgressCallback)
+        if not self.args.disable_tqdm:
+            self.add_callback(_Progress())
+
+    def get_batch_sampler(self, dataset: Dataset, **kwargs) -> QueryBatchSampler:
+        self.sampler = QueryBatchSampler(dataset, self.lengths, self.keep_order, **kwargs)
+        return self.sampler
+
+    def add_model_card_callback(self, default_args_dict: dict) -> None:
+        """Nothing: the student has a card of its own, and theirs samples the whole dataset."""
+
+
+class _Collator(SentenceTransformerDataCollator):
+    """The trainer's collator, for rows that are tokenised already."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.preprocess_fn(features)
+
+
+class _EpochOrder(TrainerCallback):
+    """Tells the sampler the epoch, through whatever accelerate has wrapped it in."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(int(state.epoch))
+
+
+class _Progress(ProgressCallback):
+    """The trainer's bar, with the validation MSE and without the rest of the log."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if state.is_world_process_zero and "eval_negative_mse" in (logs or {}):
+            line = f"step {state.global_step}: validation MSE {mse_from(logs):.4g}"
+            self.training_bar.write(line)
+
+
+class StopOnNaN(TrainerCallback):
+    """End training when the loss or the validation MSE is no longer a number."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        for name in ("loss", "train_loss", "eval_negative_mse"):
+            if not math.isfinite((logs or {}).get(name, 0.0)):
+                raise UserError(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step}; "
+                    "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite."
+                )
+
+
+def mse_before(folder: Path, evaluator: QueryMSEEvaluator, student: "SentenceTransformer") -> float:
+    """The validation MSE before training, which a continued run has on file in `folder`."""
+    file = folder / "before.json"
+    known = read_json(file)
+    if known is None:
+        known = {"mse": evaluator.mse(student)}
+        write_json(file, known)
+    return known["mse"]

@@ -1,0 +1,72 @@
+"""The processes of one run under `torchrun`: what rank 0 decides, and what all bring together.
+
+Without `torchrun` there is one process, and everything here does nothing.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from disret.command_line import is_main_process
+from disret.devices import world_size
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)  # rank 0 may score a large data set while the others wait for it
+
+
+def join() -> None:
+    """Meet the other processes; to be called once, before anything else here."""
+    if world_size() > 1:
+        import torch.distributed
+
+        # Only decisions and results travel, from memory to memory, so gloo does on GPUs as well.
+        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Part from the other processes at the end of a run, together."""
+    if world_size() > 1:
+        import torch.distributed
+
+        wait_for_all()
+        torch.distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    if world_size() == 1:
+        return 0
+    import torch.distributed
+
+    return torch.distributed.get_rank()
+
+
+def decided_by_first(decide: Callable[[], T]) -> T:
+    """What `decide` returns on rank 0, where alone it is called; the same on all ranks."""
+    if world_size() == 1:
+        return decide()
+    import torch.distributed
+
+    answer: list[Any] = [decide() if is_main_process() else None]
+    torch.distributed.broadcast_object_list(answer)
+    return answer[0]
+
+
+def gathered_by_first(value: T) -> list[T] | None:
+    """The value of every rank, in the order of ranks, on rank 0; None on the others."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed
+
+    values: list[Any] | None = [None] * world_size() if is_main_process() else None
+    torch.distributed.gather_object(value, values)
+    return values
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if world_size() > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()

@@ -1,0 +1,189 @@
+"""Loading of sentence-transformers models, and what identifies and describes them."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disret.command_line import UserError
+from disret.devices import has_bfloat16
+from disret.network import hub_obstacle
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an encoder costs: transformer layers, parameters, and output dimension."""
+
+    layers: int
+    parameters: int
+    dimension: int
+
+
+def load_encoder(name: str, device: str) -> "SentenceTransformer":
+    """Load a model from a directory or the Hugging Face hub, in float32.
+
+    Raises:
+        UserError: it cannot be had, or it is not a text encoder.
+    """
+    import torch
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    is_local = Path(name).exists()
+    obstacle = None if is_local else hub_obstacle()
+    try:
+        model = SentenceTransformer(
+            str(Path(name).resolve()) if is_local else name,
+            device=device,
+            local_files_only=obstacle is not None,  # else every file is asked for and waited for
+            model_kwargs={"dtype": torch.float32},
+        )
+    except torch.OutOfMemoryError:
+        raise UserError(f"{name} does not fit into the memory of {device}.") from None
+    except Exception as error:
+        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
+    return model.eval()
+
+
+def max_seq_length(model: "SentenceTransformer", limit: int) -> int:
+    """The smaller of `limit` and the model's own maximum, in tokens."""
+    return min(limit, model.max_seq_length or limit)
+
+
+def prompt_of(model: "SentenceTransformer", task: str) -> str | None:
+    """The text that `encode_query` puts before a query, and `encode_document` before a document.
+
+    Args:
+        task: `query` or `document`.
+    """
+    candidates = ("query",) if task == "query" else ("document", "passage", "corpus")
+    for name in candidates:
+        if name in model.prompts:
+            return model.prompts[name]
+    return model.prompts.get(model.default_prompt_name)
+
+
+def set_precision(model: "SentenceTransformer", dtype: str) -> None:
+    """Let the transformers inside a model compute in `dtype`; what follows them stays in float32.
+
+    Pooling, Dense layers and normalisation cost next to nothing, and in float32 they keep the
+    digits that a sum over many tokens has.
+
+    Args:
+        dtype: `float32`, `bfloat16` or `float16`.
+    """
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    def widen(_module: torch.nn.Module, _inputs: tuple, output: dict) -> dict:
+        return {
+            key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+            for key, value in output.items()
+        }
+
+    if dtype == "float32":
+        return
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            cast(module.auto_model, getattr(torch, dtype))
+            if model.device.type == "cpu" and dtype == "bfloat16" and has_bfloat16("cpu"):
+                from disret.encode.cpu_kernels import speed_up
+
+                speed_up(module.auto_model)
+            module.register_forward_hook(widen)
+
+
+def cast(transformer: "PreTrainedModel", dtype: "torch.dtype") -> None:
+    """Cast what `from_pretrained(dtype=…)` casts: all but buffers that are computed, not loaded.
+
+    Rotary embeddings keep their frequencies in such buffers. In bfloat16 these would be off by a
+    radian at position 2,048.
+    """
+    computed = dict(computed_buffers(transformer))
+    transformer.to(dtype)
+    for name, buffer in computed.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(transformer.get_submodule(parent), leaf, buffer)
+
+
+def computed_buffers(model: "torch.nn.Module") -> Iterator[tuple[str, "torch.Tensor"]]:
+    """Floating-point buffers that are no part of the model's file, by name."""
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name not in saved and buffer.is_floating_point():
+            yield name, buffer
+
+
+def describe(model: "SentenceTransformer") -> Description:
+    """Count an encoder's transformer layers and parameters."""
+    config = getattr(model.transformers_model, "config", None)
+    return Description(
+        layers=getattr(config, "num_hidden_layers", 0),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dimension=model.get_embedding_dimension(),
+    )
+
+
+def fingerprint(model: "SentenceTransformer") -> str:
+    """SHA-256 of everything that decides a model's embeddings but sequence length and precision.
+
+    Weights, the modules and their configuration, tokenizer and prompts count; the name or path
+    that the model was loaded from does not.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for key, tensor in [*model.state_dict().items(), *computed_buffers(model)]:
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        array = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(array.view(dtype=torch.uint8).numpy()))
+    for module in model:
+        settings = {
+            key: value for key, value in module.get_config_dict().items() if key != "max_seq_length"
+        }
+        digest.update(f"{type(module).__name__} {json.dumps(settings, default=str)}".encode())
+    config = getattr(model.transformers_model, "config", None)
+    if config is not None:
+        volatile = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+        settings = {k: v for k, v in config.to_dict().items() if k not in volatile}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    if settings := tokenizer_settings(model):
+        digest.update(settings.encode())
+    digest.update(json.dumps([model.prompts, model.default_prompt_name]).encode())
+    return digest.hexdigest()
+
+
+def tokenizer_settings(model: "SentenceTransformer") -> str:
+    """All that decides how a model's tokenizer splits texts, as JSON; empty where it is unknown.
+
+    Of a tokenizer written in Python, that is its class and vocabulary.
+    """
+    backend = getattr(model.tokenizer, "backend_tokenizer", None) or model.tokenizer
+    if not hasattr(backend, "to_str"):
+        if not hasattr(backend, "get_vocab"):
+            return ""
+        return json.dumps([type(backend).__name__, backend.get_vocab()], sort_keys=True)
+    tokenizer = json.loads(backend.to_str())
+    tokenizer.update(truncation=None, padding=None)  # set anew at each call, by what is encoded
+    return json.dumps(tokenizer, sort_keys=True)
+
+
+def _why_not_loaded(name: str, is_local: bool, obstacle: str | None, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_local:
+        return f"{name} is not a model that sentence-transformers can load: {reason}"
+    if obstacle:
+        return (
+            f"cannot load the model {name!r}: it is no directory, and {obstacle}, so only models "
+            "in the local cache can be used."
+        )
+    return f"cannot load the model {name!r}, neither a directory nor a model of the hub: {reason}"

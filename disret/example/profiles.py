@@ -1,0 +1,63 @@
+"""Which form of the example this machine can run, and whether it has the room.
+
+    python -m disret.example.profiles auto|paper|embedded
+
+prints the profile; why it was chosen goes to standard error.
+"""
+
+from disret import paths
+from disret.command_line import UserError, argument_parser, run, say
+from disret.data.catalog import MSMARCO_QUERIES, datasets
+from disret.data.download import mirror_from
+from disret.files import check_free_space
+from disret.network import hub_obstacle, reachable
+
+NEEDED_BYTES = {"paper": 6_000_000_000, "embedded": 1_000_000_000}
+
+
+def choose(wanted: str) -> str:
+    """Resolve `auto`, and check that the chosen profile can run.
+
+    Raises:
+        UserError: too little disk space, or `paper` without the hosts it needs.
+    """
+    profile = wanted
+    if wanted == "auto":
+        obstacle = "no CUDA device is present" if not _has_cuda() else _out_of_reach()
+        profile = "embedded" if obstacle else "paper"
+        reason = obstacle or "a CUDA device is present and the hosts answer"
+        other = "paper" if profile == "embedded" else "embedded"
+        say(f"profile {profile}: {reason} (PROFILE={other} forces the other).")
+    elif wanted == "paper":
+        obstacle = _out_of_reach()
+        if obstacle:
+            raise UserError(f"PROFILE=paper cannot run: {obstacle}; PROFILE=embedded can.")
+    check_free_space(paths.HOME, NEEDED_BYTES[profile], f"the {profile} example")
+    return profile
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _out_of_reach() -> str | None:
+    """What the paper's profile needs from the network and cannot have."""
+    if obstacle := hub_obstacle():
+        return obstacle
+    if mirror_from(None) is not None:
+        return None
+    hosts = [MSMARCO_QUERIES.url, datasets()["scifact"].archive.url]
+    silent = [host for host in hosts if not reachable(host)]
+    return f"no answer from {', '.join(silent)}" if silent else None
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.example.profiles")
+    parser.add_argument("profile", choices=["auto", "paper", "embedded"])
+    print(choose(parser.parse_args().profile))
+
+
+if __name__ == "__main__":
+    run(main)

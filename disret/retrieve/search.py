@@ -1,0 +1,138 @@
+"""Exact search that streams over the shards of an index and keeps the best so far."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from disret import distributed
+from disret.command_line import is_main_process, say
+from disret.devices import world_size
+from disret.retrieve.index import Index, Shard
+
+GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
+QUERIES = 1024  # whose scores with a block are held on the GPU at once: 0.3 GB
+
+
+def search(
+    index: Index, queries: np.ndarray, k: int, device: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find the documents of the greatest inner product with each query.
+
+    Under `torchrun` the ranks share out the shards; all call this with the same queries.
+
+    Args:
+        queries: float32 [n_queries, dimension].
+        k: hits for each query, at most the number of documents.
+        device: on CUDA, the search runs there, by faiss if it was built for GPUs.
+
+    Returns:
+        On rank 0, scores float32 [n_queries, k], falling, and rows int64 [n_queries, k]. None
+        on the other distributed.
+    """
+    import faiss
+
+    k = min(k, index.documents)
+    bounds = [len(index.shards) * part // world_size() for part in range(world_size() + 1)]
+    start, end = bounds[distributed.rank() : distributed.rank() + 2]
+    own = index.shards[start:end]
+    first = sum(shard.documents for shard in index.shards[:start])
+    found = None
+    if own:
+        depth = min(k, sum(shard.documents for shard in own))
+        scores, rows = _search(index, own, queries, depth, device)
+        found = scores, rows + first
+    parts = distributed.gathered_by_first(found)
+    if parts is None:
+        return None
+    if len(parts) == 1:
+        return parts[0]
+    heap = faiss.ResultHeap(len(queries), k, keep_max=True)
+    for scores, rows in filter(None, parts):
+        heap.add_result(scores, rows)
+    heap.finalize()
+    return heap.D, heap.I
+
+
+def _search(
+    index: Index, shards: Sequence[Shard], queries: np.ndarray, k: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search some shards where it is fastest; rows count from the first of them."""
+    import faiss
+    from faiss.contrib.exhaustive_search import knn_ground_truth
+
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+
+    def blocks() -> Iterator[np.ndarray]:
+        return _with_progress(index, shards)
+
+    if not device.startswith("cuda"):
+        return knn_ground_truth(queries, blocks(), k, faiss.METRIC_INNER_PRODUCT, ngpu=0)
+    if faiss.get_num_gpus() and k <= GPU_MAX_K:
+        try:
+            return search_with_gpu_faiss(blocks(), queries, k, device)
+        except RuntimeError as error:
+            say(f"faiss cannot search on {device} ({str(error).splitlines()[0]}); torch does.")
+    return search_with_torch(blocks(), queries, k, device)
+
+
+def search_with_gpu_faiss(
+    blocks: Iterator[np.ndarray], queries: np.ndarray, k: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The search by a faiss that was built for GPUs; arguments and result as below."""
+    import faiss
+
+    number = int(device.partition(":")[2] or 0)
+    resources = faiss.StandardGpuResources()
+    heap = faiss.ResultHeap(len(queries), k, keep_max=True)
+    first = 0
+    for block in blocks:
+        scores, rows = faiss.knn_gpu(
+            resources, queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT,
+            device=number,
+        )  # fmt: skip
+        heap.add_result(scores, rows + first)
+        first += len(block)
+    heap.finalize()
+    return heap.D, heap.I
+
+
+def search_with_torch(
+    blocks: Iterator[np.ndarray], queries: np.ndarray, k: int, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The search by torch, for CUDA where faiss was built without; float32 throughout.
+
+    Returns:
+        Scores float32 [n_queries, k], falling, and rows int64 [n_queries, k].
+    """
+    import torch
+
+    with torch.inference_mode():
+        parts = torch.from_numpy(queries).to(device).split(QUERIES)
+        best = [
+            (part.new_empty(len(part), 0), part.new_empty(len(part), 0, dtype=torch.int64))
+            for part in parts
+        ]
+        first = 0
+        for block in blocks:
+            documents = torch.from_numpy(block).to(device)
+            for number, part in enumerate(parts):
+                scores, rows = (part @ documents.T).topk(min(k, len(block)))
+                scores = torch.cat([best[number][0], scores], dim=1)
+                rows = torch.cat([best[number][1], rows + first], dim=1)
+                scores, places = scores.topk(min(k, scores.shape[1]))
+                best[number] = scores, rows.gather(1, places)
+            first += len(block)
+        scores, rows = (torch.cat(column).cpu().numpy() for column in zip(*best, strict=True))
+    return scores, rows
+
+
+def _with_progress(index: Index, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
+    from tqdm import tqdm
+
+    total = sum(shard.documents for shard in shards)
+    with tqdm(
+        total=total, desc="search", unit="doc", delay=2, disable=not is_main_process()
+    ) as bar:
+        for block in index.blocks(shards):
+            yield block
+            bar.update(len(block))

@@ -1,0 +1,103 @@
+"""Whether two query encoders differ, query by query.
+
+    python benchmark.py --query-encoder models/a --save-runs runs …
+    python benchmark.py --query-encoder models/b --save-runs runs …
+    python -m disret.retrieve.significance --dataset scifact runs/scifact.test.a-….trec \\
+        runs/scifact.test.b-….trec
+
+A data set of 300 queries moves by a point by chance. The test asks how often the mean difference of
+nDCG@10 would be as large if each query's two scores changed places at random.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disret.command_line import UserError, argument_parser, run
+from disret.data.collection import Qrels, default_split, find_collections
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METRIC = "ndcg_cut.10"
+PERMUTATIONS = 9999
+
+
+def per_query(qrels: Qrels, path: Path) -> dict[str, float]:
+    """nDCG@10 of each judged query of a TREC run file; 0 where the run lacks it.
+
+    Raises:
+        UserError: the file is no run of these queries.
+    """
+    import pytrec_eval
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            hits = pytrec_eval.parse_run(file)
+    except (OSError, ValueError, AssertionError) as error:
+        raise UserError(f"{path} cannot be read as a TREC run: {error}") from None
+    if not hits.keys() & qrels.keys():
+        raise UserError(f"{path} has none of the queries that the judgments are about.")
+    found = pytrec_eval.RelevanceEvaluator(qrels, {METRIC}).evaluate(hits)
+    return {query: found.get(query, {}).get("ndcg_cut_10", 0.0) for query in qrels}
+
+
+def p_value(differences: "np.ndarray") -> float:
+    """How often the mean would be as far from 0 if each difference changed its sign at random."""
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    test = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=PERMUTATIONS,
+        batch=256,
+        rng=0,
+    )
+    return float(test.pvalue)
+
+
+def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Paired randomisation test on the scores of the same queries.
+
+    Returns:
+        `first` and `second`, the means; `difference` of the second from the first; `p`, two-sided;
+        and on how many queries the second is `better` and `worse`.
+    """
+    import numpy as np
+
+    differences = np.array([second[query] - first[query] for query in first])
+    return {
+        "first": float(np.mean(list(first.values()))),
+        "second": float(np.mean(list(second.values()))),
+        "difference": float(differences.mean()),
+        "p": p_value(differences),
+        "better": int((differences > 0).sum()),
+        "worse": int((differences < 0).sum()),
+    }
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.retrieve.significance")
+    parser.add_argument("first", type=Path, help="TREC run file")
+    parser.add_argument("second", type=Path, help="TREC run file")
+    parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
+    parser.add_argument("--split", help="default: test; dev for msmarco")
+    args = parser.parse_args()
+    collection, *others = find_collections(args.dataset)
+    if others:
+        raise UserError(f"{args.dataset} has parts; name one, such as {collection.folder}.")
+    split = args.split or default_split(args.dataset)
+    collection.check_split(split)
+    qrels = collection.qrels(split, collection.queries())
+    found = compare(per_query(qrels, args.first), per_query(qrels, args.second))
+    print(
+        f"nDCG@10 {found['first']:.4f} and {found['second']:.4f}, {found['difference']:+.4f}: "
+        f"better on {found['better']:.0f}, worse on {found['worse']:.0f} of {len(qrels)} queries, "
+        f"p = {found['p']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

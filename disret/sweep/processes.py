@@ -1,0 +1,56 @@
+"""Scripts of this project in processes of their own, on a share of the machine each."""
+
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from disret.command_line import UserError
+from disret.devices import share_of_cores
+
+SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+def environment_of(place: int, places: int) -> dict[str, str]:
+    """The variables of one of several processes: its GPU, or its share of the cores."""
+    import torch
+
+    if places == 1:
+        return {}
+    threads = str(share_of_cores(places))
+    if not (count := torch.cuda.device_count()):
+        return {"OMP_NUM_THREADS": threads}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else list(map(str, range(count)))
+    return {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}
+
+
+def call(
+    script: str,
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    log: Path | None = None,
+) -> None:
+    """Run one of the scripts and print its command.
+
+    Args:
+        log: a file for what it prints, when several run at once.
+
+    Raises:
+        UserError: it failed.
+    """
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ python {script} {shlex.join(words)}", flush=True)
+    command = [sys.executable, str(SCRIPTS / script), *words]
+    environment = {**os.environ, **(environment or {})}
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") if log else nullcontext() as file:
+        status = subprocess.run(
+            command, env=environment, stdout=file, stderr=file, check=False
+        ).returncode
+    if status:
+        where = f"; {log} says why" if log else ""
+        raise UserError(f"{script} ended with status {status}{where}. Run the same again to go on.")

@@ -1,0 +1,136 @@
+"""BEIR's layout: reading, checking, finding."""
+
+import json
+import zipfile
+
+import pytest
+from conftest import write_collection
+
+from disret import paths
+from disret.command_line import UserError
+from disret.data.collection import Collection, default_split, find_collections
+
+
+def test_reads_what_is_there(collection):
+    c = Collection("things", collection)
+    assert c.splits() == ["test"]
+    documents = list(c.documents())
+    assert [document.id for document in documents] == [f"d{i}" for i in range(60)]
+    assert documents[0].text.startswith("title 0 thing 0")
+    assert next(c.documents(documents[40].offset)) == documents[40]
+    queries = c.queries()
+    assert c.qrels("test", queries)["q3"] == {"d3": 1}
+    assert c.split_queries("test") == list(queries.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"_id": "d60", "text": ', "line 61: not JSON"),
+        ('{"text": "no id"}', "line 61: no _id"),
+        ('{"_id": 7, "text": "a number"}', "line 61: no _id, or not a text"),
+        ('{"_id": "a\\nb", "text": "two lines"}', "line 61: no _id, or not a text of one line"),
+        ('["a list"]', "line 61: no _id"),
+        ('{"_id": "d5", "text": "again"}', "line 61: a second 'd5'"),
+    ],
+)
+def test_bad_corpus_lines(collection, line, reason):
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=reason):
+        list(Collection("things", collection).documents())
+
+
+def test_missing_corpus(collection):
+    (collection / "corpus.jsonl").unlink()
+    with pytest.raises(UserError, match="there is no file"):
+        list(Collection("things", collection).documents())
+
+
+def test_documents_without_title_or_text(collection):
+    (collection / "corpus.jsonl").write_text('{"_id": "a", "text": "t"}\n{"_id": "b"}\n')
+    documents = Collection("things", collection).documents()
+    assert [document.text for document in documents] == ["t", ""]
+
+
+def test_judgments_of_the_unknown(collection, capsys):
+    with (collection / "qrels" / "test.tsv").open("a") as file:
+        file.write("nobody\td1\t1\nq1\tnothing\t1\n")
+    c = Collection("things", collection)
+    qrels = c.qrels("test", c.queries())
+    assert "nobody" not in qrels
+    assert qrels["q1"] == {"d1": 1, "nothing": 1}  # counted as not retrieved, as in BEIR
+    assert "name 1 queries that" in capsys.readouterr().err
+    c.check_judged("test", {"d1", "nothing"}, {"d1"})
+    assert "name 1 documents that" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no judgment of a known query"):
+        c.qrels("test", {})
+    with pytest.raises(UserError, match="no judgment of a known document"):
+        c.check_judged("test", {"nothing"}, set())
+
+
+def test_malformed_judgment(collection):
+    (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\n")
+    c = Collection("things", collection)
+    with pytest.raises(UserError, match="line 2"):
+        c.qrels("test", c.queries())
+
+
+def test_unknown_split_lists_those_there_are(collection):
+    with pytest.raises(UserError, match=r"no split 'dev'; it has: test"):
+        Collection("things", collection).check_split("dev")
+
+
+def test_fingerprint_follows_the_content(collection):
+    c = Collection("things", collection)
+    corpus, everything = c.fingerprint(), c.fingerprint("test")
+    with (collection / "qrels" / "test.tsv").open("a") as file:
+        file.write("q1\td2\t1\n")
+    assert c.fingerprint() == corpus
+    assert c.fingerprint("test") != everything
+
+
+def test_parts_are_collections(tmp_path):
+    write_collection(tmp_path / "forums" / "cats")
+    write_collection(tmp_path / "forums" / "dogs")
+    names = [c.name for c in find_collections(str(tmp_path / "forums"))]
+    assert names == ["forums/cats", "forums/dogs"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no corpus\.jsonl"):
+        find_collections(str(tmp_path / "empty"))
+
+
+def test_unknown_name_gives_the_nearest():
+    with pytest.raises(UserError, match="did you mean scifact"):
+        find_collections("sci-fact")
+
+
+def test_splits_of_the_paper():
+    assert default_split("msmarco") == "dev"
+    assert default_split("scifact") == default_split("things") == "test"
+
+
+def test_data_set_from_a_mirror(tmp_path):
+    write_collection(tmp_path / "packed" / "scifact")
+    mirror = tmp_path / "mirror"
+    (mirror / "beir").mkdir(parents=True)
+    with zipfile.ZipFile(mirror / "beir" / "scifact.zip", "w") as zipped:
+        for file in (tmp_path / "packed").rglob("*"):
+            zipped.write(file, file.relative_to(tmp_path / "packed"))
+    import hashlib
+
+    digest = hashlib.sha256((mirror / "beir" / "scifact.zip").read_bytes()).hexdigest()
+    (mirror / "SHA256SUMS").write_text(f"{digest}  beir/scifact.zip\n")
+    (found,) = find_collections("scifact", str(mirror))
+    assert found.folder == paths.COLLECTIONS / "scifact"
+    assert len(list(found.documents())) == 60
+    assert json.loads((found.folder / "corpus.jsonl").open().readline())["_id"] == "d0"
+
+
+@pytest.mark.real
+def test_real_data_sets(real_mirror):
+    for name, documents, judgments in (("scifact", 5183, 339), ("nfcorpus", 3633, 12334)):
+        (c,) = find_collections(name, real_mirror)
+        assert sum(1 for _ in c.documents()) == documents
+        qrels = c.qrels("test", c.queries())
+        assert sum(map(len, qrels.values())) == judgments

@@ -1,0 +1,187 @@
+"""Downloads against a real local server: broken, altered, resumed, mirrored, at once."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import ROOT
+from local_server import FileServer
+
+from disret import paths
+from disret.command_line import UserError
+from disret.data import download
+from disret.data.catalog import Archive
+from disret.data.download import fetch, mirror_from
+
+CONTENT = os.urandom(3_000_000)
+PATH = "beir/things.zip"
+
+
+@pytest.fixture
+def server():
+    server = FileServer()
+    server.files["/things.zip"] = CONTENT
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def archive(server):
+    return Archive(PATH, f"{server.url}/things.zip", hashlib.md5(CONTENT).hexdigest())
+
+
+def part():
+    return paths.DOWNLOADS / f"{PATH}.part"
+
+
+def test_downloads_once(server, archive):
+    assert fetch(archive).read_bytes() == CONTENT
+    assert fetch(archive).read_bytes() == CONTENT
+    assert server.ranges == [None]
+    assert not part().exists()
+
+
+def test_goes_on_after_a_broken_connection(server, archive):
+    server.break_after = [1_000_000, 500_000]
+    assert fetch(archive).read_bytes() == CONTENT
+    assert server.ranges[0] is None
+    assert len(server.ranges) == 3
+    assert all(asked.startswith("bytes=") for asked in server.ranges[1:])
+
+
+def test_goes_on_in_a_later_run(server, archive, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.break_after = [2_000_000]
+    with pytest.raises(UserError, match="kept for the next try"):
+        fetch(archive)
+    kept = part().stat().st_size
+    assert 0 < kept < len(CONTENT)
+    assert fetch(archive).read_bytes() == CONTENT
+    assert server.ranges[-1] == f"bytes={kept}-"
+
+
+def test_a_whole_part_needs_no_bytes(server, archive):
+    part().parent.mkdir(parents=True)
+    part().write_bytes(CONTENT)
+    assert fetch(archive).read_bytes() == CONTENT
+
+
+def test_server_without_ranges(server, archive):
+    part().parent.mkdir(parents=True)
+    part().write_bytes(CONTENT[:1000])
+    server.ignore_ranges = True
+    assert fetch(archive).read_bytes() == CONTENT
+
+
+def test_a_stale_part_gets_one_fresh_start(server, archive):
+    part().parent.mkdir(parents=True)
+    part().write_bytes(b"of another version" * 100)
+    assert fetch(archive).read_bytes() == CONTENT
+    assert server.ranges[-1] is None
+
+
+def test_altered_content_is_refused_and_removed(server, archive):
+    server.files["/things.zip"] = b"altered"
+    with pytest.raises(UserError, match=f"md5 .* expected {archive.md5}"):
+        fetch(archive)
+    assert not list(paths.DOWNLOADS.rglob("*.zip*[!k]"))  # nothing but the lock
+
+
+def test_absent_file(archive):
+    gone = Archive(PATH, archive.url.replace("things", "nothing"), archive.md5)
+    with pytest.raises(UserError, match="404"):
+        fetch(gone)
+
+
+def test_unreachable_host_names_the_mirror_option(monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    with pytest.raises(UserError, match="--mirror"):
+        fetch(Archive(PATH, "http://127.0.0.1:9/things.zip", "0" * 32))
+
+
+def test_two_at_once_download_once(server, archive):
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: fetch(archive).read_bytes(), range(4)))
+    assert results == [CONTENT] * 4
+    assert server.ranges == [None]
+
+
+def write_mirror(folder, content, listed=None):
+    (folder / "beir").mkdir(parents=True)
+    (folder / PATH).write_bytes(content)
+    if listed is not None:
+        digest = hashlib.sha256(listed).hexdigest()
+        (folder / "SHA256SUMS").write_text(f"{digest}  {PATH}\n")
+    return str(folder)
+
+
+def test_mirror_directory_with_checksums(tmp_path, archive):
+    rebuilt = b"the same content, packed anew"  # its MD5 is not the table's
+    mirror = write_mirror(tmp_path / "mirror", rebuilt, listed=rebuilt)
+    assert fetch(archive, mirror).read_bytes() == rebuilt
+
+
+def test_mirror_without_checksums_is_held_to_the_table(tmp_path, archive):
+    with pytest.raises(UserError, match="md5"):
+        fetch(archive, write_mirror(tmp_path / "other", b"something else"))
+    assert fetch(archive, write_mirror(tmp_path / "same", CONTENT)).read_bytes() == CONTENT
+
+
+def test_mirror_checksum_mismatch(tmp_path, archive):
+    mirror = write_mirror(tmp_path / "mirror", b"altered", listed=b"original")
+    with pytest.raises(UserError, match="sha256"):
+        fetch(archive, mirror)
+
+
+def test_mirror_address(server, archive):
+    rebuilt = b"rebuilt"
+    digest = hashlib.sha256(rebuilt).hexdigest()
+    server.files[f"/m/{PATH}"] = rebuilt
+    server.files["/m/SHA256SUMS"] = f"{digest} *./{PATH}\n".encode()
+    assert fetch(archive, f"{server.url}/m").read_bytes() == rebuilt
+
+
+def test_mirror_from_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISRET_MIRROR", str(tmp_path))
+    assert mirror_from(None) == str(tmp_path)
+    with pytest.raises(UserError, match="neither a directory"):
+        mirror_from("no/such/place")
+
+
+def test_full_disk_removes_the_unfinished_file(server, archive, home):
+    """A real limit on file size stands in for a full disk: the write itself fails."""
+    program = f"""
+import resource, signal
+from disret import command_line
+from disret.data.catalog import Archive
+from disret.data.download import fetch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+command_line.run(lambda: fetch(Archive({PATH!r}, {archive.url!r}, {archive.md5!r})))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert result.returncode == 2
+    assert "no room left to write" in result.stderr
+    assert not part().exists()
+
+
+def test_killed_download_resumes_to_the_same_file(server, archive, home):
+    """A process killed in mid-transfer leaves a part that the next run completes."""
+    server.break_after = [1_500_000] + [0] * 50
+    program = (
+        "from disret.data.catalog import Archive; from disret.data.download import fetch; "
+        f"fetch(Archive({PATH!r}, {archive.url!r}, {archive.md5!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not (part().exists() and part().stat().st_size >= 1_000_000):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    server.break_after = []
+    assert fetch(archive).read_bytes() == CONTENT
+    assert server.ranges[-1].startswith("bytes=")

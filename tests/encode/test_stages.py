@@ -1,0 +1,64 @@
+"""Time, items, memory and padding of stages."""
+
+import threading
+import time
+
+import numpy as np
+
+from disret.encode.stages import STATM, Stages
+
+
+def test_times_and_items_add_up():
+    stages = Stages()
+    for _ in range(2):
+        with stages.measure("encode", 5) as stage:
+            stage.tokens += 30
+            stage.positions += 40
+            time.sleep(0.05)
+    with stages.measure("search"):
+        pass
+    encode, search = stages.rows()
+    assert encode["stage"] == "encode"
+    assert 0.1 <= encode["seconds"] < 5
+    assert encode["items"] == 10
+    assert encode["items_per_second"] > 0
+    assert encode["padding_percent"] == 25.0
+    assert search["padding_percent"] is None
+
+
+def test_peak_memory_is_that_of_the_stage():
+    if not STATM.exists():
+        return
+    stages = Stages()
+    with stages.measure("small"):
+        time.sleep(0.1)
+    with stages.measure("large"):
+        held = np.ones(30_000_000)  # 240 MB
+        time.sleep(0.2)
+    del held
+    small, large = (row["peak_memory_mb"] for row in stages.rows())
+    assert small + 200 < large
+
+
+def test_stages_of_other_threads_overlap():
+    stages = Stages()
+
+    def read():
+        with stages.measure("read", 1):
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=read)
+    with stages.measure("encode", 1):
+        thread.start()
+        time.sleep(0.2)
+    thread.join()
+    assert all(row["seconds"] >= 0.19 for row in stages.rows())
+
+
+def test_many_short_stages_are_watched_by_one_thread():
+    stages = Stages()
+    before = threading.active_count()
+    for _ in range(200):
+        with stages.measure("write"):
+            pass
+    assert threading.active_count() <= before + 1

@@ -1,0 +1,73 @@
+"""Streamed exact search, against one index in memory."""
+
+import faiss
+import numpy as np
+import pytest
+
+from disret.retrieve import index as index_module
+from disret.retrieve.index import Index, Shard, _write_shard
+from disret.retrieve.search import search, search_with_torch
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(index_module, "BLOCK", 250)
+
+
+def make_index(folder, vectors, index_dtype="float32", documents=100):
+    shards = []
+    for number, start in enumerate(range(0, len(vectors), documents)):
+        part = vectors[start : start + documents]
+        shards.append(Shard(f"shard-{number:05d}.faiss", len(part), 0))
+        _write_shard(folder / shards[-1].file, part, index_dtype)
+    return Index(folder, vectors.shape[1], tuple(shards))
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(0).standard_normal((930, 24), dtype=np.float32)
+
+
+@pytest.fixture
+def queries():
+    return np.random.default_rng(1).standard_normal((7, 24), dtype=np.float32)
+
+
+@pytest.mark.parametrize("index_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("k", [1, 10, 120, 500])
+def test_finds_what_one_index_finds(tmp_path, vectors, queries, index_dtype, k):
+    index = make_index(tmp_path, vectors, index_dtype)
+    stored = np.concatenate([block.copy() for block in index.blocks(index.shards)])
+    np.testing.assert_allclose(stored, vectors, atol=0 if index_dtype == "float32" else 2e-3)
+    whole = faiss.IndexFlatIP(24)
+    whole.add(stored)
+    wanted_scores, wanted_rows = whole.search(queries, k)
+    scores, rows = search(index, queries, k, "cpu")
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5, atol=1e-5)
+
+
+def test_k_larger_than_the_corpus(tmp_path, vectors, queries):
+    index = make_index(tmp_path, vectors[:120])
+    scores, rows = search(index, queries, 1000, "cpu")
+    assert scores.shape == rows.shape == (7, 120)
+    assert sorted(rows[0]) == list(range(120))
+
+
+def test_blocks_hold_whole_shards_in_order(tmp_path, vectors):
+    index = make_index(tmp_path, vectors)
+    lengths = [len(block) for block in index.blocks(index.shards)]
+    assert lengths == [200, 200, 200, 200, 130]
+    assert index.documents == 930
+
+
+@pytest.mark.parametrize("k", [1, 10, 120, 930])
+def test_search_with_torch(tmp_path, vectors, queries, k, monkeypatch):
+    from disret.retrieve import search as search_module
+
+    monkeypatch.setattr(search_module, "QUERIES", 3)
+    index = make_index(tmp_path, vectors)
+    scores, rows = search_with_torch(index.blocks(index.shards), queries, k, "cpu")
+    wanted_scores, wanted_rows = search(index, queries, k, "cpu")
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,58 @@
+"""The closing table and figure."""
+
+import pytest
+
+from disret.command_line import UserError
+from disret.sweep.tradeoff import report
+from disret.tables import write_rows
+
+
+def test_joins_scores_and_speed(tmp_path):
+    write_rows(tmp_path / "scores.csv", [
+        {"query_encoder": "t", "dataset": "a", "NDCG@10": 0.5, "retention": 100.0},
+        {"query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.1, "retention": 20.0},
+        {"query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
+        {"query_encoder": "m/s", "dataset": "b", "NDCG@10": 0.3, "retention": 90.0},
+        {"query_encoder": "untimed", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
+    ])  # fmt: skip
+    timing = {"dataset": "a", "layers": 6, "parameters": 22_700_000}
+    write_rows(tmp_path / "speed.csv", [
+        {**timing, "encoder": e, "batch_size": b, "queries_per_second": q, "speedup": s}
+        for e, b, q, s in (("t", 16, 90, 1), ("m/s", 16, 200, 2.2), ("t", 32, 100, 1),
+                           ("m/s", 32, 310, 3.1))
+    ])  # fmt: skip
+    table = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png")
+    student = table.splitlines()[3].split()
+    assert student == ["m/s", "6", "22.7", "M", "0.4000", "85.0", "310.0", "3.1x", "0.3000"]
+    assert "untimed" not in table
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_backends_are_encoders_of_their_own(tmp_path):
+    score = {"query_encoder": "m/s", "dataset": "a", "retention": 80.0}
+    write_rows(tmp_path / "scores.csv", [
+        {**score, "query_backend": "torch", "NDCG@10": 0.4},
+        {**score, "query_backend": "onnx-int8", "NDCG@10": 0.3},
+    ])  # fmt: skip
+    timing = {
+        "dataset": "a",
+        "encoder": "m/s",
+        "batch_size": 1,
+        "layers": 2,
+        "parameters": 9_000_000,
+    }
+    write_rows(tmp_path / "speed.csv", [
+        {**timing, "backend": "torch", "queries_per_second": 100, "speedup": 1},
+        {**timing, "backend": "onnx-int8", "queries_per_second": 900, "speedup": 9},
+    ])  # fmt: skip
+    lines = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png").splitlines()
+    assert [lines[2].split()[i] for i in (0, 4, 6)] == ["m/s", "0.4000", "100.0"]
+    assert "m/s (onnx-int8)" in lines[3]
+    assert "0.3000" in lines[3]
+    assert "900.0" in lines[3]
+
+
+def test_nothing_in_common(tmp_path):
+    write_rows(tmp_path / "speed.csv", [{"encoder": "x", "batch_size": 1}])
+    with pytest.raises(UserError, match="no encoder in common"):
+        report(tmp_path / "none.csv", tmp_path / "speed.csv", tmp_path / "f.png")

@@ -1,0 +1,134 @@
+"""How scripts end: status, sentence, traceback on request, and the time of --help."""
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, accept_interrupts
+
+from disret import command_line
+from disret.command_line import UserError
+from disret.files import check_free_space, check_writable, whole_file, whole_folder
+
+SCRIPTS = ("distill", "benchmark", "ispeed")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_does_not_wait_for_torch(name):
+    code = f"import sys; sys.argv=['{name}.py','--help']; import {name}\n"
+    code += f"try: {name}.parse_args()\nexcept SystemExit: pass\n"
+    code += (
+        "heavy = {'torch','transformers','faiss','beir','pandas','datasets'} & set(sys.modules)\n"
+    )
+    code += "sys.exit(str(heavy) if heavy else 0)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (UserError("what to do"), 2, "what to do"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "no room left"),
+        (RuntimeError("write failed: No space left on device (os error 28)"), 2, "no room left"),
+        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError"),
+    ],
+)
+def test_endings(monkeypatch, capsys, error, status, sentence):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit) as end:
+        command_line.run(main)
+    assert end.value.code == status
+    assert sentence in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(script, tmp_path):
+    plain = script("benchmark", "--datasets", "nothing")
+    assert plain.status == 2
+    assert "Traceback" not in plain.err
+    assert "Traceback" in script("benchmark", "--datasets", "nothing", "--debug").err
+
+
+def test_unfinished_files_and_folders_leave_the_old(tmp_path):
+    (tmp_path / "f").write_text("old")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "old").touch()
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "f") as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "d") as partial:
+        (partial / "half").touch()
+        raise KeyboardInterrupt
+    assert (tmp_path / "f").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "old"]
+    with whole_folder(tmp_path / "d") as partial:
+        (partial / "new").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "new"]
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        check_writable(tmp_path / "file" / "below")
+    check_writable(tmp_path / "new" / "folder" / "r.csv")
+    with pytest.raises(UserError, match=r"needs about 1000000000\.0 GB"):
+        check_free_space(tmp_path / "not" / "yet", 10**18, "this test")
+    check_free_space(tmp_path, 1, "this test")
+
+
+def test_a_failure_on_any_process_is_said(monkeypatch, capsys):
+    """Under torchrun the process that fails may not be the first."""
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    monkeypatch.setenv("RANK", "3")
+
+    def main():
+        raise UserError("what to do")
+
+    with pytest.raises(SystemExit):
+        command_line.run(main)
+    assert capsys.readouterr().err == "x.py [rank 3]: what to do\n"
+
+
+def test_interrupted_benchmark(teacher, collection, home, tmp_path):
+    """Ctrl-C while the model loads or documents are encoded: 130, no traceback."""
+    command = [sys.executable, str(ROOT / "benchmark.py"), "--datasets", str(collection),
+               "--document-encoder", str(teacher), "--output", str(tmp_path / "r.csv")]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=accept_interrupts
+    )
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_full_disk_ends_a_distillation_with_a_sentence(teacher, queries, valid_queries, tmp_path):
+    """A real limit on file size: the first checkpoint does not fit."""
+    program = f"""
+import resource, signal, sys
+sys.argv = {["distill.py", "--teacher", str(teacher), "--layers", "0", "--queries", str(queries),
+             "--valid-queries", str(valid_queries), "--output", str(tmp_path / "s")]!r}
+import distill
+from disret import command_line
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+command_line.run(distill.main)
+"""  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert "no room left to write" in result.stderr
+    assert not (tmp_path / "s").exists()
