@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Queue
 from threading import Event
 
-from disret.command_line import UserError, argument_parser, run
+from disret.command_line import UserError, about, argument_parser, positive, run
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
 from disret.files import check_writable
@@ -39,16 +39,13 @@ def parse_args() -> argparse.Namespace:
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
     add("--output", type=Path, required=True, metavar="DIR",
         help="where tables and figures go; students go to models/, in a folder of that name")
-    add("--batch-sizes", nargs="+", type=int, default=[4, 8, 16, 32, 64], metavar="N",
+    add("--batch-sizes", nargs="+", type=positive, default=[4, 8, 16, 32, 64], metavar="N",
         help="of the timing (default: 4 8 16 32 64)")
-    add("--jobs", type=int, default=1, metavar="N",
+    add("--jobs", type=positive, default=1, metavar="N",
         help="students to distil at once: one for each GPU, or for each core of a small CPU")
     add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
     # fmt: on
-    args = parser.parse_args()
-    if args.jobs < 1:
-        parser.error(f"--jobs must be positive, got {args.jobs}")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -63,7 +60,8 @@ def main() -> None:
     from disret.tables import read_rows
 
     depth = describe(load_encoder(args.teacher, "cpu")).layers
-    students = plan(depth, args.others)
+    with about("--others"):
+        students = plan(depth, args.others)
     distil_all(args, students)
     folders = {student.name: student.folder(args.output) for student in students}
     scores = args.output / "scores.csv"
@@ -76,7 +74,7 @@ def main() -> None:
         write_model_card(folder, folder.name, read_rows(scores))
     speed = args.output / "speed.csv"
     one_of_each = {student.size: student.folder(args.output) for student in students}
-    wanted = {(encoder, str(size)) for encoder in (args.teacher, *map(str, one_of_each.values()))
+    wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
               for size in args.batch_sizes}  # fmt: skip
     if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
         partial = args.output / "speed.partial.csv"

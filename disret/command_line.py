@@ -1,18 +1,74 @@
-"""How a script begins and ends: its arguments, and a sentence instead of a traceback."""
+"""The command line: arguments, what is said while a script runs, and how it ends."""
 
 import argparse
 import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(Exception):
-    """Something that the person at the terminal can put right; the message says what and how."""
+    """Something that the person at the terminal can put right.
+
+    A module says what is wrong; which flag puts it right is for the script to say: `about` and
+    `advised`.
+    """
+
+
+class NoDevice(UserError):
+    """A device is not there, or cannot be used."""
+
+
+class Unreachable(UserError):
+    """A host does not answer; a mirror may."""
+
+
+# For arguments that several scripts share.
+_ADVICE: dict[type[UserError], str] = {
+    NoDevice: "choose another with --device",
+    Unreachable: "without a network, name a mirror with --mirror or DISRET_MIRROR",
+}
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Let a `UserError` of the block begin with what it is about, such as a flag."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (f"{subject}: {error}",)
+        raise
+
+
+def advised(advice: Mapping[type[UserError], str]) -> Callable[[Callable], Callable]:
+    """Decorate a `main`: a `UserError` of such a class ends with that advice."""
+
+    def decorate(main: Callable) -> Callable:
+        @wraps(main)
+        def run_main() -> None:
+            try:
+                main()
+            except tuple(advice) as error:
+                error.args = (_with_advice(error, advice),)
+                raise
+
+        return run_main
+
+    return decorate
+
+
+def _with_advice(error: UserError, advice: Mapping[type[UserError], str]) -> str:
+    return f"{error}; {advice[type(error)]}." if type(error) in advice else str(error)
 
 
 def argument_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
@@ -28,6 +84,49 @@ def argument_parser(description: str | None, prog: str | None = None) -> argpars
     return parser
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
+
+
+def add_mirror(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)"
+    )
+
+
+def described(recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each recipe decides, for the end of `--help`."""
+    lines = ["What a recipe decides, unless it is given:"]
+    for name, settings in recipes.items():
+        lines.append(f"--recipe {name}: {', '.join(f'{k} {v}' for k, v in settings.items())}")
+    return "\n".join(lines)
+
+
+def positive(text: str) -> int:
+    """The type of an argument that counts something."""
+    return _number(int, text, lambda value: value > 0, "must be positive")
+
+
+def not_negative(text: str) -> int:
+    """The type of an argument that counts something, and may be 0."""
+    return _number(int, text, lambda value: value >= 0, "must not be negative")
+
+
+def positive_float(text: str) -> float:
+    """The type of an argument that is a positive, finite number."""
+    return _number(float, text, lambda value: 0 < value < float("inf"), "must be positive")
+
+
+def _number(kind: type, text: str, is_right: Callable[[Any], bool], rule: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"{rule}, got {text}")
+    return value
+
+
 def is_main_process() -> bool:
     """Whether this process speaks for the run (rank 0 under `torchrun`)."""
     return os.environ.get("RANK", "0") == "0"
@@ -37,6 +136,13 @@ def say(message: str) -> None:
     """Print a line on standard error, once per run."""
     if is_main_process():
         print(message, file=sys.stderr, flush=True)
+
+
+def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
+    """tqdm's bar, once per run."""
+    from tqdm import tqdm
+
+    return tqdm(*args, disable=not is_main_process(), **kwargs)
 
 
 def command_line() -> str:
@@ -64,7 +170,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         end("interrupted; the same command goes on from here (distill.py: with --resume).", 130)
     except UserError as error:
-        end(str(error), 2)
+        end(_with_advice(error, _ADVICE), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

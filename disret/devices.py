@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from disret.command_line import UserError, say
+from disret.command_line import NoDevice, say
 
 
 def share_of_cores(processes: int) -> int:
@@ -25,7 +25,7 @@ def resolve_device(device: str | None) -> str:
     Under `torchrun`, each process of a machine gets a GPU of its own.
 
     Raises:
-        UserError: no such device here.
+        NoDevice: no such device here.
     """
     import torch
 
@@ -36,11 +36,11 @@ def resolve_device(device: str | None) -> str:
     try:
         kind = torch.device(device).type
         if kind == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device {device}: no CUDA device is present here.")
+            raise NoDevice(f"no CUDA device is present here, so {device} cannot be used")
         torch.empty(1, device=device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used: {reason}") from None
+        raise NoDevice(f"the device {device} cannot be used: {reason}") from None
     return device
 
 
@@ -106,7 +106,7 @@ def training_device(device: str | None) -> str:
     elif wanted < len(listed):
         os.environ["CUDA_VISIBLE_DEVICES"] = listed[wanted]
     else:
-        raise UserError(f"--device {device}: CUDA_VISIBLE_DEVICES shows only {visible!r}.")
+        raise NoDevice(f"CUDA_VISIBLE_DEVICES shows only {visible!r}, so there is no {device}")
     return resolve_device("cuda" if device else None)
 
 

@@ -1,14 +1,18 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, checksums, and locks."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextmanager
@@ -49,6 +53,43 @@ def replace_folder(new: Path, path: Path) -> None:
         shutil.rmtree(old)
     else:
         new.replace(path)
+
+
+def lock(path: Path) -> "BaseFileLock":
+    """A lock beside `path`, for a `with` block that one process at a time may run."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def install(folder: Path, fill: Callable[[Path], object]) -> Path:
+    """Make a folder unless it is there; of several processes one does, and the others wait.
+
+    Args:
+        fill: puts the content into the folder that it is given, or fails and leaves nothing.
+    """
+    if not folder.exists():
+        with lock(folder):
+            if not folder.exists():
+                with whole_folder(folder) as partial:
+                    fill(partial)
+    return folder
+
+
+def checksum(path: Path, algorithm: str = "sha256") -> str:
+    """The digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def text_sha256(*texts: Iterable[str]) -> str:
+    """SHA-256 of lists of texts, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for some in texts:
+        for text in some:
+            digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

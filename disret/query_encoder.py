@@ -37,12 +37,16 @@ class QueryEncoder:
     Threads may share an encoder.
 
     Attributes:
+        folder: where its files lie.
         settings: what the export noted about itself.
         dimension: of the embeddings.
         max_length: tokens of a text, special ones included; what is longer is cut.
     """
 
-    def __init__(self, settings: dict[str, Any], tokenizer: Tokenizer, vectors_of: Any) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], tokenizer: Tokenizer, vectors_of: Any
+    ) -> None:
+        self.folder = folder
         self.settings = settings
         self.dimension: int = settings["dimension"]
         self.max_length: int | None = settings["max_length"]
@@ -94,8 +98,8 @@ class QueryEncoder:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         paths = [folder / name for name in files]
         if settings["kind"] == "static":
-            return cls(settings, tokenizer, _Static(paths, settings))
-        return cls(settings, tokenizer, _Graph(paths[0], settings, num_threads))
+            return cls(folder, settings, tokenizer, _Static(paths, settings))
+        return cls(folder, settings, tokenizer, _Graph(paths[0], settings, num_threads))
 
     def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.

@@ -1,4 +1,4 @@
-"""Result tables: CSV files that grow row by row, and what the terminal shows."""
+"""Tables: CSV files that grow row by row, JSON lists of runs, and what is printed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,27 +6,51 @@ from pathlib import Path
 from typing import Any
 
 from disret.command_line import UserError
-from disret.files import read_json, whole_file, write_json
+from disret.files import lock, read_json, whole_file, write_json
+
+Row = dict[str, Any]
+# Columns of benchmark.py, ispeed.py and sweep.py that hold numbers; metrics have an @ as well.
+NUMBERS = frozenset((
+    "retention", "retention_low", "retention_high", "documents", "batch_size",
+    "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
+    "layers", "parameters", "peak_memory_mb", "threads", "value",
+))  # fmt: skip
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file, none when there is no file; empty cells are None.
+class NotATable(UserError):
+    """A file is there that is of another kind."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file, none when there is no file.
+
+    Returns:
+        Numbers where a column holds numbers, texts elsewhere, and None for an empty cell.
 
     Raises:
-        UserError: the file is not a CSV table.
+        NotATable: the file is not a CSV table, or has a text where a number belongs.
     """
     import pandas
 
     if not path.exists():
         return []
     try:
-        table = pandas.read_csv(path, dtype=object, keep_default_na=False)
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError):  # pandas' own errors among them
-        raise UserError(f"{path} exists and is not a CSV table; name another file.") from None
+        raise NotATable(f"{path} exists and is not a CSV table") from None
     return [
-        {key: value if value != "" else None for key, value in row.items()}
+        {column: _value(path, column, cell) for column, cell in row.items()}
         for row in table.to_dict("records")
     ]
+
+
+def _value(path: Path, column: str, cell: str) -> str | float | int | None:
+    if cell == "" or not (column in NUMBERS or "@" in column):
+        return cell or None
+    try:
+        return int(cell) if cell.isdecimal() else float(cell)
+    except ValueError:
+        raise NotATable(f"{path} has no number in its column {column}: {cell!r}") from None
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -34,83 +58,52 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pandas
 
     with whole_file(path) as partial:
-        pandas.DataFrame(list(rows)).to_csv(partial, index=False)
+        pandas.DataFrame(list(rows), dtype=object).to_csv(partial, index=False)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a results file; two processes that do so at once both succeed."""
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with lock(path):
         write_rows(path, [*read_rows(path), row])
 
 
-def append_run(
-    path: Path, arguments: Mapping[str, Any], device: str, stages: Sequence[Mapping[str, Any]]
-) -> None:
-    """Add what a run took to a JSON file, a list of runs: arguments, machine, versions, stages.
-
-    Args:
-        stages: those of rank 0, which has its share of documents to encode, and all queries.
-    """
-    import torch
-    from filelock import FileLock
-
-    from disret.devices import device_name, versions, world_size
-
-    on_gpu = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
-    run = {
-        "datetime": datetime.now().isoformat(" ", "seconds"),
-        "arguments": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in arguments.items()
-            if value is not None
-        },
-        "device": device_name(device),
-        "processes": world_size(),
-        "peak_gpu_memory_mb": round(on_gpu / 1e6) if on_gpu else None,
-        "versions": versions(),
-        "stages": list(stages),
-    }
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        write_json(path, [*read_runs(path), run])
+def append_run(path: Path, run: Mapping[str, Any]) -> None:
+    """Add what a run took to a JSON file, a list of runs, with the time of day."""
+    now = datetime.now().isoformat(" ", "seconds")
+    with lock(path):
+        write_json(path, [*read_runs(path), {"datetime": now, **run}])
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
     """The runs in a JSON file of `append_run`, none when there is no file.
 
     Raises:
-        UserError: the file is something else.
+        NotATable: the file is something else.
     """
     runs = read_json(path)
     if path.exists() and not isinstance(runs, list):
-        raise UserError(f"{path} exists and is not a list of runs; name another --output.")
+        raise NotATable(f"{path} exists and is not a list of runs")
     return runs or []
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as an aligned table, numbers to the right; a column that a row lacks stays blank."""
+    """Rows as the terminal shows them; a column that a row lacks stays blank."""
+    return _drawn(rows, "simple")
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table; a column that a row lacks stays blank."""
+    return _drawn(rows, "pipe")
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]], style: str) -> str:
+    import pandas
+
     if not rows:
         return "(no rows)"
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    texts = [["" if row.get(c) is None else str(row[c]) for c in columns] for row in rows]
-    cells = [columns, *texts]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    numeric = [all(_is_number(line[i]) for line in cells[1:]) for i in range(len(columns))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell.rstrip("%x") or "0")
-    except ValueError:
-        return False
-    return True
+    table = pandas.DataFrame(list(rows), dtype=object)
+    table = table.where(table.notna(), "").astype(str)
+    # What begins with a digit or is blank, such as `2.7x`, is a number to the reader.
+    are_numbers = [table[column].str.match(r"$|[-+]?\d").all() for column in table]
+    sides = ["right" if is_number else "left" for is_number in are_numbers]
+    return table.to_markdown(index=False, tablefmt=style, disable_numparse=True, colalign=sides)

@@ -52,6 +52,31 @@ def test_endings(monkeypatch, capsys, error, status, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_the_script_names_the_flag(monkeypatch, capsys):
+    """Modules say what is wrong; what to do about it follows."""
+
+    class Taken(UserError):
+        pass
+
+    @command_line.advised({Taken: "name another --output"})
+    def main():
+        with command_line.about("--layers"):
+            raise Taken("x exists")
+
+    def unreachable():
+        raise command_line.Unreachable("cannot reach x")
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    for script, sentence in (
+        (main, "x.py: --layers: x exists; name another --output.\n"),
+        (unreachable, "x.py: cannot reach x; without a network, name a mirror with --mirror or "),
+    ):
+        with pytest.raises(SystemExit) as end:
+            command_line.run(script)
+        assert end.value.code == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(script, tmp_path):
     plain = script("benchmark", "--datasets", "nothing")
     assert plain.status == 2

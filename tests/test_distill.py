@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -141,17 +142,18 @@ def test_finished_student_is_left_alone(call, arguments, tmp_path):
 
 def test_half_written_checkpoint_is_passed_over(call, arguments, tmp_path):
     """A kill while a checkpoint is written leaves it without its last file."""
-    from disret.distil.run import claim, last_checkpoint, unfinished
+    from disret.distil.run import Run
 
     output = tmp_path / "student"
+    run = Run(Namespace(output=output, resume=False, overwrite=True, queries=[], valid_queries=[]))
     for step, whole in ((4, True), (8, True), (12, False)):
-        folder = unfinished(output) / "checkpoints" / f"checkpoint-{step}"
+        folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         (folder / "model.safetensors").touch()
         (folder / "trainer_state.json").write_text("{}" if whole else '{"epo')
-    assert last_checkpoint(output).endswith("checkpoint-8")
-    claim(output, {"arguments": {}, "inputs": {}}, overwrite=True)
-    assert last_checkpoint(output) is None
+    assert run.last_checkpoint().endswith("checkpoint-8")
+    run.claim()
+    assert run.last_checkpoint() is None
 
 
 def test_killed_replacement_resumes(arguments, call, tmp_path, home):
@@ -266,14 +268,14 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
     ("extra", "reason"),
     [
         ([], "--layers is missing"),
-        (["--layers", 0, 9], "layers 0 to 3; --layers names 9"),
-        (["--layers", 0, "--seed", -1], "--seed must be"),
+        (["--layers", 0, 9], "--layers: the model has layers 0 to 3, so there is no 9"),
+        (["--layers", 0, "--seed", -1], "--seed: must not be negative"),
         (["--layers", 0, "--output", "."], "is not a model"),
         (["--layers", 1, 1], "twice"),
         (["--layers", -1], "from 0"),
         (["--layers", 0, "--init-with", "static"], "has no --layers"),
         (["--layers", 0, "--adapt", "no-such-set"], "no-such-set"),
-        (["--layers", 0, "--max-queries", 0], "--max-queries must be positive"),
+        (["--layers", 0, "--max-queries", 0], "--max-queries: must be positive, got 0"),
         (["--layers", 0, "--device", "cuda"], "no CUDA device"),
         (["--layers", 0, "--queries", "none.tsv"], "there is no file none.tsv"),
         (["--layers", 0, "--teacher", "no-such/model"], "HF_HUB_OFFLINE"),

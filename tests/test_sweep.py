@@ -1,6 +1,7 @@
 """The comparison of students in one command, killed and resumed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert result.stdout.count("$ python distill.py") == 3
     assert result.stdout.count("$ python benchmark.py") == 1
     assert result.stdout.count("$ python ispeed.py") == 1
-    assert "| things |" in (students / "layers-1" / "README.md").read_text()
+    assert "| things" in (students / "layers-1" / "README.md").read_text()
     names = ["layers-0", "layers-1", "from-other-layers-0-2"]
     assert sorted(path.name for path in students.iterdir()) == sorted(names)
     # Once each, for all students.
@@ -62,7 +63,7 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert table[table.student == "layers 1"].layers.unique().tolist() == [1]
     tables = (output / "tables.md").read_text()
     assert tables.strip() in result.stdout
-    assert "| layers 0 | first |" in tables
+    assert re.search(r"\| layers 0 +\| first +\|", tables)
     for figure in ("layers.png", "tradeoff.png", "throughput.png"):
         assert (output / figure).read_bytes().startswith(b"\x89PNG")
 
@@ -82,7 +83,7 @@ def test_a_failing_script_ends_the_sweep(arguments, script):
         ("--teacher", "no-such/model", "cannot load the model"),
         ("--others", "no-such/model", "cannot load the model"),
         ("--others", "{other}:0;2", "expected layers such as 0,5"),
-        ("--others", "{other}:0,9", "names 9"),
+        ("--others", "{other}:0,9", "so there is no 9"),
         ("--datasets", "no-such-set", "no-such-set"),
     ],
 )

@@ -17,9 +17,8 @@ from disret import paths
 from disret.command_line import UserError, say
 from disret.data.catalog import dataset as catalog_dataset
 from disret.data.catalog import datasets
-from disret.data.download import fetch
-from disret.data.unpack import unpack
-from disret.files import whole_folder
+from disret.data.download import fetch_folder
+from disret.files import checksum
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 
@@ -62,7 +61,7 @@ class Collection:
                 status = path.stat()
             except FileNotFoundError:
                 raise UserError(f"there is no file {path}.") from None
-            digest.update(_digest(path, status.st_size, status.st_mtime_ns))
+            digest.update(_checksum(path, status.st_size, status.st_mtime_ns).encode())
         return digest.hexdigest()
 
     def documents(self, offset: int = 0) -> Iterator[Document]:
@@ -150,10 +149,9 @@ class Collection:
 
 
 @functools.cache
-def _digest(path: Path, size: int, modified: int) -> bytes:
-    """SHA-256 of a file, computed once as long as it is as large and as old."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _checksum(path: Path, size: int, modified: int) -> str:
+    """The checksum of a file, computed once as long as it is as large and as old."""
+    return checksum(path)
 
 
 def check_name(name: str) -> None:
@@ -184,8 +182,8 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
     check_name(name)
     folder = paths.COLLECTIONS / name
     if name in datasets():
-        if not folder.exists():
-            _install(name, folder, mirror)
+        # BEIR's archives hold one folder of the data set's name.
+        fetch_folder(datasets()[name].archive, folder, mirror, inner=name)
     elif not _installed(name):
         folder = Path(name).resolve()
         name = folder.name
@@ -207,24 +205,6 @@ def _installed(name: str) -> bool:
     parts = Path(name).parts
     is_plain = bool(parts) and "/" not in parts and ".." not in parts
     return is_plain and (paths.COLLECTIONS / name).is_dir()
-
-
-def _install(name: str, folder: Path, mirror: str | None) -> None:
-    from filelock import FileLock
-
-    archive = fetch(datasets()[name].archive, mirror)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{name}.lock")):
-        if folder.exists():
-            return
-        with whole_folder(folder) as partial:
-            unpack(archive, partial)
-            inner = partial / name  # BEIR's archives hold one folder of the data set's name
-            if not inner.is_dir():
-                raise UserError(f"{archive} does not hold a folder {name}.")
-            for path in list(inner.iterdir()):
-                path.rename(partial / path.name)
-            inner.rmdir()
 
 
 def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:

@@ -1,14 +1,15 @@
 """Verified download: resumed after a break, checked, and in place only when whole."""
 
-import hashlib
 import os
 import shutil
 import time
 from pathlib import Path
 
 from disret import paths
-from disret.command_line import UserError, is_main_process, say
+from disret.command_line import Unreachable, UserError, progress_bar, say
 from disret.data.catalog import Archive
+from disret.data.unpack import unpack
+from disret.files import checksum, install, lock
 
 ATTEMPTS = 5
 TIMEOUT = (10, 60)  # seconds to connect, and without a byte
@@ -39,16 +40,13 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
     Raises:
         UserError: unreachable, absent, or another content than the checksum says.
     """
-    from filelock import FileLock
-
     target = paths.DOWNLOADS / archive.path
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with lock(target):
         if target.exists():
             return target
-        algorithm, checksum = _expected_checksum(archive, mirror)
+        algorithm, expected = _expected_checksum(archive, mirror)
         source = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.path}"
         partial = target.with_name(target.name + ".part")
         # A part left by an earlier run may come from another version of the file, so a wrong
@@ -56,8 +54,8 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
         resumed = partial.exists()
         for last_try in (not resumed, True):
             _copy(source, partial)
-            found = _checksum(partial, algorithm)
-            if found == checksum:
+            found = checksum(partial, algorithm)
+            if found == expected:
                 partial.replace(target)
                 return target
             partial.unlink()
@@ -65,7 +63,7 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
                 break
             say(f"{source}: the resumed download was not the expected file; starting again.")
         raise UserError(
-            f"{source} has {algorithm} {found}, expected {checksum}; nothing was kept. The file "
+            f"{source} has {algorithm} {found}, expected {expected}; nothing was kept. The file "
             "was altered or replaced: try later or another mirror."
         )
 
@@ -74,13 +72,39 @@ def _is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
+def fetch_folder(
+    archive: Archive, folder: Path, mirror: str | None = None, inner: str | None = None
+) -> Path:
+    """Download an archive and unpack it as `folder`, unless that is there.
+
+    Args:
+        inner: the one folder that the archive holds, whose content is wanted.
+
+    Raises:
+        UserError: as `fetch`, or the archive cannot be unpacked or lacks `inner`.
+    """
+
+    def fill(partial: Path) -> None:
+        path = fetch(archive, mirror)
+        unpack(path, partial)
+        if inner is None:
+            return
+        if not (partial / inner).is_dir():
+            raise UserError(f"{path} does not hold a folder {inner}.")
+        for member in list((partial / inner).iterdir()):
+            member.rename(partial / member.name)
+        (partial / inner).rmdir()
+
+    return install(folder, fill)
+
+
 def _expected_checksum(archive: Archive, mirror: str | None) -> tuple[str, str]:
     if mirror is not None:
         listing = _read_text(f"{mirror.rstrip('/')}/SHA256SUMS")
         for line in listing.splitlines():
-            checksum, _, path = line.partition(" ")
+            digest, _, path = line.partition(" ")
             if path.lstrip(" *").removeprefix("./") == archive.path:
-                return "sha256", checksum.lower()
+                return "sha256", digest.lower()
     return "md5", archive.md5
 
 
@@ -96,11 +120,6 @@ def _read_text(source: str) -> str:
     except requests.RequestException as error:
         raise _unreachable(source, error) from None
     return response.text if response.ok else ""
-
-
-def _checksum(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _copy(source: str, partial: Path) -> None:
@@ -146,19 +165,16 @@ def _transfer(url: str, partial: Path) -> None:
 
 
 def _receive(response, partial: Path, offset: int) -> None:
-    from tqdm import tqdm
-
     length = response.headers.get("Content-Length")
     total = offset + int(length) if length else None
     with (
         partial.open("ab" if offset else "wb") as file,
-        tqdm(
+        progress_bar(
             desc=partial.name.removesuffix(".part"),
             total=total,
             initial=offset,
             unit="B",
             unit_scale=True,
-            disable=not is_main_process(),
         ) as bar,
     ):
         try:
@@ -174,8 +190,7 @@ def _receive(response, partial: Path, offset: int) -> None:
             raise
 
 
-def _unreachable(url: str, error: Exception) -> UserError:
-    return UserError(
-        f"cannot reach {url} ({type(error).__name__}); without a network, name a mirror with "
-        "--mirror or DISRET_MIRROR. What was downloaded is kept for the next try."
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"cannot reach {url} ({type(error).__name__}); what was downloaded is kept for the next try"
     )

@@ -9,9 +9,7 @@ from pathlib import Path
 from disret import paths
 from disret.command_line import UserError, say
 from disret.data.catalog import MSMARCO_QUERIES
-from disret.data.download import fetch
-from disret.data.unpack import unpack
-from disret.files import whole_folder
+from disret.data.download import fetch_folder
 
 
 def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
@@ -80,15 +78,7 @@ def training_queries(
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     """MS MARCO's training and development query files, downloaded on first use."""
-    from filelock import FileLock
-
-    folder = paths.DOWNLOADS / "msmarco" / "queries"
-    if not folder.exists():
-        archive = fetch(MSMARCO_QUERIES, mirror)
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                with whole_folder(folder) as partial:
-                    unpack(archive, partial)
+    folder = fetch_folder(MSMARCO_QUERIES, paths.DOWNLOADS / "msmarco" / "queries", mirror)
     return folder / "queries.train.tsv", folder / "queries.dev.tsv"
 
 

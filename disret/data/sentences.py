@@ -5,21 +5,25 @@ import re
 from collections.abc import Iterator, Sequence
 
 from disret.command_line import UserError
-from disret.data.collection import Collection
+from disret.data.collection import Collection, find_collections
 
 END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
 SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
 
 
-def collection_sentences(collections: Sequence[Collection], limit: int, seed: int) -> list[str]:
-    """Random sentences of the documents, at most `limit`, each once.
+def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = None) -> list[str]:
+    """Random sentences of a collection's documents, at most `limit`, each once.
 
     The corpus streams through: no more than `limit` sentences are held at a time. BEIR puts a
     document's title before its text, so a title comes with the first sentence.
 
+    Args:
+        name: a data set or directory, as `find_collections` takes it; so is `mirror`.
+
     Raises:
-        UserError: there is no sentence.
+        UserError: there is no such collection, or no sentence in it.
     """
+    collections = find_collections(name, mirror)
     chance = random.Random(seed)
     kept: list[str] = []
     for number, sentence in enumerate(_sentences(collections)):

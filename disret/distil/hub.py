@@ -6,6 +6,10 @@ from disret.command_line import UserError
 from disret.network import hub_obstacle
 
 
+class NotUploaded(UserError):
+    """The hub refused; the student is whole all the same."""
+
+
 def check_upload(name: str) -> None:
     """Raise `UserError` unless the hub can be reached and someone is logged in."""
     from huggingface_hub import HfApi
@@ -15,19 +19,17 @@ def check_upload(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise UserError(f"--push-to-hub {name}: expected USER/NAME or NAME.") from None
+        raise UserError("expected USER/NAME or NAME.") from None
     if obstacle := hub_obstacle():
-        raise UserError(f"--push-to-hub {name}: {obstacle}.")
+        raise UserError(f"{obstacle}.")
     try:
         account = HfApi().whoami()
     except LocalTokenNotFoundError:
-        raise UserError(
-            f"--push-to-hub {name}: log in first, with `hf auth login` or the variable HF_TOKEN."
-        ) from None
+        raise UserError("log in first, with `hf auth login` or the variable HF_TOKEN.") from None
     except HfHubHTTPError as error:
-        raise UserError(f"--push-to-hub {name}: {_reason(error)}") from None
+        raise UserError(_reason(error)) from None
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise UserError(f"--push-to-hub {name}: the token may only read; log in with another.")
+        raise UserError("the token may only read; log in with another.")
 
 
 def upload(folder: Path, name: str) -> str:
@@ -37,7 +39,7 @@ def upload(folder: Path, name: str) -> str:
         Where the model is now.
 
     Raises:
-        UserError: the hub refuses.
+        NotUploaded: the hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -49,9 +51,7 @@ def upload(folder: Path, name: str) -> str:
             repo_id=repository.repo_id, folder_path=folder, commit_message="Upload query encoder"
         )
     except HfHubHTTPError as error:
-        raise UserError(
-            f"{folder} was not uploaded; run the same with --resume to try again: {_reason(error)}"
-        ) from None
+        raise NotUploaded(f"{folder} was not uploaded: {_reason(error)}") from None
     return str(repository)
 
 

@@ -17,11 +17,15 @@ def check_layers(layers: Sequence[int], depth: int | None = None) -> None:
     """
     for position, layer in enumerate(layers):
         if layer < 0:
-            raise UserError(f"--layers counts from 0, got {layer}.")
+            raise UserError(f"layers count from 0, so there is no {layer}.")
         if layer in layers[:position]:
-            raise UserError(f"--layers names layer {layer} twice.")
+            raise UserError(f"layer {layer} is named twice.")
         if depth is not None and layer >= depth:
-            raise UserError(f"the teacher has layers 0 to {depth - 1}; --layers names {layer}.")
+            raise UserError(f"the model has layers 0 to {depth - 1}, so there is no {layer}.")
+
+
+class NoLayerList(UserError):
+    """A transformer's layers are not one list, so that a subset cannot be kept."""
 
 
 def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":
@@ -35,8 +39,9 @@ def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedM
     lacks is taken from the layer that stood there (T5's first layer holds the position biases).
 
     Raises:
-        UserError: the layers are not one module list (ALBERT shares its layers), a layer number
-            is wrong, or the architecture cannot be rebuilt from its configuration.
+        NoLayerList: the layers are not one module list (ALBERT shares its layers).
+        UserError: a layer number is wrong, or the architecture cannot be rebuilt from its
+            configuration.
     """
     import torch
 
@@ -78,10 +83,9 @@ def _layer_list(model: "PreTrainedModel", depth: int) -> str:
     # A list inside another (experts inside a layer, say) is not the one.
     outermost = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
     if len(outermost) != 1:
-        raise UserError(
+        raise NoLayerList(
             f"{type(model).__name__} does not have its {depth} layers in one list (some "
-            "architectures, such as ALBERT, share them), so a subset cannot be kept; start the "
-            "student from a model instead (--init-with MODEL)."
+            "architectures, such as ALBERT, share them), so a subset cannot be kept"
         )
     return f"{outermost[0]}."
 

@@ -1,10 +1,13 @@
 """The student's model card."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from disret.files import read_json, whole_file
+from disret.retrieve.score_file import newest_scores
+from disret.tables import Row, markdown_table
 
 CARD = """---
 {front_matter}
@@ -54,7 +57,7 @@ apply to this model as well; look them up before you pass it on.
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
 
 
-def write_model_card(folder: Path, name: str, scores: Sequence[Mapping[str, Any]]) -> None:
+def write_model_card(folder: Path, name: str, scores: Sequence[Row]) -> None:
     """Write the card of the student in `folder`, from its `distillation.json`.
 
     Args:
@@ -75,9 +78,9 @@ def write_model_card(folder: Path, name: str, scores: Sequence[Mapping[str, Any]
         "static": "the teacher's embedding of each token",
     }.get(arguments["init_with"], f"`{arguments['init_with']}`")
     sources = ", ".join(arguments["queries"] or ["MS MARCO"])
-    if counts.get("sentences"):
+    if counts["sentences"]:
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
-    teacher, local = arguments["teacher"], report.get("teacher_is_local", True)
+    teacher, local = arguments["teacher"], report["teacher_is_local"]
     hub_name = teacher if "/" in teacher else f"sentence-transformers/{teacher}"
     data = ModelCardData(
         library_name="sentence-transformers",
@@ -106,27 +109,23 @@ def write_model_card(folder: Path, name: str, scores: Sequence[Mapping[str, Any]
         partial.write_text(card, encoding="utf-8")
 
 
-def _results(report: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str | None:
+def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str | None:
     """The newest score on each data set as a Markdown table, if there is any."""
-    weights = report["inputs"]["teacher_sha256"][:16], report["student_sha256"][:16]
-    newest = {
-        row["dataset"]: row
-        for row in scores
-        if (row.get("document_weights"), row.get("query_weights")) == weights
-        and "/" not in row["dataset"]  # a part of a data set, which counts as their average
-    }
-    if not newest:
+    teacher, student = report["inputs"]["teacher_sha256"][:16], report["student_sha256"][:16]
+    own = newest_scores(scores, itemgetter("query_weights"), teacher).get(student)
+    if not own:
         return None
-    metrics = [name for name in next(iter(newest.values())) if "@" in name]
-    shown = [name for name in metrics if name.startswith(("NDCG", "Recall", "MRR"))]
-    lines = [
-        f"| data set | {' | '.join(shown)} | retention |",
-        f"|---|{'---|' * len(shown)}---|",
-    ]
-    for dataset, row in newest.items():
-        kept = f"{float(row['retention']):.1f} %" if row["retention"] is not None else ""
-        values = [f"{float(row[name]):.4f}" if row[name] is not None else "" for name in shown]
-        lines.append(f"| {dataset} | {' | '.join(values)} | {kept} |")
-    return "\n".join(lines) + (
-        "\n\nRetention is the share of the teacher's own nDCG@10, on the same index, that is kept."
+    shown = [
+        name for name in next(iter(own.values()))
+        if "@" in name and name.startswith(("NDCG", "Recall", "MRR"))
+    ]  # fmt: skip
+    table = markdown_table([
+        {"data set": dataset,
+         **{name: f"{row[name]:.4f}" for name in shown if row[name] is not None},
+         "retention": None if row["retention"] is None else f"{row['retention']:.1f} %"}
+        for dataset, row in own.items()
+    ])  # fmt: skip
+    return (
+        f"{table}\n\nRetention is the share of the teacher's own nDCG@10, on the same index, that "
+        "is kept."
     )

@@ -1,17 +1,173 @@
 """A run of distill.py on disk: new, unfinished beside its output, or finished."""
 
-import hashlib
 import shutil
+import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError, is_main_process
-from disret.files import check_writable, read_json, replace_folder, write_json
+from disret.command_line import UserError, command_line, is_main_process
+from disret.files import check_writable, read_json, replace_folder, text_sha256, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+# Arguments that do not decide the student, and so are not recorded with it.
+CIRCUMSTANCES = (
+    "resume", "overwrite", "debug", "device", "mirror", "output", "eval_batch_size", "router",
+    "export", "push_to_hub", "results",
+)  # fmt: skip
+# Names of files and models, whose content the fingerprints stand for.
+_NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
+
+
+class Taken(UserError):
+    """Something stands at the output already."""
+
+
+class Foreign(UserError):
+    """What stands at the output is no student."""
+
+
+class Unfinished(UserError):
+    """A run beside the output waits to be continued."""
+
+
+class Different(UserError):
+    """What is to be continued was made of something else."""
+
+
+class Diverged(UserError):
+    """A loss is no longer a number."""
+
+
+class Run:
+    """A run, told from others by its arguments and the content of what they name.
+
+    Args:
+        args: of distill.py; `output`, `resume` and `overwrite` say what may be touched.
+
+    Raises:
+        UserError: the place cannot be written; or something stands there, or unfinished beside
+            it, that is neither to be resumed nor to be replaced, or is no model.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        self.output: Path = args.output
+        self.partial = unfinished(args.output)
+        self.args = args
+        self.inputs: dict[str, str] = {}
+        check_output(args.output, args.resume, args.overwrite)
+        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def identify(
+        self,
+        teacher_sha256: str,
+        initial_student_sha256: str,
+        queries: Sequence[str],
+        valid_queries: Sequence[str],
+    ) -> None:
+        """Say what the run is made of: fingerprints of the models, and all texts."""
+        self.inputs = {
+            "teacher_sha256": teacher_sha256,
+            "initial_student_sha256": initial_student_sha256,
+            "queries_sha256": text_sha256(queries),
+            "valid_queries_sha256": text_sha256(valid_queries),
+        }
+
+    @property
+    def content(self) -> dict[str, dict[str, Any]]:
+        """The arguments that decide the student, as JSON, and what they name."""
+        arguments = {k: v for k, v in vars(self.args).items() if k not in CIRCUMSTANCES}
+        for key in ("queries", "valid_queries"):
+            arguments[key] = [str(path) for path in arguments[key]] if arguments[key] else None
+        return {"arguments": arguments, "inputs": self.inputs}
+
+    @cached_property
+    def is_finished(self) -> bool:
+        """Whether the student at the output is the one asked for.
+
+        Raises:
+            Different: to be resumed, but what is there was made of something else.
+        """
+        if not self.args.resume:
+            return False
+        run = read_json(self.partial / "run.json")
+        if run is not None:  # first, as it may be about to replace a finished student
+            _check_same(run, self.content, self.partial)
+            return False
+        if not self.output.exists():
+            return False
+        report = read_json(self.output / "distillation.json")
+        if report is None:
+            raise Foreign(f"{self.output} was not made by distill.py")
+        _check_same(report, self.content, self.output)
+        return True
+
+    def claim(self) -> None:
+        """Note what the run is made of; what is to be overwritten and unfinished is given up."""
+        if is_main_process():
+            if self.args.overwrite:
+                shutil.rmtree(self.partial, ignore_errors=True)
+            write_json(self.partial / "run.json", self.content)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainer's checkpoints go."""
+        return self.partial / "checkpoints"
+
+    def last_checkpoint(self) -> str | None:
+        """The newest whole checkpoint; a kill may have left one half-written."""
+        steps = {
+            int(path.name.rpartition("-")[2]): path
+            for path in self.checkpoints.glob("checkpoint-*")
+            if read_json(path / "trainer_state.json") is not None  # the trainer writes it last
+        }
+        return str(steps[max(steps)]) if steps else None
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last call, or since the run was begun."""
+        now = time.perf_counter()
+        self._seconds[name] = round(now - self._started, 1)
+        self._started = now
+
+    def save(self, student: "SentenceTransformer", curve: list[dict[str, float]], **facts: Any):
+        """Put the complete model in place, with its `distillation.json`; the run is finished.
+
+        Args:
+            curve: validation MSE by step, from step 0, before training.
+            facts: what else the report says.
+        """
+        from disret.devices import versions, world_size
+        from disret.encode.models import describe, fingerprint, load_encoder
+
+        folder = self.partial / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        student.save_pretrained(str(folder), create_model_card=False)
+        saved = load_encoder(
+            str(folder), "cpu"
+        )  # as its users will: settings may be spelt otherwise
+        report = {
+            **self.content,
+            "command": command_line(),
+            "teacher_is_local": Path(self.args.teacher).exists(),
+            **facts,
+            "processes": world_size(),
+            "seconds": self._seconds,
+            "validation_mse": curve,
+            "student_sha256": fingerprint(saved),
+            "size": asdict(describe(saved)),
+            "versions": versions(),
+        }
+        write_json(folder / "distillation.json", report)
+        replace_folder(folder, self.output)
+        shutil.rmtree(self.partial)
+        before, *after = (point["mse"] for point in curve)
+        print(f"{self.output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
 
 
 def unfinished(output: Path) -> Path:
@@ -23,114 +179,24 @@ def check_output(output: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to touch what is not to be touched, before anything is computed.
 
     Raises:
-        UserError: the place cannot be written; or something stands there, or unfinished beside
-            it, that is neither to be resumed nor to be replaced, or is no model.
+        UserError: as `Run`.
     """
     check_writable(output, is_file=False)
     if output.exists():
         if not (output / "modules.json").exists():
-            raise UserError(f"{output} exists and is not a model; name another --output.")
+            raise Foreign(f"{output} exists and is not a model")
         if not (resume or overwrite):
-            raise UserError(
-                f"{output} exists; name another --output, or replace it with --overwrite."
-            )
+            raise Taken(f"{output} exists")
     elif unfinished(output).exists() and not (resume or overwrite):
-        raise UserError(
-            f"{unfinished(output)} holds an unfinished run; go on with --resume or start with "
-            "--overwrite."
-        )
-
-
-def is_finished(output: Path, content: dict[str, dict], resume: bool) -> bool:
-    """Whether the student at `output` is the one asked for.
-
-    Args:
-        content: what the run is made of: `arguments`, and `inputs`, the fingerprints of what
-            they name.
-
-    Raises:
-        UserError: to be resumed, but what is there was made of something else.
-    """
-    if not resume:
-        return False
-    partial = unfinished(output)
-    run = read_json(partial / "run.json")
-    if run is not None:  # first, as it may be about to replace a finished student
-        _check_same(run, content, partial)
-        return False
-    if not output.exists():
-        return False
-    report = read_json(output / "distillation.json")
-    if report is None:
-        raise UserError(f"{output} was not made by distill.py; name another --output.")
-    _check_same(report, content, output)
-    return True
-
-
-def claim(output: Path, content: dict[str, dict], overwrite: bool) -> None:
-    """Note what a run is made of; with `overwrite`, whatever was unfinished is given up."""
-    partial = unfinished(output)
-    if is_main_process():
-        if overwrite:
-            shutil.rmtree(partial, ignore_errors=True)
-        write_json(partial / "run.json", content)
-
-
-def save_student(output: Path, student: "SentenceTransformer", report: dict[str, Any]) -> None:
-    """Put the complete model in place, with its `distillation.json`; the run is finished."""
-    from disret.devices import versions
-    from disret.encode.models import describe, fingerprint, load_encoder
-
-    partial = unfinished(output)
-    folder = partial / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    student.save_pretrained(str(folder), create_model_card=False)
-    saved = load_encoder(str(folder), "cpu")  # as its users will: settings may be spelt otherwise
-    report = {
-        **report,
-        "student_sha256": fingerprint(saved),
-        "size": asdict(describe(saved)),
-        "versions": versions(),
-    }
-    write_json(folder / "distillation.json", report)
-    replace_folder(folder, output)
-    shutil.rmtree(partial)
-    before, *after = (point["mse"] for point in report["validation_mse"])
-    print(f"{output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
-
-
-def text_sha256(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-def last_checkpoint(output: Path) -> str | None:
-    """The newest whole checkpoint; a kill may have left one half-written."""
-    steps = {
-        int(path.name.rpartition("-")[2]): path
-        for path in (unfinished(output) / "checkpoints").glob("checkpoint-*")
-        if read_json(path / "trainer_state.json") is not None  # the trainer writes it last
-    }
-    return str(steps[max(steps)]) if steps else None
-
-
-# Names of files and models, whose content the fingerprints stand for.
-_NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
+        raise Unfinished(f"{unfinished(output)} holds an unfinished run")
 
 
 def _check_same(earlier: dict[str, dict], now: dict[str, dict], folder: Path) -> None:
-    if now["arguments"].keys() - earlier.get("arguments", {}).keys():
-        raise UserError(
-            f"{folder} was made by an earlier version; name another --output, or start with "
-            "--overwrite."
-        )
     differing = [
         key
         for part in ("arguments", "inputs")
         for key in now[part]
-        if key not in _NAMES and earlier.get(part, {}).get(key) != now[part][key]
+        if key not in _NAMES and earlier[part].get(key) != now[part][key]
     ]
     if differing:
-        raise UserError(
-            f"{folder} was made with another {', '.join(differing)}; give the same, name another "
-            "--output, or start with --overwrite."
-        )
+        raise Different(f"{folder} was made with another {', '.join(differing)}")

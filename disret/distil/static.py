@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from disret.command_line import UserError, is_main_process
+from disret.command_line import UserError, progress_bar
 from disret.encode.models import prompt_of
 
 if TYPE_CHECKING:
@@ -11,6 +11,25 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
+
+
+def student_of_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
+    """A student without layers: the mean of an embedding for each token, in the teacher's space.
+
+    Raises:
+        UserError: as `static_embedding`.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    modules = [static_embedding(teacher)]
+    if any(isinstance(module, Normalize) for module in teacher):
+        modules.append(Normalize())
+    return SentenceTransformer(
+        modules=modules,
+        similarity_fn_name=teacher.similarity_fn_name,
+        device=str(teacher.device),
+    )
 
 
 def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
@@ -28,7 +47,7 @@ def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
     backend = getattr(teacher.tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UserError(
-            "--init-with static needs a teacher with a tokenizer of the tokenizers library."
+            "token embeddings need a teacher with a tokenizer of the tokenizers library."
         )
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_padding()  # some files ask for it
@@ -39,13 +58,12 @@ def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
 def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tensor":
     """float32 [vocabulary, dimension]."""
     import torch
-    from tqdm import tqdm
 
     before, after = _surroundings(teacher, tokenizer)
     tokens = torch.arange(tokenizer.get_vocab_size()).split(BATCH)
     weights = []
     with torch.inference_mode():
-        for block in tqdm(tokens, desc="teacher, vocabulary", disable=not is_main_process()):
+        for block in progress_bar(tokens, desc="teacher, vocabulary"):
             rows = [torch.full((len(block),), token) for token in before]
             rows += [block, *(torch.full((len(block),), token) for token in after)]
             ids = torch.stack(rows, dim=1).to(teacher.device)
@@ -65,6 +83,6 @@ def _surroundings(teacher: "SentenceTransformer", tokenizer) -> tuple[list[int],
         if query[start : start + len(alone)] == alone:
             return query[:start], query[start + len(alone) :]
     raise UserError(
-        f"--init-with static: the teacher's tokenizer joins the prompt {prompt!r} with the query's "
+        f"the teacher's tokenizer joins the prompt {prompt!r} with the query's "
         "first word, so tokens have no place of their own behind it."
     )

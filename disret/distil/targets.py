@@ -1,6 +1,5 @@
 """Texts to vectors on disk, in blocks, so that a kill loses one block at most."""
 
-import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterable
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret import paths
-from disret.command_line import is_main_process
+from disret.command_line import progress_bar
 from disret.encode.batches import BatchEncoder, check_finite
-from disret.files import check_free_space
+from disret.files import check_free_space, lock, text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -49,8 +48,6 @@ def encode_to_file(
     Raises:
         UserError: a vector has a value that is not a number, or infinity.
     """
-    from tqdm import tqdm
-
     if path.exists():
         return np.load(path, mmap_mode="r")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +64,7 @@ def encode_to_file(
     try:
         with (
             partial.open("r+b" if done else "wb") as file,
-            tqdm(
-                total=count,
-                initial=done,
-                desc=description,
-                unit="text",
-                disable=not is_main_process(),
-            ) as bar,
+            progress_bar(total=count, initial=done, desc=description, unit="text") as bar,
         ):
             if not done:
                 file.write(header)
@@ -121,21 +112,15 @@ def query_embeddings(
     Returns:
         float32 [n_queries, dimension], memory-mapped.
     """
-    from filelock import FileLock
-
-    digest = hashlib.sha256(f"{model_sha256} {model.max_seq_length} {dtype}".encode())
-    for query in queries:
-        digest.update(query.encode() + b"\0")
-    key = digest.hexdigest()
+    key = text_sha256([model_sha256, str(model.max_seq_length), dtype], queries)
     path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
     dimension = model.get_embedding_dimension()
     encoder = BatchEncoder(model, batch_size)
 
     def encode(texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
         return encoder.encode(encoder.tokenise(texts, "query"), "query", progress)
 
-    with FileLock(f"{path}.lock"):
+    with lock(path):
         if not path.exists():
             check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
         return encode_to_file(path, key, encode, queries, len(queries), dimension, description)

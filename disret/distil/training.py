@@ -3,24 +3,26 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers import (
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import ProgressCallback, TrainerCallback
 
-from disret.command_line import UserError
 from disret.devices import world_size
+from disret.distil.examples import Examples
+from disret.distil.run import Diverged
 from disret.encode.batches import BatchEncoder
-from disret.encode.tokens import Tokens
 from disret.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -71,27 +73,30 @@ class QueryBatchSampler(DefaultBatchSampler):
         return whole + bool(rest and not self.drop_last)
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Queries, tokenised for the student, with the teacher's embeddings of them.
+def trainer_settings(
+    checkpoints: Path, device: str, dtype: str, **recipe: Any
+) -> SentenceTransformerTrainingArguments:
+    """The trainer's settings: a recipe's, and those that every student has.
 
-    Attributes:
-        embeddings: float32 [n_queries, dimension].
+    Args:
+        dtype: bfloat16 or float16 for mixed precision, float32 for none.
     """
-
-    tokens: Tokens
-    embeddings: np.ndarray
-
-    def dataset(self) -> Dataset:
-        """The numbers of the queries, of which `collate` makes batches."""
-        return Dataset.from_dict({"row": np.arange(len(self.embeddings))})
-
-    def collate(self, rows: list[dict[str, int]]) -> dict[str, Any]:
-        """A batch as sentence-transformers' losses take it, with the embeddings as `label`."""
-        numbers = np.array([row["row"] for row in rows])
-        features = self.tokens.batch(numbers)
-        label = torch.from_numpy(np.asarray(self.embeddings[numbers], dtype=np.float32))
-        return {**{f"query_{name}": value for name, value in features.items()}, "label": label}
+    steps = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": recipe["eval_steps"]}
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(checkpoints),
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
+        use_cpu=device == "cpu",
+        save_total_limit=1,  # the best one stays beside the last
+        load_best_model_at_end=True,
+        metric_for_best_model="negative_mse",
+        greater_is_better=True,
+        logging_steps=50,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=False,  # whatever the level of transformers' logging
+        **{**steps, **recipe},
+    )
 
 
 @contextmanager
@@ -178,6 +183,11 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self.sampler = QueryBatchSampler(dataset, self.lengths, self.keep_order, **kwargs)
         return self.sampler
 
+    def validation_mse(self) -> list[dict[str, float]]:
+        """The validation MSE by step."""
+        logs = [log for log in self.state.log_history if "eval_negative_mse" in log]
+        return [{"step": log["step"], "mse": mse_from(log)} for log in logs]
+
     def add_model_card_callback(self, default_args_dict: dict) -> None:
         """Nothing: the student has a card of its own, and theirs samples the whole dataset."""
 
@@ -215,9 +225,8 @@ class StopOnNaN(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         for name in ("loss", "train_loss", "eval_negative_mse"):
             if not math.isfinite((logs or {}).get(name, 0.0)):
-                raise UserError(
-                    f"training diverged: {name} is {logs[name]} at step {state.global_step}; "
-                    "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite."
+                raise Diverged(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step}"
                 )
 
 

@@ -3,42 +3,24 @@
 import collections
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret.command_line import UserError, is_main_process, say
+from disret.command_line import UserError, progress_bar, say
 from disret.encode.models import prompt_of
 from disret.encode.stages import Stages
+from disret.encode.tokens import NotTokens, Tokens, tokenise
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PIECE_TOKENS = 1 << 20  # tokenised together, at most: 24 MB of token ids, masks and types
 # What fills a device without outgrowing it: the caches of a CPU, the memory of a GPU.
 BATCH_TOKENS = collections.defaultdict(lambda: 65536, cpu=4096)
 # What a batch costs beside its tokens, in tokens. With more padding than that, two are faster.
 OVERHEAD = collections.defaultdict(lambda: 4096, cpu=64)
 DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
 STATIC_BATCH = 4096  # texts, for static embeddings, which cost next to nothing
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Texts of similar length, tokenised.
-
-    Attributes:
-        rows: int64 [n], which texts of the block these are.
-        texts: the texts, for models that only `SentenceTransformer.encode` can batch.
-        features: what the model's `preprocess` gave, padded to the longest of the piece.
-        lengths: int64 [n], tokens of each text.
-    """
-
-    rows: np.ndarray
-    texts: list[str]
-    features: dict[str, Any] | None
-    lengths: np.ndarray | None
 
 
 class BatchEncoder:
@@ -68,7 +50,6 @@ class BatchEncoder:
         if batch_size:
             self.batch_tokens = batch_size * self.length
         self.stages = stages or Stages()
-        self._library_batch: dict[str, int] = {}  # of tasks that only `encode` can batch
 
     def encode_query(self, texts: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n, dimension]."""
@@ -78,31 +59,25 @@ class BatchEncoder:
         """Document embeddings, float32 [n, dimension]."""
         return self._encode_texts(texts, "document")
 
-    def tokenise(self, texts: Sequence[str], task: str) -> list[Piece]:
-        """Tokenise a block of texts.
+    def tokenise(self, texts: Sequence[str], task: str) -> Tokens | list[str]:
+        """Tokenise a block of texts; texts, for a model that does not take rows of tokens.
 
         Args:
             task: `query` or `document`; decides the prompt, and the route of a Router.
         """
-        prompt = prompt_of(self.model, task)
         with self.stages.measure(_stage("tokenise", task), len(texts)):
-            lengths = np.array([len(text) for text in texts])
-            order = np.argsort(-lengths, kind="stable")
-            pieces, done = [], 0
-            while done < len(order):
-                # A token has a character at least, but for a few; the first text is the longest.
-                longest = lengths[order[done]]
-                tokens = min(self.length, longest + len(prompt or "") + 8)
-                similar = np.count_nonzero(lengths[order[done:]] >= longest / 2)
-                rows = order[done : done + min(max(similar, 32), int(PIECE_TOKENS // tokens) + 1)]
-                pieces.append(self._tokenise_piece(rows, texts, task, prompt))
-                done += len(rows)
-            return pieces
+            try:
+                return tokenise(self.model, texts, task)
+            except NotTokens:
+                return list(texts)
 
     def encode(
-        self, pieces: Sequence[Piece], task: str, progress: Callable[[int], Any] = lambda n: None
+        self,
+        tokens: Tokens | list[str],
+        task: str,
+        progress: Callable[[int], Any] = lambda n: None,
     ) -> np.ndarray:
-        """Encode tokenised texts.
+        """Encode what `tokenise` gave.
 
         Args:
             task: as for `tokenise`.
@@ -116,74 +91,65 @@ class BatchEncoder:
         """
         import torch
 
-        count = sum(len(piece.rows) for piece in pieces)
+        count = len(tokens.lengths if isinstance(tokens, Tokens) else tokens)
         vectors = np.empty((count, self.model.get_embedding_dimension()), dtype=np.float32)
         with self.stages.measure(_stage("encode", task), count) as stage:
-            for piece in pieces:
-                if piece.features is None:
-                    vectors[piece.rows] = self.model.encode(
-                        piece.texts, batch_size=self._library_batch[task], task=task,
-                        prompt=prompt_of(self.model, task), show_progress_bar=False,
-                    )  # fmt: skip
-                    progress(len(piece.rows))
-                    continue
-                embeddings = []
-                order = np.argsort(-piece.lengths, kind="stable")
-                done = 0
-                while done < len(order):
-                    longest = max(1, int(piece.lengths[order[done]]))
-                    batch = order[done : done + self._fill(piece.lengths[order[done:]])]
-                    embedding = self._try(piece.features, batch, longest, task)
-                    if embedding is None:
-                        continue  # with half the tokens
-                    embeddings.append(embedding)
-                    done += len(batch)
-                    stage.tokens += int(piece.lengths[batch].sum())
-                    stage.positions += longest * len(batch)
-                    progress(len(batch))
-                vectors[piece.rows[order]] = torch.cat(embeddings).float().cpu().numpy()
+            if not isinstance(tokens, Tokens):
+                vectors[:] = self._encode_by_the_library(tokens, task)
+                progress(count)
+                return vectors
+            embeddings = []
+            order = np.argsort(-tokens.lengths, kind="stable")
+            done = 0
+            while done < count:
+                batch = order[done : done + self._fill(tokens, order[done:])]
+                embedding = self._try(tokens, batch, task)
+                if embedding is None:
+                    continue  # with half the tokens
+                embeddings.append(embedding)
+                done += len(batch)
+                own = tokens.lengths[batch]
+                stage.tokens += int(own.sum())
+                stage.positions += int(own.sum() if tokens.layout.packed else own[0] * len(own))
+                progress(len(batch))
+            if embeddings:
+                vectors[order] = torch.cat(embeddings).float().cpu().numpy()
         return vectors
 
     def _encode_texts(self, texts: Sequence[str], task: str) -> np.ndarray:
-        from tqdm import tqdm
-
-        hidden = not is_main_process()
-        with tqdm(total=len(texts), desc=f"encode {task}", delay=2, disable=hidden) as bar:
+        with progress_bar(total=len(texts), desc=f"encode {task}", delay=2) as bar:
             return self.encode(self.tokenise(texts, task), task, bar.update)
 
-    def _tokenise_piece(
-        self, rows: np.ndarray, texts: Sequence[str], task: str, prompt: str | None
-    ) -> Piece:
-        own = [texts[row] for row in rows]
-        if task in self._library_batch:
-            return Piece(rows, own, None, None)
-        features = self.model.preprocess(own, prompt=prompt, task=task)
-        mask = features.get("attention_mask")
-        if mask is not None and mask.ndim == 2 and len(mask) == len(own):
-            return Piece(rows, own, features, mask.sum(1).numpy())
-        packed = "cu_seq_lens_q" in features  # for flash attention, which needs no padding
-        self._library_batch[task] = (
-            max(1, self.batch_tokens // self.length) if packed else STATIC_BATCH
+    def _encode_by_the_library(self, texts: list[str], task: str) -> np.ndarray:
+        return self.model.encode(
+            texts,
+            batch_size=max(1, int(self.batch_tokens // self.length)),
+            task=task,
+            prompt=prompt_of(self.model, task),
+            show_progress_bar=False,
         )
-        return Piece(rows, own, None, None)
 
-    def _fill(self, lengths: np.ndarray) -> int:
-        """How many texts go into the next batch; `lengths` are falling."""
-        longest = max(1, int(lengths[0]))
-        fitting = lengths[: max(1, self.batch_tokens // longest)]
+    def _fill(self, tokens: Tokens, rows: np.ndarray) -> int:
+        """How many texts go into the next batch; the lengths of `rows` are falling."""
+        if tokens.layout.packed:
+            return STATIC_BATCH
+        longest = max(1, int(tokens.lengths[rows[0]]))
+        fitting = tokens.lengths[rows[: max(1, self.batch_tokens // longest)]]
         padding = np.cumsum(longest - fitting)
         return int(np.searchsorted(padding, OVERHEAD[self.model.device.type], side="right"))
 
-    def _try(self, features: dict[str, Any], batch: np.ndarray, longest: int, task: str) -> Any:
+    def _try(self, tokens: Tokens, batch: np.ndarray, task: str) -> Any:
         """Embeddings of a batch; None, and smaller batches from now on, if memory ran out."""
         import torch
 
+        longest = max(1, int(tokens.lengths[batch[0]]))
         try:
             with torch.inference_mode():
-                cut = _cut(features, batch)
-                cut = {k: v.to(self.model.device) if torch.is_tensor(v) else v
-                       for k, v in cut.items()}  # fmt: skip
-                embeddings = self.model(cut, task=task)["sentence_embedding"]
+                features = {
+                    key: value.to(self.model.device) if torch.is_tensor(value) else value
+                    for key, value in tokens.batch(batch).items()
+                }
+                embeddings = self.model(features, task=task)["sentence_embedding"]
                 return embeddings[:, : self.model.truncate_dim]
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
@@ -222,24 +188,6 @@ def check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
 
 def _stage(name: str, task: str) -> str:
     return name if task == "document" else f"{name} queries"
-
-
-def _cut(features: dict[str, Any], batch: np.ndarray) -> dict[str, Any]:
-    """The rows of a batch, without the columns that are padding for all of them."""
-    import torch
-
-    mask = features["attention_mask"]
-    rows = torch.from_numpy(batch)
-    columns = mask[rows].any(0)
-    columns[0] |= not columns.any()  # texts without any token still make a batch
-
-    def cut(value: Any) -> Any:
-        if not torch.is_tensor(value) or value.ndim == 0 or len(value) != len(mask):
-            return value
-        value = value[rows]
-        return value[:, columns] if value.shape[1:2] == mask.shape[1:2] else value
-
-    return {key: cut(value) for key, value in features.items()}
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -26,8 +26,13 @@ class Description:
     dimension: int
 
 
-def load_encoder(name: str, device: str) -> "SentenceTransformer":
+def load_encoder(
+    name: str, device: str, max_seq_length: int | None = None
+) -> "SentenceTransformer":
     """Load a model from a directory or the Hugging Face hub, in float32.
+
+    Args:
+        max_seq_length: cut texts to so many tokens, or to the model's own maximum if that is less.
 
     Raises:
         UserError: it cannot be had, or it is not a text encoder.
@@ -51,12 +56,9 @@ def load_encoder(name: str, device: str) -> "SentenceTransformer":
         raise UserError(f"{name} does not fit into the memory of {device}.") from None
     except Exception as error:
         raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
+    if max_seq_length:
+        model.max_seq_length = min(max_seq_length, model.max_seq_length or max_seq_length)
     return model.eval()
-
-
-def max_seq_length(model: "SentenceTransformer", limit: int) -> int:
-    """The smaller of `limit` and the model's own maximum, in tokens."""
-    return min(limit, model.max_seq_length or limit)
 
 
 def prompt_of(model: "SentenceTransformer", task: str) -> str | None:

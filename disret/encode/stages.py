@@ -1,9 +1,9 @@
-"""Where a run's time and memory go: the stages of indexing and scoring."""
+"""Where a run's time and memory go: its stages, and what a call takes beside what was there."""
 
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,45 @@ class Stages:
                     stage = self.stages[name]
                     stage.peak_bytes = max(stage.peak_bytes, resident_bytes())
             time.sleep(INTERVAL)
+
+    def report(self, arguments: Mapping[str, Any], device: str) -> dict[str, Any]:
+        """What a run took: its arguments, the machine, versions, and each stage."""
+        import torch
+
+        from disret.devices import device_name, versions, world_size
+
+        on_gpu = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
+        return {
+            "arguments": {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in arguments.items()
+                if value is not None
+            },
+            "device": device_name(device),
+            "processes": world_size(),
+            "peak_gpu_memory_mb": round(on_gpu / 1e6) if on_gpu else None,
+            "versions": versions(),
+            "stages": self.rows(),
+        }
+
+
+def peak_growth(call: Callable[[], object], device: str) -> int:
+    """Bytes that a call takes at its peak, beside what was there before.
+
+    On CUDA those of tensors, elsewhere those of this process (0 where the system does not tell).
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    stages = Stages()
+    before = resident_bytes()
+    with stages.measure("call") as stage:
+        call()
+    return max(0, stage.peak_bytes - before)
 
 
 def resident_bytes() -> int:

@@ -1,23 +1,63 @@
-"""Texts tokenised once and kept on disk, and batches made of them without work for each text."""
+"""Tokenised texts, and batches made of them without work for each text."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret import paths
 from disret.command_line import UserError
-from disret.encode.models import prompt_of, tokenizer_settings
-from disret.files import whole_file
+from disret.encode.models import prompt_of
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-BLOCK = 8192  # texts tokenised together
+PIECE = 8192  # texts tokenised together, at most
+PIECE_TOKENS = 1 << 20  # the same in tokens: 24 MB of ids, masks and types
+
+
+class NotTokens(UserError):
+    """A model takes something else than rows of tokens."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model wants its batches.
+
+    Attributes:
+        padding: by column, the value of a position beyond the text.
+        on_the_left: pad before a text instead of behind it.
+        packed: batches are one row of tokens with `offsets`, as static embeddings want them.
+        constants: what else `preprocess` gives the model, the same for every text.
+    """
+
+    padding: dict[str, int]
+    on_the_left: bool
+    packed: bool
+    constants: dict[str, Any]
+
+
+def layout_of(model: "SentenceTransformer", task: str) -> Layout:
+    """What the model's `preprocess` does with two texts of unequal length.
+
+    Raises:
+        NotTokens: the model takes something else than rows of tokens.
+    """
+    import torch
+
+    features = model.preprocess(["", "a a a a"], prompt=prompt_of(model, task), task=task)
+    columns = {name: value for name, value in features.items() if torch.is_tensor(value)}
+    constants = {name: value for name, value in features.items() if name not in columns}
+    if "offsets" in columns:
+        return Layout({}, False, True, constants)
+    mask = columns.pop("attention_mask", None)
+    if mask is None or mask.ndim != 2 or any(v.shape != mask.shape for v in columns.values()):
+        raise NotTokens(f"{type(model[0]).__name__} does not take rows of tokens")
+    first = mask[0].tolist()
+    edge = 0 if first[0] < first[-1] else -1
+    padding = {name: int(value[0, edge]) if 0 in first else 0 for name, value in columns.items()}
+    return Layout(padding, edge == 0, False, constants)
 
 
 @dataclass(frozen=True)
@@ -25,25 +65,15 @@ class Tokens:
     """Tokenised texts.
 
     Attributes:
-        columns: by name, such as `input_ids`: int32 [tokens of all texts], one after the other.
-        starts: int64 [n_texts + 1], where each text begins in a column.
-        padding: by column, the value of a position beyond the text.
-        on_the_left: pad before a text instead of behind it.
-        packed: batches are one row of tokens with `offsets`, as static embeddings want them.
-        constants: what else `preprocess` gives the model, the same for every text.
+        columns: by name, such as `input_ids`: int32 [tokens of all texts].
+        starts: int64 [n_texts], where each text begins in a column.
+        lengths: int64 [n_texts], tokens of each text.
     """
 
     columns: dict[str, np.ndarray]
     starts: np.ndarray
-    padding: dict[str, int]
-    on_the_left: bool
-    packed: bool
-    constants: dict[str, Any]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each text, int64 [n_texts]."""
-        return np.diff(self.starts)
+    lengths: np.ndarray
+    layout: Layout
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """What the model's `preprocess` gives for the texts of these rows.
@@ -55,108 +85,72 @@ class Tokens:
         import torch
 
         rows = np.asarray(rows)
-        starts = self.starts[rows]
-        lengths = self.starts[rows + 1] - starts
-        longest = int(lengths.max(initial=0))
+        starts, lengths = self.starts[rows], self.lengths[rows]
+        longest = max(1, int(lengths.max(initial=0)))  # texts without a token still make a batch
         # Position p of a row holds token p, or is padding.
         positions = np.broadcast_to(np.arange(longest), (len(rows), longest))
-        if self.on_the_left:
+        if self.layout.on_the_left:
             positions = positions - (longest - lengths)[:, None]
         real = (positions >= 0) & (positions < lengths[:, None])
         places = (starts[:, None] + positions)[real]
-        if self.packed:
+        if self.layout.packed:
             offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
             flat = {name: _int64(values[places]) for name, values in self.columns.items()}
-            return {**flat, "offsets": offsets, **self.constants}
+            return {**flat, "offsets": offsets, **self.layout.constants}
         features = {}
         for name, values in self.columns.items():
-            padded = np.full(real.shape, self.padding[name], dtype=np.int64)
+            padded = np.full(real.shape, self.layout.padding[name], dtype=np.int64)
             padded[real] = values[places]
             features[name] = torch.from_numpy(padded)
-        return {**features, "attention_mask": _int64(real), **self.constants}
+        return {**features, "attention_mask": _int64(real), **self.layout.constants}
 
 
-def tokenised_queries(model: "SentenceTransformer", queries: Sequence[str]) -> Tokens:
-    """Tokenise queries as `encode_query` does, once: a later call reads the file.
+def tokenise(model: "SentenceTransformer", texts: Sequence[str], task: str) -> Tokens:
+    """Tokenise texts by the model's own `preprocess`, similar lengths together.
 
-    The file lies under `downloads/tokens`, named by the tokenizer, the prompt, the maximum length
-    and the queries.
+    Args:
+        task: `query` or `document`; decides the prompt, and the route of a Router.
 
     Raises:
-        UserError: the model does not take tokens.
+        NotTokens: the model takes something else than rows of tokens.
     """
-    from filelock import FileLock
-
-    prompt = prompt_of(model, "query")
-    module = type(model[0]).__name__
-    cut = getattr(model.tokenizer, "truncation", None)  # of a static model, which has no length
-    key = [module, tokenizer_settings(model), prompt, model.max_seq_length, cut,
-           model[0].get_config_dict()]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
-    for query in queries:
-        digest.update(query.encode() + b"\0")
-    path = paths.DOWNLOADS / "tokens" / f"{digest.hexdigest()[:32]}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def preprocess(texts: Sequence[str]) -> dict[str, Any]:
-        return model.preprocess(list(texts), prompt=prompt, task="query")
-
-    sample = preprocess(queries[:2])
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            columns, starts = _tokenise(preprocess, queries)
-            with whole_file(path) as partial, partial.open("wb") as file:
-                np.savez(file, starts=starts, **columns)
-        with np.load(path) as stored:
-            columns = {name: stored[name] for name in stored.files}
-    starts = columns.pop("starts")
-    tokenizer = model.tokenizer
-    padding = {name: getattr(tokenizer, _PADDING.get(name, ""), 0) for name in columns}
-    return Tokens(
-        columns,
-        starts,
-        padding,
-        on_the_left=getattr(tokenizer, "padding_side", "right") == "left",
-        packed="offsets" in sample,
-        constants={key: value for key, value in sample.items() if not _is_array(value)},
-    )
-
-
-_PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id"}
-
-
-def _tokenise(
-    preprocess: Callable[[Sequence[str]], dict[str, Any]], queries: Sequence[str]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Every column, as `Tokens` holds it, and where each text begins."""
-    columns: dict[str, list[np.ndarray]] = {}
-    lengths = []
-    for start in range(0, len(queries), BLOCK):
-        features = preprocess(queries[start : start + BLOCK])
-        if "offsets" in features:
-            parts = {"input_ids": features["input_ids"]}
-            ends = [*features["offsets"].tolist()[1:], len(features["input_ids"])]
-            lengths.append(np.diff(ends, prepend=0))
-        elif "attention_mask" in features and features["attention_mask"].ndim == 2:
-            real = features["attention_mask"].bool()
-            parts = {
-                name: value[real]
-                for name, value in features.items()
-                if name != "attention_mask" and _is_array(value) and value.shape == real.shape
-            }
-            lengths.append(real.sum(1).numpy())
+    layout = layout_of(model, task)
+    prompt = prompt_of(model, task)
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    parts: dict[str, list[np.ndarray]] = {}
+    lengths = [np.empty(0, dtype=np.int64)]
+    for rows in _pieces(texts, order, model.max_seq_length or np.inf, len(prompt or "")):
+        features = model.preprocess([texts[row] for row in rows], prompt=prompt, task=task)
+        if layout.packed:
+            columns = {"input_ids": features["input_ids"]}
+            lengths.append(np.diff(features["offsets"].numpy(), append=len(columns["input_ids"])))
         else:
-            raise UserError("the student does not take tokens, so it cannot be trained here.")
-        for name, value in parts.items():
-            columns.setdefault(name, []).append(value.numpy().astype(np.int32))
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    return {name: np.concatenate(parts) for name, parts in columns.items()}, starts
+            real = features["attention_mask"].bool()
+            columns = {name: features[name][real] for name in layout.padding}
+            lengths.append(real.sum(1).numpy())
+        for name, value in columns.items():
+            parts.setdefault(name, []).append(value.numpy().astype(np.int32))
+    by_length = np.concatenate(lengths)
+    of_texts = np.empty((2, len(texts)), dtype=np.int64)
+    of_texts[:, order] = np.cumsum(by_length) - by_length, by_length
+    flat = {name: np.concatenate(some) for name, some in parts.items()}
+    return Tokens(flat, *of_texts, layout)
 
 
-def _is_array(value: Any) -> bool:
-    import torch
-
-    return torch.is_tensor(value)
+def _pieces(
+    texts: Sequence[str], order: np.ndarray, limit: float, prompt: int
+) -> Iterator[np.ndarray]:
+    """Rows of texts of similar length, longest first."""
+    done = 0
+    while done < len(order):
+        # A token has a character at least, but for a few; the first text is the longest.
+        longest = len(texts[order[done]])
+        count = min(PIECE, int(PIECE_TOKENS // min(limit, longest + prompt + 8)) + 1)
+        rows = order[done : done + count]
+        similar = sum(len(texts[row]) >= longest / 2 for row in rows)
+        rows = rows[: max(similar, 32)]
+        yield rows
+        done += len(rows)
 
 
 def _int64(values: np.ndarray) -> "torch.Tensor":

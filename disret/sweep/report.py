@@ -1,12 +1,14 @@
 """The tables and figures of a sweep, beside the paper's."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from disret.files import read_json, whole_file
 from disret.retrieve.metrics import retention
+from disret.retrieve.score_file import newest_scores
 from disret.sweep.paper_figures import (
     paper_models,
     paper_retention,
@@ -15,7 +17,7 @@ from disret.sweep.paper_figures import (
 )
 from disret.sweep.plots import plot_layers, plot_throughput, plot_tradeoff
 from disret.sweep.subsets import PAPER_DEPTH, subsets
-from disret.tables import read_rows, write_rows
+from disret.tables import markdown_table, read_rows, write_rows
 
 METRIC = "NDCG@10"
 
@@ -49,26 +51,19 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     Returns:
         The tables.
     """
-    scores, timings = read_rows(folder / "scores.csv"), read_rows(folder / "speed.csv")
-    # By weights, as names may be spelt otherwise; the parts of a data set count as their average.
-    newest = {
-        (row["query_weights"], row["dataset"]): row
-        for row in scores
-        if row["document_weights"] == scores[-1]["document_weights"] and "/" not in row["dataset"]
-    }
+    timings = read_rows(folder / "speed.csv")
+    # By weights, as names may be spelt otherwise.
+    rows = read_rows(folder / "scores.csv")
+    newest = newest_scores(rows, itemgetter("query_weights"))
+    of_teacher = rows[-1]["document_weights"]
     reports = {name: read_json(path / "distillation.json") for name, path in students.items()}
     weights = {name: report["student_sha256"][:16] for name, report in reports.items()}
-    of_teacher = scores[-1]["document_weights"]
-    sets = [
-        dataset for encoder, dataset in newest
-        if encoder == of_teacher and all((w, dataset) in newest for w in weights.values())
-    ]  # fmt: skip
+    sets = [name for name in newest[of_teacher] if all(name in newest[w] for w in weights.values())]
 
     def metrics(encoder: str) -> dict[str, dict[str, float]]:
-        rows = {dataset: newest[encoder, dataset] for dataset in sets}
         return {
-            dataset: {key: float(value) for key, value in row.items() if "@" in key and value}
-            for dataset, row in rows.items()
+            name: {k: v for k, v in newest[encoder][name].items() if "@" in k and v is not None}
+            for name in sets
         }
 
     reference = metrics(of_teacher)
@@ -78,14 +73,10 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     found = []
     for name, report in reports.items():
         values = metrics(weights[name])
-        kept = [100 * values[d][METRIC] / reference[d][METRIC] for d in sets]
+        share = mean(100 * values[d][METRIC] / reference[d][METRIC] for d in sets)
         choice = choices.get(name.removeprefix("layers "), "")
-        speeds = speeds_of(timings, str(students[name]))
-        size = report["size"]
-        found.append(
-            Scored(name, size["layers"], choice, values, mean(kept),
-                   speeds or parameters[str(size["parameters"])])
-        )  # fmt: skip
+        speeds = speeds_of(timings, str(students[name])) or parameters[report["size"]["parameters"]]
+        found.append(Scored(name, report["size"]["layers"], choice, values, share, speeds))
     write_rows(folder / "sweep.csv", tidy([baseline, *found], reference))
     tables = "\n\n".join(
         [
@@ -125,9 +116,7 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
 def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, float]:
     """Queries per second of an encoder by batch size."""
     return {
-        int(row["batch_size"]): float(row["queries_per_second"])
-        for row in timings
-        if row["encoder"] == encoder
+        row["batch_size"]: row["queries_per_second"] for row in timings if row["encoder"] == encoder
     }
 
 
@@ -165,23 +154,23 @@ def students_table(found: Sequence[Scored], teacher: Scored, sets: Sequence[str]
             "student": student.name,
             "choice": student.choice,
             **{f"{name} nDCG@10": f"{student.scores[name][METRIC]:.4f}" for name in sets},
-            "kept": percent(student.retention),
+            "retention": percent(student.retention),
             f"queries/s, batch {largest}": f"{student.speeds[largest]:.0f} "
             f"({student.speeds[largest] / teacher.speeds[largest]:.1f}x)",
             "paper, layers of 12": " ".join(map(str, kept)) if kept else "",
-            "paper, kept on these sets": percent(there),
+            "paper, on these sets": percent(there),
             "difference": f"{student.retention - there:+.1f}" if there else "",
-            "paper, kept on 15 sets": percent(everywhere),
+            "paper, on 15 sets": percent(everywhere),
         })  # fmt: skip
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def models_table(sets: Sequence[str]) -> str:
     """The paper's students that started from other models."""
-    return markdown([
+    return markdown_table([
         {"the paper's other students, from": name,
-         "kept on these sets": percent(paper_retention(name, sets)),
-         "kept on 15 sets": percent(paper_retention(name))}
+         "retention on these sets": percent(paper_retention(name, sets)),
+         "on 15 sets": percent(paper_retention(name))}
         for name in paper_models()
     ])  # fmt: skip
 
@@ -202,7 +191,7 @@ def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> str:
             beside = f" (paper, nq: {there:.1f}x)" if there else ""
             row[f"batch {size}"] = f"{speed / teacher.speeds[size]:.1f}x{beside}"
         rows.append(row)
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def by_size(found: Sequence[Scored]) -> dict[str, list[Scored]]:
@@ -217,11 +206,3 @@ def by_size(found: Sequence[Scored]) -> dict[str, list[Scored]]:
 
 def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} %"
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[str(row.get(column, "")) for column in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from disret.command_line import UserError
+from disret.command_line import UserError, about
 from disret.distil.layers import check_layers
 from disret.encode.models import describe, load_encoder
 from disret.paths import MODELS
@@ -58,11 +58,13 @@ def plan(depth: int, others: list[str]) -> list[Student]:
         students.append(Student(" ".join(["layers", *layers]), layers))
     students += [_from_other(*other.partition(":")[::2]) for other in others]
     if not students:
-        raise UserError("the teacher has no two layers to choose from; name --others.")
+        raise UserError(
+            "the teacher has no two layers to choose from, and no other model is named."
+        )
     names = [student.name for student in students]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"--others: two students would be called {name!r}.")
+            raise UserError(f"two students would be called {name!r}.")
     return students
 
 
@@ -70,9 +72,10 @@ def _from_other(model: str, cut: str) -> Student:
     """A student that starts from another model, whole or with some of its layers."""
     layers = cut.split(",") if cut else []
     depth = describe(load_encoder(model, "cpu")).layers
-    try:
-        check_layers([int(layer) for layer in layers], depth)
-    except ValueError:
-        raise UserError(f"--others {model}: expected layers such as 0,5, got {cut!r}.") from None
+    with about(f"{model}:{cut}"):
+        try:
+            check_layers([int(layer) for layer in layers], depth)
+        except ValueError:
+            raise UserError("expected layers such as 0,5.") from None
     name = " ".join(["from", Path(model).name, *(["layers", *layers] if layers else [])])
     return Student(name, layers, model)

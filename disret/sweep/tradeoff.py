@@ -5,11 +5,12 @@ python -m disret.sweep.tradeoff --scores benchmarks/results.csv --speed speed.cs
 """
 
 from pathlib import Path
+from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, run
-from disret.retrieve.score_file import encoder_of
+from disret.retrieve.score_file import encoder_of, mean_retention, newest_scores
 from disret.sweep.plots import plot_tradeoff
-from disret.tables import format_table, read_rows
+from disret.tables import Row, format_table, read_rows
 
 METRIC = "NDCG@10"
 
@@ -25,50 +26,38 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     Raises:
         UserError: the two files have no encoder in common.
     """
-    timings = [
-        {**row, "encoder": encoder_of({"query_backend": row.get("backend"),
-                                       "query_encoder": row["encoder"]})}
-        for row in read_rows(speed)
-    ]  # fmt: skip
-    newest = {(encoder_of(row), row["dataset"]): row for row in read_rows(scores)}
-    largest = max((int(row["batch_size"]) for row in timings), default=0)
+    newest = newest_scores(read_rows(scores))
+    timings: dict[str, list[Row]] = {}
+    for row in read_rows(speed):
+        name = encoder_of({"query_backend": row["backend"], "query_encoder": row["encoder"]})
+        timings.setdefault(name, []).append(row)
+    largest = max((row["batch_size"] for rows in timings.values() for row in rows), default=0)
     rows, points = [], []
-    for encoder in dict.fromkeys(row["encoder"] for row in timings):
-        scored = [row for (name, _), row in newest.items() if name == encoder]
+    for encoder, timed in timings.items():
+        scored = newest.get(encoder, {})
         if not scored:
             continue
-        timed = [
-            row for row in timings
-            if row["encoder"] == encoder and int(row["batch_size"]) == largest
-        ]  # fmt: skip
-        kept = [float(row["retention"]) for row in scored if row["retention"] is not None]
-        line = {
+        timed = [row for row in timed if row["batch_size"] == largest]
+        queries, speedup = (
+            fmean(row[column] for row in timed) for column in ("queries_per_second", "speedup")
+        )
+        share = mean_retention(scored.values())
+        rows.append({
             "encoder": encoder,
             "layers": timed[0]["layers"],
-            "parameters": f"{int(timed[0]['parameters']) / 1e6:.1f} M",
-            **{f"nDCG@10 {row['dataset']}": f"{float(row[METRIC]):.4f}" for row in scored},
-            "retention %": round(_mean(kept), 1) if kept else None,
-            f"queries/s (batch {largest})": round(_mean_of(timed, "queries_per_second"), 1),
-            "speed-up": f"{_mean_of(timed, 'speedup'):.1f}x",
-        }
-        rows.append(line)
-        if kept:
-            name = f"{Path(encoder).name} ({line['layers']} layers)"
-            points.append(
-                {"name": name, "speedup": _mean_of(timed, "speedup"), "retention": _mean(kept)}
-            )
+            "parameters": f"{timed[0]['parameters'] / 1e6:.1f} M",
+            **{f"nDCG@10 {dataset}": f"{row[METRIC]:.4f}" for dataset, row in scored.items()},
+            "retention %": None if share is None else round(share, 1),
+            f"queries/s (batch {largest})": round(queries, 1),
+            "speed-up": f"{speedup:.1f}x",
+        })  # fmt: skip
+        if share is not None:
+            name = f"{Path(encoder).name} ({timed[0]['layers']} layers)"
+            points.append({"name": name, "speedup": speedup, "retention": share})
     if not rows:
         raise UserError(f"{scores} and {speed} have no encoder in common.")
     plot_tradeoff(points, figure)
     return format_table(rows)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _mean_of(rows: list[dict], column: str) -> float:
-    return _mean([float(row[column]) for row in rows])
 
 
 def main() -> None:

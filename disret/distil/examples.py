@@ -1,0 +1,75 @@
+"""What a student trains on: queries tokenised once, with the teacher's embeddings of them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from disret import paths
+from disret.encode.models import prompt_of, tokenizer_settings
+from disret.encode.tokens import Tokens, layout_of, tokenise
+from disret.files import lock, text_sha256, whole_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Queries, tokenised for the student, with the teacher's embeddings of them.
+
+    Attributes:
+        embeddings: float32 [n_queries, dimension].
+    """
+
+    tokens: Tokens
+    embeddings: np.ndarray
+
+    def dataset(self) -> "Dataset":
+        """The numbers of the queries, of which `collate` makes batches."""
+        from datasets import Dataset
+
+        return Dataset.from_dict({"row": np.arange(len(self.embeddings))})
+
+    def collate(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """A batch as sentence-transformers' losses take it, with the embeddings as `label`."""
+        import torch
+
+        numbers = np.array([row["row"] for row in rows])
+        features = self.tokens.batch(numbers)
+        label = torch.from_numpy(np.asarray(self.embeddings[numbers], dtype=np.float32))
+        return {**{f"query_{name}": value for name, value in features.items()}, "label": label}
+
+
+def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) -> Tokens:
+    """Tokenise queries as `encode_query` does, once: a later call reads the file.
+
+    The file lies under `downloads/tokens`, named by the tokenizer, the prompt, the maximum length
+    and the queries.
+
+    Raises:
+        NotTokens: the student takes something else than rows of tokens.
+    """
+    layout = layout_of(student, "query")
+    cut = getattr(student.tokenizer, "truncation", None)  # of a static model, without a length
+    settings = [
+        type(student[0]).__name__, tokenizer_settings(student), prompt_of(student, "query"),
+        student.max_seq_length, cut, student[0].get_config_dict(),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(text_sha256(queries).encode())
+    path = paths.DOWNLOADS / "tokens" / f"{digest.hexdigest()[:32]}.npz"
+    with lock(path):
+        if not path.exists():
+            tokens = tokenise(student, queries, "query")
+            with whole_file(path) as partial, partial.open("wb") as file:
+                np.savez(file, starts=tokens.starts, lengths=tokens.lengths, **tokens.columns)
+        with np.load(path) as stored:
+            columns = {name: stored[name] for name in stored.files}
+    return Tokens(
+        starts=columns.pop("starts"), lengths=columns.pop("lengths"), columns=columns, layout=layout
+    )

@@ -1,0 +1,46 @@
+"""Figures whose labels can be read."""
+
+from itertools import pairwise
+
+import pytest
+
+from disret.sweep.plots import plot_layers, spread_out
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0], [1, 1, 1], [5, 1, 1.1, 1.2, 9], [3, 2.9, 2.8, 2.7, 0, 0.1], list(range(20))]
+)
+def test_labels_do_not_overlap(values):
+    """Each stays in the order of its value, and near it."""
+    places = spread_out(values, 0.5)
+    ordered = sorted(range(len(values)), key=lambda row: (values[row], places[row]))
+    for below, above in pairwise(ordered):
+        assert places[above] - places[below] >= 0.5 - 1e-9
+    assert sum(places) == pytest.approx(sum(values))
+
+
+def test_values_that_are_far_apart_stay_where_they_are():
+    assert spread_out([1, 5, 3], 0.5) == [1, 5, 3]
+
+
+def test_layers(tmp_path):
+    """Students of equal retention have labels of their own within a column."""
+    import matplotlib.text
+
+    found = []
+    original = matplotlib.text.Annotation.__init__
+
+    def note(self, text, xy, xytext, **kwargs):
+        found.append(xytext)
+        original(self, text, xy, xytext, **kwargs)
+
+    points = [{"layers": 1, "retention": 80.0, "name": str(i)} for i in range(4)]
+    points += [{"layers": 2, "retention": 80.0 + i, "name": str(i)} for i in range(4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matplotlib.text.Annotation, "__init__", note)
+        plot_layers({"a": points}, tmp_path / "f.png")
+    for column in (0, 1):
+        heights = sorted(y for x, y in found if round(x) == column)
+        assert len(heights) == 4
+        assert min(b - a for a, b in pairwise(heights)) > 0.1
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
