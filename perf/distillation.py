@@ -32,7 +32,7 @@ from disret.sweep.subsets import subsets
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from disret.distil.training import Examples
+    from disret.distil.examples import Examples
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 128
@@ -227,8 +227,7 @@ def train_on_queries(
     student: "SentenceTransformer", queries: list[str], embeddings: Any, dropout: bool
 ) -> None:
     """One epoch as distill.py does it, with tokens on file as after the first student."""
-    from disret.distil.training import Examples
-    from disret.encode.tokens import tokenised_queries
+    from disret.distil.examples import Examples, tokenised_queries
 
     train(student, Examples(tokenised_queries(student, queries), embeddings), dropout)
 
@@ -236,12 +235,14 @@ def train_on_queries(
 def train(student: "SentenceTransformer", examples: "Examples", dropout: bool = False) -> None:
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
+    from disret.devices import mixed_precision
     from disret.distil.training import DistillationTrainer, for_short_texts
 
+    bf16 = mixed_precision(str(student.device)) == "bfloat16"
     with tempfile.TemporaryDirectory() as folder, for_short_texts(student, dropout):
         DistillationTrainer(
             model=student,
-            args=arguments(folder, student, bf16=True),
+            args=arguments(folder, student, bf16=bf16),
             examples=examples,
             loss=EmbedDistillLoss(student, distance_metric="mse"),
         ).train()
@@ -283,10 +284,10 @@ def measure_memory(
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from disret import paths
+    from disret.distil.examples import Examples, tokenised_queries
     from disret.distil.targets import query_embeddings
-    from disret.distil.training import Examples, QueryBatchSampler
+    from disret.distil.training import QueryBatchSampler
     from disret.encode.stages import Stages
-    from disret.encode.tokens import tokenised_queries
 
     queries = [f"{query} {round}" if round else query
                for round in range(-(-MSMARCO_QUERIES // len(log))) for query in log]  # fmt: skip

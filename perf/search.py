@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -75,10 +76,10 @@ def main() -> None:
     model = word_averages(args.dimension)
     encoder = BatchEncoder(model, stages=stages)
     before = resident_bytes()
-    index = open_index(
-        collection, encoder, f"words-{args.dimension}", "words", "float32", "cos_sim",
-        args.index_dtype,
-    )  # fmt: skip
+    teacher = SimpleNamespace(
+        name=f"words-{args.dimension}", fingerprint="words", dtype="float32", batches=encoder
+    )
+    index = open_index(collection, teacher, "cos_sim", args.index_dtype)
     queries = normalised(encoder.encode_query(list(iter_texts(args.queries, 4, seed=1))))
     say("peers")
     peers = compare_with_peers(args, index, queries)

@@ -9,7 +9,6 @@
 - `typos`: three queries in ten have two letters swapped or one missing, for the teacher as well.
 """
 
-import copy
 import random
 import shutil
 import sys
@@ -20,7 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from disret.command_line import argument_parser, run
 from disret.data.download import mirror_from
 from disret.data.query_files import training_queries
+from disret.devices import mixed_precision, resolve_dtype
+from disret.distil.examples import Examples, tokenised_queries
+from disret.distil.targets import query_embeddings
+from disret.encode.models import fingerprint, load_encoder, set_precision
 from disret.files import write_json
+from distill import RECIPES, init_from_layers
 
 TEACHER = "models/all-MiniLM-L6-v2"
 LAYERS = [0, 5]
@@ -34,7 +38,7 @@ TYPOS = 0.3
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("output")
+    parser.add_argument("output", type=Path)
     args = parser.parse_args()
     queries, valid_queries = training_queries(None, None, None, mirror_from(None))
     if args.kind == "typos":
@@ -42,30 +46,23 @@ def main() -> None:
         queries = [mistyped(q, chance) if chance.random() < TYPOS else q for q in queries]
 
     import torch
-    from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
     from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
     from transformers import TrainerCallback
 
-    from disret.distil.layers import keep_layers
-    from disret.distil.targets import query_embeddings
     from disret.distil.training import (
         DistillationTrainer,
-        Examples,
         QueryMSEEvaluator,
         for_short_texts,
+        trainer_settings,
     )
-    from disret.encode.models import fingerprint, load_encoder, max_seq_length, set_precision
-    from disret.encode.tokens import tokenised_queries
 
-    teacher = load_encoder(TEACHER, "cpu")
-    teacher.max_seq_length = max_seq_length(teacher, 256)
-    student = copy.deepcopy(teacher)
-    student[0].model = keep_layers(teacher[0].model, LAYERS)
-    sha256 = fingerprint(teacher)
-    set_precision(teacher, "bfloat16")
+    teacher = load_encoder(TEACHER, "cpu", max_seq_length=256)
+    student = init_from_layers(teacher, LAYERS)
+    sha256, dtype = fingerprint(teacher), resolve_dtype("auto", "cpu")
+    set_precision(teacher, dtype)
     targets, valid_targets = (
-        query_embeddings(teacher, sha256, "bfloat16", texts, None, "teacher")
+        query_embeddings(teacher, sha256, dtype, texts, None, "teacher")
         for texts in (queries, valid_queries)
     )
 
@@ -112,25 +109,28 @@ def main() -> None:
     loss = {"directions": Directions, "tokens": TokenVectors}.get(
         args.kind, lambda: EmbedDistillLoss(student, distance_metric="mse")
     )()
-    settings = SentenceTransformerTrainingArguments(
-        output_dir=f"{args.output}.checkpoints",
+    recipe = RECIPES["best"]
+    checkpoints = args.output.with_name(f"{args.output.name}.checkpoints")
+    evaluator = QueryMSEEvaluator(valid_queries, valid_targets)
+    settings = trainer_settings(
+        checkpoints,
+        "cpu",
+        mixed_precision("cpu"),
         num_train_epochs=1,
-        per_device_train_batch_size=128,
-        learning_rate=1e-3,
-        adam_epsilon=1e-9,
+        per_device_train_batch_size=recipe["train_batch_size"],
+        learning_rate=recipe["adamw_lr"],
+        adam_epsilon=recipe["adamw_eps"],
         weight_decay=0.01,
-        warmup_steps=100,
-        lr_scheduler_type="cosine",
-        save_strategy="no",
+        warmup_steps=recipe["warmup_steps"],
+        lr_scheduler_type=recipe["lr_schedule"],
+        eval_steps=recipe["eval_steps"],
         seed=42,
-        bf16=True,
-        use_cpu=True,
-        report_to="none",
     )
     trainer = DistillationTrainer(
         model=student,
         args=settings,
         examples=Examples(tokenised_queries(student, queries), targets),
+        evaluator=evaluator,
         loss=loss,
         callbacks=[Average()] if args.kind == "average" else None,
     )
@@ -138,12 +138,11 @@ def main() -> None:
         trainer.train()
     if args.kind == "average":
         student.load_state_dict(average.module.state_dict())
-    student.save_pretrained(args.output, create_model_card=False)
-    mse = QueryMSEEvaluator(valid_queries, valid_targets).mse(student)
+    student.save_pretrained(str(args.output), create_model_card=False)
     steps = trainer.state.global_step
-    report = {"validation_mse": [{"step": steps, "mse": mse}]}
-    write_json(Path(args.output) / "distillation.json", report)
-    shutil.rmtree(settings.output_dir)
+    report = {"validation_mse": [{"step": steps, "mse": evaluator.mse(student)}]}
+    write_json(args.output / "distillation.json", report)
+    shutil.rmtree(checkpoints)
 
 
 def mistyped(query: str, chance: random.Random) -> str:
