@@ -17,7 +17,7 @@ from disret.sweep.paper_figures import (
 )
 from disret.sweep.plots import plot_layers, plot_throughput, plot_tradeoff
 from disret.sweep.subsets import PAPER_DEPTH, subsets
-from disret.tables import markdown_table, read_rows, write_rows
+from disret.tables import Row, markdown_table, read_rows, write_rows
 
 METRIC = "NDCG@10"
 
@@ -42,7 +42,7 @@ class Scored(NamedTuple):
 
 
 def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, Path]) -> str:
-    """Write `sweep.csv`, `tables.md` and three figures from `scores.csv` and `speed.csv`.
+    """Write `sweep.csv` from `scores.csv` and `speed.csv`, then what `draw` makes of it.
 
     Args:
         folder: of the sweep.
@@ -55,34 +55,56 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     # By weights, as names may be spelt otherwise.
     rows = read_rows(folder / "scores.csv")
     newest = newest_scores(rows, itemgetter("query_weights"))
-    of_teacher = rows[-1]["document_weights"]
     reports = {name: read_json(path / "distillation.json") for name, path in students.items()}
     weights = {name: report["student_sha256"][:16] for name, report in reports.items()}
-    sets = [name for name in newest[of_teacher] if all(name in newest[w] for w in weights.values())]
-
-    def metrics(encoder: str) -> dict[str, dict[str, float]]:
-        return {
-            name: {k: v for k, v in newest[encoder][name].items() if "@" in k and v is not None}
-            for name in sets
-        }
-
-    reference = metrics(of_teacher)
-    parameters = {row["parameters"]: speeds_of(timings, row["encoder"]) for row in timings}
-    baseline = Scored("teacher", depth, "", reference, 100.0, speeds_of(timings, teacher))
+    weights = {"teacher": rows[-1]["document_weights"], **weights}
+    of_size = {row["parameters"]: row["encoder"] for row in timings}
+    timed = {row["encoder"] for row in timings}
     choices = {" ".join(map(str, s.layers)): s.choice for s in subsets(depth)}
-    found = []
-    for name, report in reports.items():
-        values = metrics(weights[name])
-        share = mean(100 * values[d][METRIC] / reference[d][METRIC] for d in sets)
-        choice = choices.get(name.removeprefix("layers "), "")
-        speeds = speeds_of(timings, str(students[name])) or parameters[report["size"]["parameters"]]
-        found.append(Scored(name, report["size"]["layers"], choice, values, share, speeds))
-    write_rows(folder / "sweep.csv", tidy([baseline, *found], reference))
+    tidy = []
+    for name, encoder in weights.items():
+        is_teacher = name == "teacher"
+        size = None if is_teacher else reports[name]["size"]
+        timed_as = teacher if is_teacher else str(students[name])
+        if timed_as not in timed:
+            timed_as = of_size[size["parameters"]]
+        speeds = speeds_of(timings, timed_as)
+        for dataset in newest[weights["teacher"]]:
+            scores, reference = newest[encoder][dataset], newest[weights["teacher"]][dataset]
+            tidy += [
+                {
+                    "student": name,
+                    "layers": depth if is_teacher else size["layers"],
+                    "choice": choices.get(name.removeprefix("layers "), ""),
+                    "dataset": dataset,
+                    "metric": metric,
+                    "value": value,
+                    "retention": retention(value, reference[metric]),
+                    "queries_per_second": speeds[max(speeds)],
+                    "timed_as": timed_as,
+                }
+                for metric, value in scores.items()
+                if "@" in metric and value is not None
+            ]
+    write_rows(folder / "sweep.csv", tidy)
+    return draw(folder)
+
+
+def draw(folder: Path) -> str:
+    """Write `tables.md` and three figures from `sweep.csv` and `speed.csv`.
+
+    Returns:
+        The tables.
+    """
+    timings = read_rows(folder / "speed.csv")
+    tidy = read_rows(folder / "sweep.csv")
+    sets = list(dict.fromkeys(row["dataset"] for row in tidy))
+    teacher, *found = _scored(tidy, timings)
     tables = "\n\n".join(
         [
-            students_table(found, baseline, sets),
+            students_table(found, teacher, sets),
             models_table(sets),
-            speed_table(found, baseline, timings[0]["dataset"]),
+            speed_table(found, teacher, timings[0]["dataset"]),
         ]
     )
     with whole_file(folder / "tables.md") as partial:
@@ -98,19 +120,33 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
         for s in subsets(PAPER_DEPTH)
     ]  # fmt: skip
     where = " and ".join(sets) if len(sets) < 4 else f"{len(sets)} sets"
-    panels = {f"{Path(teacher).name}, {where}": ours, "the paper, 15 sets": papers}
-    plot_layers(panels, folder / "layers.png")
-    largest = max(baseline.speeds)
+    name = Path(timings[0]["encoder"]).name
+    plot_layers({f"{name}, {where}": ours, "the paper, 15 sets": papers}, folder / "layers.png")
+    largest = max(teacher.speeds)
     best = [max(group, key=lambda s: s.retention) for group in by_size(found).values()]
     points = [
-        {"name": s.name, "speedup": s.speeds[largest] / baseline.speeds[largest],
+        {"name": s.name, "speedup": s.speeds[largest] / teacher.speeds[largest],
          "retention": s.retention}
         for s in best
     ]  # fmt: skip
     plot_tradeoff(points, folder / "tradeoff.png")
-    lines = {s.name: s.speeds for s in [baseline, *best]}
-    plot_throughput(lines, folder / "throughput.png")
+    plot_throughput({s.name: s.speeds for s in [teacher, *best]}, folder / "throughput.png")
     return tables
+
+
+def _scored(tidy: Sequence[Row], timings: Sequence[Row]) -> list[Scored]:
+    """The encoders of a `sweep.csv`, the teacher first."""
+    found = []
+    for name in dict.fromkeys(row["student"] for row in tidy):
+        rows = [row for row in tidy if row["student"] == name]
+        scores: dict[str, dict[str, float]] = {}
+        for row in rows:
+            scores.setdefault(row["dataset"], {})[row["metric"]] = row["value"]
+        share = mean(row["retention"] for row in rows if row["metric"] == METRIC)
+        speeds = speeds_of(timings, rows[0]["timed_as"])
+        choice = rows[0]["choice"] or ""
+        found.append(Scored(name, rows[0]["layers"], choice, scores, share, speeds))
+    return found
 
 
 def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, float]:
@@ -118,27 +154,6 @@ def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, f
     return {
         row["batch_size"]: row["queries_per_second"] for row in timings if row["encoder"] == encoder
     }
-
-
-def tidy(
-    encoders: Sequence[Scored], reference: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """A row for each encoder, data set and metric; speeds are of the largest batch size."""
-    return [
-        {
-            "student": encoder.name,
-            "layers": encoder.layers,
-            "choice": encoder.choice,
-            "dataset": dataset,
-            "metric": metric,
-            "value": value,
-            "retention": retention(value, reference[dataset][metric]),
-            "queries_per_second": encoder.speeds[max(encoder.speeds)],
-        }
-        for encoder in encoders
-        for dataset, metrics in encoder.scores.items()
-        for metric, value in metrics.items()
-    ]
 
 
 def students_table(found: Sequence[Scored], teacher: Scored, sets: Sequence[str]) -> str:
