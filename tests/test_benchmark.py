@@ -90,6 +90,7 @@ def test_several_students_at_once(call, arguments, student, tmp_path):
         ]  # fmt: skip
 
 
+@pytest.mark.export
 def test_exports_are_scored_on_the_same_index(call, arguments, teacher, queries, tmp_path):
     student = shutil.copytree(teacher, tmp_path / "copy")
     backends = ["--query-encoder", student, "--query-backend", "torch", "export", "export-int8"]
@@ -225,6 +226,7 @@ def test_runs_give_the_same_scores(call, arguments, collection):
     assert rows_of(arguments)[0]["NDCG@10"] == pytest.approx(mean, abs=1e-5)
 
 
+@pytest.mark.torchrun
 @pytest.mark.parametrize("extra", [[], ["--query-encoder"]])
 def test_two_processes_give_the_scores_of_one(script, arguments, tmp_path, student, extra):
     """torchrun shares out the shards of the index and of the search."""

@@ -124,6 +124,7 @@ def test_a_failure_on_any_process_is_said(monkeypatch, capsys):
     assert capsys.readouterr().err == "x.py [rank 3]: what to do\n"
 
 
+@pytest.mark.kill
 def test_interrupted_benchmark(teacher, collection, home, tmp_path):
     """Ctrl-C while the model loads or documents are encoded: 130, no traceback."""
     command = [sys.executable, str(ROOT / "benchmark.py"), "--datasets", str(collection),
@@ -139,6 +140,7 @@ def test_interrupted_benchmark(teacher, collection, home, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.kill
 def test_full_disk_ends_a_distillation_with_a_sentence(teacher, queries, valid_queries, tmp_path):
     """A real limit on file size: the first checkpoint does not fit."""
     program = f"""

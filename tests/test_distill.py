@@ -86,6 +86,7 @@ def test_relu_projection_of_the_authors(call, arguments, tmp_path):
     assert student.encode(["no negative coordinates"]).min() >= 0
 
 
+@pytest.mark.kill
 def test_killed_run_resumes_to_the_same_student(arguments, call, tmp_path, home):
     """SIGKILL in the second epoch; the resumed student equals one of an unbroken run."""
     layers = ["--layers", "0", "3", "--num-epochs", "3"]
@@ -156,6 +157,7 @@ def test_half_written_checkpoint_is_passed_over(call, arguments, tmp_path):
     assert run.last_checkpoint() is None
 
 
+@pytest.mark.kill
 def test_killed_replacement_resumes(arguments, call, tmp_path, home):
     """A finished student stays until its replacement is whole, and the replacement resumes."""
     assert call("distill", *arguments, "--layers", 0).status == 0
@@ -182,6 +184,7 @@ def test_changed_queries_are_not_resumed(call, arguments, queries, tmp_path):
     assert "another queries_sha256" in outcome.err
 
 
+@pytest.mark.kill
 def test_interrupt_is_130_and_resumable(arguments, tmp_path, home, call):
     command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), "--layers", "0",
                "--num-epochs", "200"]  # fmt: skip
@@ -200,6 +203,7 @@ def test_interrupt_is_130_and_resumable(arguments, tmp_path, home, call):
     assert list(checkpoints.glob("checkpoint-*/trainer_state.json"))
 
 
+@pytest.mark.torchrun
 def test_two_processes_make_one_model(arguments, call, tmp_path, home):
     """torchrun with two processes takes the same steps over the same batches.
 
@@ -343,6 +347,7 @@ def test_adapts_to_a_collection(call, arguments, collection, tmp_path):
     assert "none" in missing.err
 
 
+@pytest.mark.export
 def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
     from disret.query_encoder import QueryEncoder
 
@@ -374,6 +379,7 @@ def test_layers_of_another_model(call, arguments, tmp_path):
     assert student.transformers_model.config.n_layers == 2
 
 
+@pytest.mark.real
 @pytest.mark.real
 def test_real_teacher(call, arguments, real_teacher, tmp_path):
     """all-MiniLM-L6-v2 keeps a third of its layers and comes nearer again in a few steps."""

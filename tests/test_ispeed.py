@@ -45,6 +45,7 @@ def test_reports_every_run(call, encoders, queries, tmp_path):
     assert turns[:4] == [str(encoder) for encoder in encoders] * 2
 
 
+@pytest.mark.export
 def test_backends_take_turns(call, teacher, queries, tmp_path):
     folder = shutil.copytree(teacher, tmp_path / "teacher")
     missing = call("ispeed", "--encoders", folder, "--queries", queries, "--backends", "export")

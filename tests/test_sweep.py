@@ -27,6 +27,7 @@ def arguments(tmp_path, queries, valid_queries, collection):
     ]  # fmt: skip
 
 
+@pytest.mark.kill
 def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     command = [sys.executable, str(ROOT / "sweep.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)

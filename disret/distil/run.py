@@ -145,6 +145,8 @@ class Run:
         from disret.devices import versions, world_size
         from disret.encode.models import describe, fingerprint, load_encoder
 
+        if not is_main_process():
+            return
         folder = self.partial / "model"
         shutil.rmtree(folder, ignore_errors=True)
         student.save_pretrained(str(folder), create_model_card=False)

@@ -7,22 +7,30 @@ from typing import Any
 
 from disret.files import whole_file
 
+LOGARITHMIC = 20  # times as fast, from which on
 LABELS = 24  # that fit above each other in a panel
 
 
-def plot_tradeoff(points: Sequence[dict], path: Path) -> None:
+def plot_tradeoff(
+    points: Sequence[dict], path: Path, speed: str = "queries per second, times the teacher"
+) -> None:
     """Retention against speed-up, as a PNG.
 
     Args:
         points: dicts with `name`, `speedup` (times the teacher) and `retention` (percent).
+        speed: what the speed-up is of.
     """
     with _figure(path, 5.6, 4.4) as (figure, (axes,)):
         for point in points:
             axes.plot(point["speedup"], point["retention"], "o", markersize=8, label=point["name"])
-        axes.set_xlabel("queries per second, times the teacher")
-        axes.set_ylabel("nDCG@10 kept, percent of the teacher")
+        axes.set_xlabel(speed)
+        axes.set_ylabel("retention, percent of the teacher's nDCG@10")
         axes.margins(0.2)
-        axes.set_xlim(left=0)
+        fastest = max(point["speedup"] for point in points)
+        if fastest > LOGARITHMIC:
+            axes.set_xscale("log")
+        else:
+            axes.set_xlim(left=0)
         figure.legend(loc="outside lower center", frameon=False)
 
 
@@ -51,9 +59,9 @@ def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
                     )  # fmt: skip
             ax.set_xticks(range(len(counts)), [str(count) for count in counts])
             ax.set_xlim(-0.4, len(counts) - 0.2)
-            ax.set_xlabel("layers kept")
+            ax.set_xlabel("layers")
             ax.set_title(title, fontsize=10)
-        axes[0].set_ylabel("nDCG@10 kept, percent of the teacher")
+        axes[0].set_ylabel("retention, percent of the teacher's nDCG@10")
 
 
 def spread_out(values: Sequence[float], apart: float) -> list[float]:

@@ -170,6 +170,7 @@ command_line.run(lambda: fetch(Archive({PATH!r}, {archive.url!r}, {archive.md5!r
     assert not part().exists()
 
 
+@pytest.mark.kill
 def test_killed_download_resumes_to_the_same_file(server, archive, home):
     """A process killed in mid-transfer leaves a part that the next run completes."""
     server.break_after = [1_500_000] + [0] * 50

@@ -254,6 +254,7 @@ command_line.run(benchmark.main)
 """
 
 
+@pytest.mark.kill
 def test_killed_ten_times_gives_the_bytes_of_an_unbroken_run(tmp_path, teacher):
     many = write_collection(tmp_path / "many", documents=2400)
     arguments = benchmark_arguments(many, teacher, tmp_path / "r.csv")
@@ -278,6 +279,7 @@ def test_killed_ten_times_gives_the_bytes_of_an_unbroken_run(tmp_path, teacher):
     assert sum(name.endswith(".faiss") for name in found) == 60
 
 
+@pytest.mark.kill
 def test_a_full_disk_leaves_the_whole_shards(tmp_path, teacher, home):
     """The system's limit on a file's size is met while shards of float32 are written."""
     things = write_collection(tmp_path / "many", documents=200)
@@ -298,6 +300,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
     assert len(list(folder.glob("*.faiss"))) == 5
 
 
+@pytest.mark.kill
 def test_two_processes_at_once_build_one_index(tmp_path, teacher, home):
     things = write_collection(tmp_path / "many", documents=400)
     command = [sys.executable, "-c", PRELUDE + "command_line.run(benchmark.main)",

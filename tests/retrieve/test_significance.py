@@ -3,12 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from disret.command_line import UserError
 from disret.retrieve.metrics import write_trec_run
-from disret.retrieve.significance import compare, per_query
+from disret.retrieve.significance import compare, per_query, retention_interval
 
 QRELS = {f"q{i}": {f"d{i}": 1} for i in range(12)}
 
@@ -59,6 +60,23 @@ def test_other_files_are_refused(tmp_path):
     run = ranked(tmp_path, "run", lambda number: 0)
     with pytest.raises(UserError, match="none of the queries"):
         per_query({"another": {"d": 1}}, run)
+
+
+def test_interval_of_retention():
+    """It holds the retention, narrows with queries and is a point where encoders are the same."""
+    rng = np.random.default_rng(0)
+    teacher = rng.uniform(0, 1, 400)
+    student = np.clip(teacher - rng.uniform(0, 0.2, 400), 0, 1)
+    kept = 100 * student.mean() / teacher.mean()
+    low, high = retention_interval([student], [teacher])
+    assert low < kept < high
+    few = retention_interval([student[:40]], [teacher[:40]])
+    assert few[1] - few[0] > 2 * (high - low)
+    assert retention_interval([teacher, teacher], [teacher, teacher]) == pytest.approx((100, 100))
+    # A mean of two sets is surer than either.
+    both = retention_interval([student[:200], student[200:]], [teacher[:200], teacher[200:]])
+    half = retention_interval([student[:200]], [teacher[:200]])
+    assert both[1] - both[0] < half[1] - half[0]
 
 
 def test_command(tmp_path, collection):

@@ -18,6 +18,7 @@ from disret.query_encoder import ExportError, QueryEncoder
 from disret.serve import export as exports
 from disret.serve.export import export
 
+pytestmark = pytest.mark.export
 QUERIES = [f"who has seen {i * 3} things in {i} days" for i in range(40)]
 FAMILIES = ("bert", "roberta", "xlm-roberta", "mpnet", "electra", "albert", "distilbert",
             "modernbert", "qwen3", "t5")  # fmt: skip

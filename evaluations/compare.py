@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""How sure the retention of each encoder is, query by query.
+
+    python benchmark.py … --save-runs models/runs --output evaluations/students/scores.csv
+    python evaluations/compare.py evaluations/students --runs models/runs
+    python evaluations/compare.py evaluations/recipes --runs models/recipes/runs \\
+        --baseline models/recipes/baseline
+
+Writes comparison.csv: for each encoder of scores.csv retention on each data set, its mean and the
+95 % interval of the mean (paired bootstrap over queries). With a baseline, the difference of the
+means and p, how often it would be as large if each query's two scores changed places at random.
+"""
+
+import sys
+from pathlib import Path
+from statistics import mean
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from disret.command_line import argument_parser, run
+from disret.data.collection import find_collections
+from disret.files import read_json
+from disret.retrieve.run_files import RunFiles
+from disret.retrieve.score_file import newest_scores
+from disret.retrieve.significance import p_value, per_query, retention_interval
+from disret.tables import read_rows, write_rows
+
+DEPTH = 100  # of the runs of benchmark.py with its default cut-offs
+FOLDERS = {"pydocs": "benchmarks/raw/pydocs"}  # of collections that are no data sets of BEIR
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="holds scores.csv")
+    parser.add_argument("--runs", type=Path, required=True, help="--save-runs of benchmark.py")
+    parser.add_argument("--baseline", metavar="ENCODER", help="compare the others with this one")
+    args = parser.parse_args()
+
+    import numpy as np
+
+    encoders = newest_scores(read_rows(args.folder / "scores.csv"))
+    teacher = next(iter(encoders))
+    datasets = list(encoders[teacher])
+    run_files = RunFiles(args.runs, DEPTH)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
+    for dataset in datasets:
+        (collection,) = find_collections(FOLDERS.get(dataset, dataset))
+        qrels = collection.qrels("test", collection.queries())
+        for name, rows in encoders.items():
+            found = per_query(qrels, run_files.path(rows[dataset]))
+            scores[name].append(np.array(list(found.values())))
+
+    def shares(name: str) -> np.ndarray:
+        """Of every query, the part of the mean retention that it makes, in percent."""
+        pairs = zip(scores[name], scores[teacher], strict=True)
+        parts = [100 * own / whole.sum() / len(datasets) for own, whole in pairs]
+        return np.concatenate(parts)
+
+    lines = []
+    for name, rows in encoders.items():
+        low, high = retention_interval(scores[name], scores[teacher])
+        first = next(iter(rows.values()))
+        report = read_json(Path(first["query_encoder"]) / "distillation.json") or {}
+        line = {
+            "encoder": first["query_encoder"],
+            "backend": first["query_backend"],
+            "validation_mse": min(p["mse"] for p in report["validation_mse"]) if report else None,
+            "training_seconds": report.get("seconds", {}).get("training"),
+            **{dataset: rows[dataset]["retention"] for dataset in datasets},
+            "mean": round(mean(rows[dataset]["retention"] for dataset in datasets), 2),
+            "low": round(low, 2),
+            "high": round(high, 2),
+        }
+        if args.baseline and name != args.baseline:
+            differences = shares(name) - shares(args.baseline)
+            line["difference"] = round(float(differences.sum()), 2)
+            line["p"] = round(p_value(differences), 4)
+        lines.append(line)
+        print(f"{name}: {line['mean']:.1f} % ({low:.1f} to {high:.1f})")
+    write_rows(args.folder / "comparison.csv", lines)
+
+
+if __name__ == "__main__":
+    run(main)

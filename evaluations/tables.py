@@ -1,0 +1,375 @@
+#!/usr/bin/env python
+"""Write every table and figure of the README files from the CSV files beside them.
+
+    python evaluations/tables.py            # make figures
+    python evaluations/tables.py --check    # status 1 if a table is not what its files say
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. `facts` are the figures that the
+README's prose may state.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from disret.command_line import argument_parser, run
+from disret.files import whole_file
+from disret.retrieve.score_file import mean_retention, newest_scores
+from disret.sweep import report, tradeoff
+from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
+from disret.sweep.plots import plot_speed, plot_tradeoff
+from disret.sweep.subsets import PAPER_DEPTH, subsets
+from disret.tables import Row, markdown_table, read_rows
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+DOCUMENTS = (ROOT / "README.md", HERE / "README.md")
+METRIC = "NDCG@10"
+STUDENTS = HERE / "students"
+TEACHER = "models/all-MiniLM-L6-v2"
+# The students, as the tables call them.
+NAMES = {
+    TEACHER: "all-MiniLM-L6-v2, the teacher",
+    "models/best/layers-0-5-wordnet": "two layers",
+    "models/best/layers-0-5": "two layers, queries alone",
+    "models/best/layers-5": "one layer, queries alone",
+    "models/best/static-wordnet": "no layer (static)",
+    "models/best/static": "no layer (static), queries alone",
+}
+LAYERS = {TEACHER: 6, "models/best/layers-0-5-wordnet": 2, "models/best/layers-5": 1,
+          "models/best/static-wordnet": 0}  # fmt: skip
+SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
+
+
+# --- What the files say -------------------------------------------------------------------------
+
+
+def compared(folder: Path, key: tuple[str, str]) -> Row:
+    """The row of comparison.csv of an encoder and backend."""
+    rows = read_rows(folder / "comparison.csv")
+    return next(row for row in rows if (row["encoder"], row["backend"]) == key)
+
+
+def scores(folder: Path) -> dict[tuple[str, str], dict[str, Row]]:
+    """The newest scores by encoder and backend, then by data set."""
+    rows = read_rows(folder / "scores.csv")
+    return newest_scores(rows, lambda row: (row["query_encoder"], row["query_backend"]))
+
+
+def timed(file: Path, batch_size: int, dataset: str | None = None) -> dict[tuple[str, str], Row]:
+    """The rows of a speed file by encoder and backend."""
+    return {
+        (row["encoder"], row["backend"]): row
+        for row in read_rows(file)
+        if row["batch_size"] == batch_size and dataset in (None, row["dataset"])
+    }
+
+
+def percent(value: float) -> str:
+    return f"{value:.1f} %"
+
+
+def times(value: float) -> str:
+    return f"{value:.1f}x" if value < 100 else f"{value:.0f}x"
+
+
+def interval(row: Row) -> str:
+    if row["low"] == row["high"]:
+        return percent(row["mean"])
+    return f"{percent(row['mean'])} ({row['low']:.1f} to {row['high']:.1f})"
+
+
+# --- Tables -------------------------------------------------------------------------------------
+
+
+def first() -> list[Row]:
+    """The README's first: a row for each size of student."""
+    one_by_one = timed(STUDENTS / "speed-nq.csv", 1)
+    slowest = one_by_one[TEACHER, "torch"]["p50_ms"]
+    rows = []
+    for encoder, layers in LAYERS.items():
+        key = encoder, "torch" if encoder == TEACHER else "export"
+        found = compared(STUDENTS, key)
+        p50 = one_by_one[key]["p50_ms"]
+        rows.append({
+            "query encoder": NAMES[encoder].removesuffix(", queries alone"),
+            "layers": str(layers),
+            "SciFact nDCG@10": f"{scores(STUDENTS)[key]['scifact'][METRIC]:.4f}",
+            "NFCorpus nDCG@10": f"{scores(STUDENTS)[key]['nfcorpus'][METRIC]:.4f}",
+            "retention, three sets (95 % interval)": interval(found),
+            "one query": f"{p50:.2f} ms" if p50 >= 0.1 else f"{p50:.3f} ms",
+            "faster": times(slowest / p50),
+        })  # fmt: skip
+    return rows
+
+
+def students() -> list[Row]:
+    """Every student of the best recipe, with what it was trained on."""
+    rows = []
+    for encoder, name in NAMES.items():
+        found = compared(STUDENTS, (encoder, "torch"))
+        own = scores(STUDENTS)[encoder, "torch"]
+        rows.append({
+            "query encoder": name,
+            **{f"{d} nDCG@10": f"{own[d][METRIC]:.4f}" for d in own},
+            **{f"{d} retention": percent(found[d]) for d in own},
+            "mean retention (95 % interval)": interval(found),
+            "training": None if encoder == TEACHER
+            else f"{float(found['training_seconds']) / 60:.0f} min",
+        })  # fmt: skip
+    return rows
+
+
+def online() -> list[Row]:
+    """Each size in torch, float32 and int8: one query, a batch, scores."""
+    alone = timed(STUDENTS / "speed-nq.csv", 1)
+    batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
+    reference = TEACHER, "torch"
+    rows = []
+    for key in alone:
+        found = compared(STUDENTS, key)
+        one, many = alone[key], batch[key]
+        rows.append({
+            "query encoder": NAMES[key[0]],
+            "backend": key[1],
+            "one query, p50": f"{one['p50_ms']:.3g} ms",
+            "p95": f"{one['p95_ms']:.3g} ms",
+            "p99": f"{one['p99_ms']:.3g} ms",
+            "faster": times(alone[reference]["p50_ms"] / one["p50_ms"]),
+            "queries/s, batch 64": f"{many['queries_per_second']:,.0f}",
+            "times": times(many["queries_per_second"] / batch[reference]["queries_per_second"]),
+            "retention (95 % interval)": interval(found),
+        })  # fmt: skip
+    return rows
+
+
+def exports() -> list[Row]:
+    """How large exports are, and how close int8 is."""
+    return [
+        {
+            "query encoder": NAMES[row["encoder"]],
+            "float32": f"{row['float32_mb']} MB",
+            "int8": f"{row['int8_mb']} MB",
+            "cosine of int8 to the model": f"{float(row['int8_mean_cosine']):.4f}",
+            "how": row["int8"],
+        }
+        for row in read_rows(STUDENTS / "exports.csv")
+    ]
+
+
+def joined(folder: Path, names: dict[str, str]) -> list[Row]:
+    """Scores and speed at the largest batch size, as `make example` shows them."""
+    speeds = read_rows(folder / "speed.csv")
+    largest = max(row["batch_size"] for row in speeds)
+    rows = []
+    for encoder, name in names.items():
+        own = newest_scores(read_rows(folder / "scores.csv"))[encoder]
+        some = [r for r in speeds if (r["encoder"], r["batch_size"]) == (encoder, largest)]
+        rows.append({
+            "encoder": name,
+            "layers": some[0]["layers"],
+            "parameters": f"{some[0]['parameters'] / 1e6:.1f} M",
+            **{f"{d} nDCG@10": f"{row[METRIC]:.4f}" for d, row in own.items()},
+            **{f"{d} retention": percent(row["retention"]) for d, row in own.items()},
+            **({"mean": percent(mean_retention(own.values()))} if len(own) > 1 else {}),
+            **{f"{row['dataset']} queries/s, batch {largest}":
+               f"{row['queries_per_second']:.0f} ({times(row['speedup'])})" for row in some},
+        })  # fmt: skip
+    return rows
+
+
+def example() -> list[Row]:
+    return joined(
+        HERE / "pydocs",
+        {TEACHER: "all-MiniLM-L6-v2",
+         f"{TEACHER}-pydocs-layers-0-5": "its student, layers 0 and 5"},
+    )  # fmt: skip
+
+
+def paper_recipe() -> list[Row]:
+    return joined(
+        HERE / "all-MiniLM-L6-v2",
+        {TEACHER: "all-MiniLM-L6-v2", f"{TEACHER}-layers-0-5": "layers 0 and 5"},
+    )
+
+
+def other_model() -> list[Row]:
+    teacher = "models/all-mpnet-base-v2"
+    return joined(
+        HERE / "all-mpnet-base-v2",
+        {teacher: "all-mpnet-base-v2", f"{teacher}-from-MiniLM": "started from all-MiniLM-L6-v2"},
+    )
+
+
+def recipes() -> list[Row]:
+    """What was tried, each against one epoch of the best recipe."""
+    rows = []
+    for row in read_rows(HERE / "recipes" / "comparison.csv"):
+        if row["encoder"] == TEACHER:
+            continue
+        rows.append({
+            "student": Path(row["encoder"]).name,
+            "validation MSE": f"{float(row['validation_mse']):.2e}",
+            **{d: percent(float(row[d])) for d in ("scifact", "nfcorpus", "pydocs", "mean")},
+            "difference": f"{float(row['difference']):+.1f}" if row["difference"] else None,
+            "p": row["p"],
+        })  # fmt: skip
+    return rows
+
+
+def adapt() -> list[Row]:
+    """What sentences of a collection do for it and for others."""
+    found = {Path(r["encoder"]).name: r for r in read_rows(HERE / "recipes" / "comparison.csv")}
+    labels = {"baseline": "without", "adapt-nfcorpus": "`--adapt nfcorpus`",
+              "adapt-scifact": "`--adapt scifact`"}  # fmt: skip
+    return [
+        {"one epoch": label,
+         **{f"{d} retention": percent(float(found[name][d]))
+            for d in ("scifact", "nfcorpus", "pydocs")}}
+        for name, label in labels.items()
+    ]  # fmt: skip
+
+
+def sweep(folder: str) -> list[Row]:
+    """Retention by choice of layers, beside the paper's."""
+    papers = {s.choice: s.layers for s in subsets(PAPER_DEPTH)}
+    tidy = [r for r in read_rows(HERE / folder / "sweep.csv") if r["metric"] == METRIC]
+    sets = list(dict.fromkeys(row["dataset"] for row in tidy))
+    rows = []
+    for name in dict.fromkeys(row["student"] for row in tidy if row["student"] != "teacher"):
+        own = [row for row in tidy if row["student"] == name]
+        layers = papers.get(own[0]["choice"])
+        there, everywhere = (
+            paper_retention(paper_student(layers), where) if layers else None
+            for where in (sets, None)
+        )
+        rows.append({
+            "student": name.removeprefix("layers "),
+            "choice": own[0]["choice"],
+            "retention": percent(fmean(row["retention"] for row in own)),
+            "the paper, of 12": " ".join(map(str, layers)) if layers else None,
+            "same sets": percent(there) if there else None,
+            "15 sets": percent(everywhere) if everywhere else None,
+        })  # fmt: skip
+    return rows
+
+
+def more() -> list[Row]:
+    """What each option buys, with its price."""
+    tried = {Path(r["encoder"]).name: r for r in read_rows(HERE / "recipes" / "comparison.csv")}
+
+    def mean(name: str) -> float:
+        return float(tried[name]["mean"])
+
+    def minutes(name: str) -> str:
+        found = compared(STUDENTS, (f"models/best/{name}", "torch"))
+        return f"{float(found['training_seconds']) / 60:.0f} min"
+
+    five, dictionary = mean("5-epochs"), mean("wordnet-3-epochs")
+    steps = [
+        ("the paper's recipe", "`--recipe paper --mixed-precision`", "paper", mean("paper"), None),
+        ("no dropout, a cosine, a higher rate", "`--recipe best --num-epochs 1`", "",
+         mean("baseline"), None),
+        ("five epochs", "`--recipe best`", "", five, minutes("layers-0-5")),
+        ("a dictionary beside the queries", "`--queries LOG downloads/wordnet.txt`", "",
+         dictionary, minutes("layers-0-5-wordnet")),
+    ]  # fmt: skip
+    rows, before = [], None
+    for what, command, _, value, took in steps:
+        gain = None if before is None else f"{value - before:+.1f} points"
+        rows.append({"": what, "command": command, "mean retention": percent(value),
+                     "gain": gain, "training, one core": took})  # fmt: skip
+        before = value
+    one = tried["adapt-scifact"]
+    rows.append({
+        "": "sentences of your own collection", "command": "`--adapt DIR`",
+        "mean retention": f"SciFact {percent(float(one['scifact']))}",
+        "gain": f"{float(one['scifact']) - float(tried['baseline']['scifact']):+.1f} points there",
+        "training, one core": None,
+    })  # fmt: skip
+    return rows
+
+
+TABLES: dict[str, Callable[[], list[Row]]] = {
+    "first": first,
+    "example": example,
+    "more": more,
+    "students": students,
+    "online": online,
+    "exports": exports,
+    "recipes": recipes,
+    "adapt": adapt,
+    "sweep-six": lambda: sweep(SWEEPS["six"]),
+    "sweep-twelve": lambda: sweep(SWEEPS["twelve"]),
+    "paper-recipe": paper_recipe,
+    "other-model": other_model,
+}
+
+
+def facts() -> set[str]:
+    """Figures that prose may state: those of the tables, and the paper's."""
+    cells = {str(cell) for make in TABLES.values() for row in make() for cell in row.values()}
+    found = {figure for cell in cells for figure in FIGURE.findall(cell)}
+    two = paper_student((0, 11))
+    found |= {percent(paper_retention(two)), times(paper_speedup(2, 64))}
+    return {figure.replace(" times", "x") for figure in found}
+
+
+# A share, or how many times as fast.
+FIGURE = re.compile(r"\d[\d,.]*(?: %|x| times)")
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+def with_tables(text: str) -> str:
+    """A document with its tables made anew."""
+
+    def table(match: re.Match) -> str:
+        return f"{match[1]}\n{markdown_table(TABLES[match[2]]())}\n{match[3]}"
+
+    return re.sub(r"(<!-- table: ([\w-]+) -->).*?(<!-- end -->)", table, text, flags=re.DOTALL)
+
+
+def draw_figures() -> None:
+    for folder in SWEEPS.values():
+        report.draw(HERE / folder)
+    for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "pydocs"):
+        folder = HERE / name
+        tradeoff.report(folder / "scores.csv", folder / "speed.csv", folder / "tradeoff.png")
+    plot_speed(
+        [{**row, "encoder": NAMES[row["encoder"]]} for row in read_rows(STUDENTS / "speed.csv")],
+        STUDENTS / "speed.png",
+    )
+    alone = timed(STUDENTS / "speed-nq.csv", 1)
+    slowest = alone[TEACHER, "torch"]["p50_ms"]
+    points = [
+        {"name": f"{NAMES[encoder].removesuffix(', queries alone')}, {backend}",
+         "speedup": slowest / alone[encoder, backend]["p50_ms"],
+         "retention": compared(STUDENTS, (encoder, backend))["mean"]}
+        for encoder in LAYERS
+        for backend in (["torch"] if encoder == TEACHER else ["export", "export-int8"])
+    ]  # fmt: skip
+    plot_tradeoff(points, STUDENTS / "tradeoff.png", "one query, times as fast as the teacher")
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    args = parser.parse_args()
+    changed = [path for path in DOCUMENTS
+               if with_tables(text := path.read_text(encoding="utf-8")) != text]  # fmt: skip
+    if args.check:
+        sys.exit(f"not what the files say: {', '.join(map(str, changed))}" if changed else 0)
+    for path in changed:
+        with whole_file(path) as partial:
+            partial.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+    draw_figures()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,75 @@
+"""A run of distill.py on disk."""
+
+import json
+from argparse import Namespace
+
+import pytest
+
+from disret.distil.run import Different, Foreign, Run, Taken, Unfinished
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return {"output": tmp_path / "s", "resume": False, "overwrite": False, "teacher": "t",
+            "queries": None, "valid_queries": None, "layers": [0], "device": "cpu"}  # fmt: skip
+
+
+def run(arguments, texts=("a", "b"), **changes):
+    found = Run(Namespace(**{**arguments, **changes}))
+    found.identify("teacher", "student", texts, ["v"])
+    return found
+
+
+def finish(arguments, **changes):
+    """What a finished run leaves, but for the model."""
+    output = arguments["output"]
+    output.mkdir()
+    (output / "modules.json").write_text("[]")
+    report = run(arguments, overwrite=True, **changes).content
+    (output / "distillation.json").write_text(json.dumps(report))
+
+
+def test_a_new_run_is_not_finished(arguments):
+    assert not run(arguments).is_finished
+    assert not run(arguments, resume=True).is_finished
+
+
+def test_circumstances_and_names_do_not_decide(arguments):
+    """Another device or another name of the same teacher is the same run."""
+    finish(arguments)
+    assert run(arguments, resume=True, device="cuda", teacher="./t").is_finished
+    for changes in ({"layers": [1]}, {"texts": ("a", "c")}, {"texts": ("ab", "")}):
+        with pytest.raises(Different, match=r"another (layers|queries_sha256)"):
+            _ = run(arguments, resume=True, **changes).is_finished
+
+
+def test_what_stands_there_is_not_touched(arguments):
+    arguments["output"].mkdir()
+    with pytest.raises(Foreign, match="not a model"):
+        run(arguments, overwrite=True)
+    (arguments["output"] / "modules.json").write_text("[]")
+    with pytest.raises(Taken):
+        run(arguments)
+    with pytest.raises(Foreign, match=r"not made by distill\.py"):
+        _ = run(arguments, resume=True).is_finished
+
+
+def test_an_unfinished_run_waits(arguments):
+    first = run(arguments)
+    first.claim()
+    with pytest.raises(Unfinished):
+        run(arguments)
+    assert not run(arguments, resume=True).is_finished
+    with pytest.raises(Different, match="another layers"):
+        _ = run(arguments, resume=True, layers=[2]).is_finished
+    (first.partial / "left").touch()
+    run(arguments, overwrite=True, layers=[2]).claim()
+    assert [path.name for path in first.partial.iterdir()] == ["run.json"]
+
+
+def test_laps(arguments):
+    found = run(arguments)
+    for name in ("first", "second"):
+        found.lap(name)
+    assert list(found._seconds) == ["first", "second"]
+    assert all(0 <= seconds < 60 for seconds in found._seconds.values())
