@@ -7,7 +7,6 @@
     python distill.py --teacher path/to/model --layers 0 5 --queries log.tsv \\
         --valid-queries held-out.tsv --output models/student     # your retriever, your queries
     python distill.py --teacher T --init-with distilbert-base-uncased --output models/student
-    python distill.py --teacher T --layers 0 5 --recipe best --output models/student
     python distill.py --teacher T --init-with static --recipe best --output models/student
 
 The student starts from layers of the teacher, from another model or from token embeddings, and
@@ -34,7 +33,7 @@ from disret.distil.publish import Publication
 from disret.distil.run import Different, Diverged, Foreign, Run, Taken, Unfinished
 from disret.distil.static import student_of_tokens
 from disret.distil.targets import query_embeddings
-from disret.encode.models import fingerprint, load_encoder, set_precision
+from disret.encode.models import load_encoder, set_precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,42 +67,44 @@ ADVICE = {
 
 @command_line.advised(ADVICE)
 def main() -> None:
-    """Queries, teacher, student, targets, alignment: the method in reading order."""
+    """The method.
+
+    1. Read queries, without judgments.
+    2. Start a student from the teacher's layers, its tokens or another model.
+    3. Embed the queries with the teacher.
+    4. Train the student to put each query there.
+    5. Save it, and publish it as asked for.
+    """
     args = parse_args()
     run, publication = Run(args), Publication(args)
     mirror = mirror_from(args.mirror)
-    queries, valid_queries = training_queries(
-        args.queries, args.valid_queries, args.max_queries, mirror
-    )
-    sentences = []
-    if args.adapt:
-        sentences = collection_sentences(args.adapt, len(queries), args.seed, mirror)
+    queries, valid = training_queries(args.queries, args.valid_queries, args.max_queries, mirror)
+    sentences = collection_sentences(args.adapt, len(queries), args.seed, mirror)
 
     device = training_device(args.device)
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
     teacher = load_encoder(args.teacher, device, args.max_seq_length)
     # Token embeddings come from the teacher alone, by long work: later, if at all.
     student = None if args.init_with == "static" else init_student(args, teacher)
-    texts, sha256 = queries + sentences, fingerprint(teacher)
-    run.identify(sha256, fingerprint(student) if student else sha256, texts, valid_queries)
+    run.identify(teacher, student or teacher, queries, sentences, valid)
+
     if run.is_finished:
         say(f"{args.output} is finished already.")
     else:
         student = student or init_student(args, teacher)
+        texts = queries + sentences
         set_precision(teacher, args.teacher_dtype)
         targets, valid_targets = (
-            query_embeddings(teacher, sha256, args.teacher_dtype, some, args.eval_batch_size, name)
-            for some, name in ((texts, "training"), (valid_queries, "validation"))
+            query_embeddings(teacher, run.teacher, args.teacher_dtype, some, args.eval_batch_size)
+            for some in (texts, valid)
         )
         del teacher  # its work is done; leave the memory to the student
         run.lap("teacher_embeddings")
         examples = Examples(tokenised_queries(student, texts), targets)
-        curve = distil(args, run, student, examples, (valid_queries, valid_targets), device)
+        curve = distil(args, run, student, examples, (valid, valid_targets), device)
         run.lap("training")
-        run.save(student, curve, queries={
-            "training": len(queries), "sentences": len(sentences), "validation": len(valid_queries),
-        })  # fmt: skip
-    publication.publish(valid_queries)
+        run.save(student, curve)
+    publication.publish(valid)
 
 
 def parse_args() -> argparse.Namespace:
@@ -131,7 +132,7 @@ def parse_args() -> argparse.Namespace:
         help="also train on sentences of this collection, at most as many as there are queries")
     add("--keep-order", action="store_true", help="do not shuffle the queries")
     add("--loss", choices=["mse", "l2"], default="mse",
-        help="mean squared error, which the authors' code minimises, or Euclidean distance")
+        help="mean squared error, as in the authors' code, or Euclidean distance")
     add("--train-batch-size", type=positive, help="over all processes")
     add("--eval-batch-size", type=positive, metavar="N",
         help="encode as many tokens at once as N queries of maximum length have")
@@ -147,7 +148,7 @@ def parse_args() -> argparse.Namespace:
         help="bfloat16, or float16 on GPUs without it")
     add("--teacher-dtype", choices=["auto", "bfloat16", "float32"], default="auto",
         help="precision of the teacher's embeddings (default: bfloat16 where the device has it)")
-    add("--seed", type=not_negative, default=42, help="default: 42")
+    add("--seed", type=command_line.seed, default=42, help="default: 42")
     add("--resume", action="store_true",
         help="go on from the last checkpoint, or leave a finished student as it is")
     add("--overwrite", action="store_true", help="replace what is at --output")
@@ -174,8 +175,6 @@ def parse_args() -> argparse.Namespace:
         check_layers(args.layers or [])
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
-    if args.seed >= 2**32:
-        parser.error("--seed must be from 0 to 4294967295")
     if args.train_batch_size % world_size():
         parser.error(f"--train-batch-size must be a multiple of the {world_size()} processes")
     if args.adapt:
@@ -226,29 +225,24 @@ def init_from_model(
     """
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import (
-        Dense,
-        Normalize,
-        Pooling,
-        Transformer,
-    )
+    from sentence_transformers.sentence_transformer import modules as st
 
-    poolings = [module for module in teacher if isinstance(module, Pooling)]
+    poolings = [module for module in teacher if isinstance(module, st.Pooling)]
     if not poolings:
         raise UserError("the teacher has no pooling that a student could copy.")
-    if not isinstance(other[0], Transformer):
+    if not isinstance(other[0], st.Transformer):
         raise UserError(f"a student cannot start from a {type(other[0]).__name__}.")
     width = other[0].get_embedding_dimension()
-    pooling = Pooling(width, poolings[0].pooling_mode, poolings[0].include_prompt)
+    pooling = st.Pooling(width, poolings[0].pooling_mode, poolings[0].include_prompt)
     modules = [other[0], pooling]
     pooled = pooling.get_embedding_dimension()
     dimension = teacher.get_embedding_dimension()
     if pooled != dimension:
         torch.manual_seed(seed)
         function = torch.nn.ReLU() if activation == "relu" else torch.nn.Identity()
-        modules.append(Dense(pooled, dimension, activation_function=function))
-    if any(isinstance(module, Normalize) for module in teacher):
-        modules.append(Normalize())
+        modules.append(st.Dense(pooled, dimension, activation_function=function))
+    if any(isinstance(module, st.Normalize) for module in teacher):
+        modules.append(st.Normalize())
     return SentenceTransformer(
         modules=modules,
         prompts=other.prompts,
@@ -280,13 +274,7 @@ def distil(
     """
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
-    from disret.distil.training import (
-        DistillationTrainer,
-        QueryMSEEvaluator,
-        for_short_texts,
-        mse_before,
-        trainer_settings,
-    )
+    from disret.distil import training
 
     dtype = mixed_precision(device) if args.mixed_precision else "float32"
     if args.mixed_precision and dtype == "float32":
@@ -294,26 +282,19 @@ def distil(
     steps = -(-len(examples.embeddings) // args.train_batch_size) * args.num_epochs
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
-    settings = trainer_settings(
-        run.checkpoints,
-        device,
-        dtype,
-        num_train_epochs=args.num_epochs,
+    settings = training.trainer_settings(
+        run.checkpoints, device, dtype, seed=args.seed,
+        num_train_epochs=args.num_epochs, eval_steps=args.eval_steps,
         per_device_train_batch_size=args.train_batch_size // world_size(),
-        learning_rate=args.adamw_lr,
-        adam_epsilon=args.adamw_eps,
-        weight_decay=0.01,
-        warmup_steps=args.warmup_steps,
-        lr_scheduler_type=args.lr_schedule,
-        eval_steps=args.eval_steps,
-        seed=args.seed,
-    )
-    evaluator = QueryMSEEvaluator(*validation)
+        learning_rate=args.adamw_lr, adam_epsilon=args.adamw_eps, weight_decay=0.01,
+        warmup_steps=args.warmup_steps, lr_scheduler_type=args.lr_schedule,
+    )  # fmt: skip
+    evaluator = training.QueryMSEEvaluator(*validation)
     with settings.main_process_first(local=False):
         run.claim()
-        before = mse_before(run.partial, evaluator, student)
+        before = training.mse_before(run.partial, evaluator, student)
         checkpoint = run.last_checkpoint()
-    trainer = DistillationTrainer(
+    trainer = training.DistillationTrainer(
         model=student,
         args=settings,
         examples=examples,
@@ -322,7 +303,7 @@ def distil(
         loss=EmbedDistillLoss(student, distance_metric=args.loss),
         keep_order=args.keep_order,
     )
-    with for_short_texts(student, args.dropout):
+    with training.for_short_texts(student, args.dropout):
         trainer.train(resume_from_checkpoint=checkpoint)
     return [{"step": 0, "mse": before}, *trainer.validation_mse()]
 

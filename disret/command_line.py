@@ -112,6 +112,11 @@ def not_negative(text: str) -> int:
     return _number(int, text, lambda value: value >= 0, "must not be negative")
 
 
+def seed(text: str) -> int:
+    """The type of a seed, of 32 bits."""
+    return _number(int, text, lambda value: 0 <= value < 2**32, "must be from 0 to 4294967295")
+
+
 def positive_float(text: str) -> float:
     """The type of an argument that is a positive, finite number."""
     return _number(float, text, lambda value: 0 < value < float("inf"), "must be positive")

@@ -305,7 +305,7 @@ def measure_memory(
             modules=[Transformer(folder, max_seq_length=256), Pooling(768)], device=device
         )
         with stages.measure("teacher pass", len(queries)):
-            targets = query_embeddings(teacher, "random", "float32", queries, None, "teacher")
+            targets = query_embeddings(teacher, "random", "float32", queries, None)
         with stages.measure("tokenise", len(queries)):
             examples = Examples(tokenised_queries(teacher, queries), targets)
         sampler = QueryBatchSampler(

@@ -273,7 +273,7 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
     [
         ([], "--layers is missing"),
         (["--layers", 0, 9], "--layers: the model has layers 0 to 3, so there is no 9"),
-        (["--layers", 0, "--seed", -1], "--seed: must not be negative"),
+        (["--layers", 0, "--seed", -1], "--seed: must be from 0 to 4294967295"),
         (["--layers", 0, "--output", "."], "is not a model"),
         (["--layers", 1, 1], "twice"),
         (["--layers", -1], "from 0"),

@@ -18,11 +18,14 @@ def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = 
     document's title before its text, so a title comes with the first sentence.
 
     Args:
-        name: a data set or directory, as `find_collections` takes it; so is `mirror`.
+        name: a data set or directory, as `find_collections` takes it; so is `mirror`. None gives
+            no sentences.
 
     Raises:
         UserError: there is no such collection, or no sentence in it.
     """
+    if name is None:
+        return []
     collections = find_collections(name, mirror)
     chance = random.Random(seed)
     kept: list[str] = []

@@ -60,24 +60,41 @@ class Run:
         self.partial = unfinished(args.output)
         self.args = args
         self.inputs: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
         check_output(args.output, args.resume, args.overwrite)
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
     def identify(
         self,
-        teacher_sha256: str,
-        initial_student_sha256: str,
+        teacher: "SentenceTransformer",
+        student: "SentenceTransformer",
         queries: Sequence[str],
+        sentences: Sequence[str],
         valid_queries: Sequence[str],
     ) -> None:
-        """Say what the run is made of: fingerprints of the models, and all texts."""
+        """Say what the run is made of: the models before anything is done to them, all texts."""
+        from disret.encode.models import fingerprint
+
+        teacher_sha256 = fingerprint(teacher)
         self.inputs = {
             "teacher_sha256": teacher_sha256,
-            "initial_student_sha256": initial_student_sha256,
-            "queries_sha256": text_sha256(queries),
+            "initial_student_sha256": teacher_sha256
+            if student is teacher
+            else fingerprint(student),
+            "queries_sha256": text_sha256(queries, sentences),
             "valid_queries_sha256": text_sha256(valid_queries),
         }
+        self.counts = {
+            "training": len(queries),
+            "sentences": len(sentences),
+            "validation": len(valid_queries),
+        }
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's fingerprint."""
+        return self.inputs["teacher_sha256"]
 
     @property
     def content(self) -> dict[str, dict[str, Any]]:
@@ -135,12 +152,11 @@ class Run:
         self._seconds[name] = round(now - self._started, 1)
         self._started = now
 
-    def save(self, student: "SentenceTransformer", curve: list[dict[str, float]], **facts: Any):
+    def save(self, student: "SentenceTransformer", curve: list[dict[str, float]]) -> None:
         """Put the complete model in place, with its `distillation.json`; the run is finished.
 
         Args:
             curve: validation MSE by step, from step 0, before training.
-            facts: what else the report says.
         """
         from disret.devices import versions, world_size
         from disret.encode.models import describe, fingerprint, load_encoder
@@ -157,7 +173,7 @@ class Run:
             **self.content,
             "command": command_line(),
             "teacher_is_local": Path(self.args.teacher).exists(),
-            **facts,
+            "queries": self.counts,
             "processes": world_size(),
             "seconds": self._seconds,
             "validation_mse": curve,

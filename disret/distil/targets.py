@@ -97,7 +97,6 @@ def query_embeddings(
     dtype: str,
     queries: list[str],
     batch_size: int | None,
-    description: str,
 ) -> np.ndarray:
     """Embed queries as `encode_query` does, once: a later call with the same model reads the file.
 
@@ -123,4 +122,4 @@ def query_embeddings(
     with lock(path):
         if not path.exists():
             check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
-        return encode_to_file(path, key, encode, queries, len(queries), dimension, description)
+        return encode_to_file(path, key, encode, queries, len(queries), dimension, "teacher")

@@ -62,8 +62,7 @@ def main() -> None:
     sha256, dtype = fingerprint(teacher), resolve_dtype("auto", "cpu")
     set_precision(teacher, dtype)
     targets, valid_targets = (
-        query_embeddings(teacher, sha256, dtype, texts, None, "teacher")
-        for texts in (queries, valid_queries)
+        query_embeddings(teacher, sha256, dtype, texts, None) for texts in (queries, valid_queries)
     )
 
     class Directions(EmbedDistillLoss):

@@ -6,17 +6,19 @@ from argparse import Namespace
 import pytest
 
 from disret.distil.run import Different, Foreign, Run, Taken, Unfinished
+from disret.encode.models import load_encoder
 
 
 @pytest.fixture
-def arguments(tmp_path):
-    return {"output": tmp_path / "s", "resume": False, "overwrite": False, "teacher": "t",
+def arguments(tmp_path, teacher):
+    return {"output": tmp_path / "s", "resume": False, "overwrite": False, "teacher": str(teacher),
             "queries": None, "valid_queries": None, "layers": [0], "device": "cpu"}  # fmt: skip
 
 
 def run(arguments, texts=("a", "b"), **changes):
+    model = load_encoder(arguments["teacher"], "cpu")
     found = Run(Namespace(**{**arguments, **changes}))
-    found.identify("teacher", "student", texts, ["v"])
+    found.identify(model, model, texts, [], ["v"])
     return found
 
 
@@ -37,7 +39,7 @@ def test_a_new_run_is_not_finished(arguments):
 def test_circumstances_and_names_do_not_decide(arguments):
     """Another device or another name of the same teacher is the same run."""
     finish(arguments)
-    assert run(arguments, resume=True, device="cuda", teacher="./t").is_finished
+    assert run(arguments, resume=True, device="cuda", teacher="another name").is_finished
     for changes in ({"layers": [1]}, {"texts": ("a", "c")}, {"texts": ("ab", "")}):
         with pytest.raises(Different, match=r"another (layers|queries_sha256)"):
             _ = run(arguments, resume=True, **changes).is_finished

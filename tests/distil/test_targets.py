@@ -80,13 +80,13 @@ def test_query_embeddings_are_computed_once(teacher):
     encoder = load_encoder(str(teacher), "cpu")
     sha256 = fingerprint(encoder)
     queries = ["one", "two two", "three"]
-    first = query_embeddings(encoder, sha256, "float32", queries, None, "test")
+    first = query_embeddings(encoder, sha256, "float32", queries, None)
     np.testing.assert_allclose(first, encoder.encode_query(queries), atol=1e-6)
     assert not np.allclose(first, encoder.encode(queries), atol=1e-3)  # the prompt counts
     (file,) = (paths.DOWNLOADS / "embeddings").glob("*.npy")
     written = file.stat().st_mtime_ns
-    query_embeddings(encoder, sha256, "float32", queries, None, "test")
+    query_embeddings(encoder, sha256, "float32", queries, None)
     assert file.stat().st_mtime_ns == written
     encoder.max_seq_length = 4
-    query_embeddings(encoder, sha256, "float32", queries, None, "test")
+    query_embeddings(encoder, sha256, "float32", queries, None)
     assert len(list((paths.DOWNLOADS / "embeddings").glob("*.npy"))) == 2
