@@ -1,6 +1,7 @@
 """The house: scripts on top of wings, wings on top of common floors, and every arrow down."""
 
 import ast
+import re
 
 import pytest
 from conftest import ROOT
@@ -52,6 +53,25 @@ def test_wings_say_what_they_are(path):
     assert said.strip()
     if wing != "disret":
         assert {line.partition(":")[0] for line in said.splitlines()} >= {"In", "May import"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_modules_say_facts_and_scripts_name_flags(path):
+    """But for the module of the command line, and the `main` of a module that is a command."""
+    tree = ast.parse(path.read_text())
+    commands = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main"]
+    own = {id(node) for command in commands for node in ast.walk(command)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and id(node) not in own:
+            texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+            assert not [t for t in texts if isinstance(t, str) and re.search(r"--[a-z]", t)]
+
+
+def test_a_main_is_one_screen():
+    for script in ("distill", "benchmark", "ispeed", "sweep"):
+        tree = ast.parse((ROOT / f"{script}.py").read_text())
+        (main,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main")
+        assert main.end_lineno - main.lineno < 40, script
 
 
 @pytest.mark.parametrize("script", ["distill", "benchmark", "ispeed", "sweep"])
