@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,7 +21,6 @@ from disret.retrieve.score_file import mean_retention, newest_scores
 from disret.sweep import report, tradeoff
 from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
 from disret.sweep.plots import plot_speed, plot_tradeoff
-from disret.sweep.subsets import PAPER_DEPTH, subsets
 from disret.tables import Row, markdown_table, read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -236,26 +234,8 @@ def adapt() -> list[Row]:
 
 def sweep(folder: str) -> list[Row]:
     """Retention by choice of layers, beside the paper's."""
-    papers = {s.choice: s.layers for s in subsets(PAPER_DEPTH)}
-    tidy = [r for r in read_rows(HERE / folder / "sweep.csv") if r["metric"] == METRIC]
-    sets = list(dict.fromkeys(row["dataset"] for row in tidy))
-    rows = []
-    for name in dict.fromkeys(row["student"] for row in tidy if row["student"] != "teacher"):
-        own = [row for row in tidy if row["student"] == name]
-        layers = papers.get(own[0]["choice"])
-        there, everywhere = (
-            paper_retention(paper_student(layers), where) if layers else None
-            for where in (sets, None)
-        )
-        rows.append({
-            "student": name.removeprefix("layers "),
-            "choice": own[0]["choice"],
-            "retention": percent(fmean(row["retention"] for row in own)),
-            "the paper, of 12": " ".join(map(str, layers)) if layers else None,
-            "same sets": percent(there) if there else None,
-            "15 sets": percent(everywhere) if everywhere else None,
-        })  # fmt: skip
-    return rows
+    teacher, *found = report.read_sweep(HERE / folder)
+    return report.students_table(found, teacher)
 
 
 def more() -> list[Row]:

@@ -97,15 +97,15 @@ def draw(folder: Path) -> str:
         The tables.
     """
     timings = read_rows(folder / "speed.csv")
-    tidy = read_rows(folder / "sweep.csv")
-    sets = list(dict.fromkeys(row["dataset"] for row in tidy))
-    teacher, *found = _scored(tidy, timings)
+    teacher, *found = read_sweep(folder)
+    sets = list(teacher.scores)
     tables = "\n\n".join(
-        [
-            students_table(found, teacher, sets),
+        markdown_table(rows)
+        for rows in (
+            students_table(found, teacher),
             models_table(sets),
             speed_table(found, teacher, timings[0]["dataset"]),
-        ]
+        )
     )
     with whole_file(folder / "tables.md") as partial:
         partial.write_text(tables + "\n", encoding="utf-8")
@@ -134,8 +134,10 @@ def draw(folder: Path) -> str:
     return tables
 
 
-def _scored(tidy: Sequence[Row], timings: Sequence[Row]) -> list[Scored]:
-    """The encoders of a `sweep.csv`, the teacher first."""
+def read_sweep(folder: Path) -> list[Scored]:
+    """The encoders of `sweep.csv` and `speed.csv`, the teacher first."""
+    timings = read_rows(folder / "speed.csv")
+    tidy = read_rows(folder / "sweep.csv")
     found = []
     for name in dict.fromkeys(row["student"] for row in tidy):
         rows = [row for row in tidy if row["student"] == name]
@@ -156,41 +158,43 @@ def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, f
     }
 
 
-def students_table(found: Sequence[Scored], teacher: Scored, sets: Sequence[str]) -> str:
+def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
     """Each student beside the paper's of the same choice; difference in points of retention."""
     papers = {s.choice: s.layers for s in subsets(PAPER_DEPTH)}
     largest = max(teacher.speeds)
     rows = []
     for student in found:
-        kept = papers.get(student.choice)
-        there = paper_retention(paper_student(kept), sets) if kept else None
-        everywhere = paper_retention(paper_student(kept)) if kept else None
+        layers = papers.get(student.choice)
+        there, everywhere = (
+            paper_retention(paper_student(layers), sets) if layers else None
+            for sets in (list(teacher.scores), None)
+        )
+        speed = student.speeds[largest]
         rows.append({
             "student": student.name,
             "choice": student.choice,
-            **{f"{name} nDCG@10": f"{student.scores[name][METRIC]:.4f}" for name in sets},
+            **{f"{d} nDCG@10": f"{values[METRIC]:.4f}" for d, values in student.scores.items()},
             "retention": percent(student.retention),
-            f"queries/s, batch {largest}": f"{student.speeds[largest]:.0f} "
-            f"({student.speeds[largest] / teacher.speeds[largest]:.1f}x)",
-            "paper, layers of 12": " ".join(map(str, kept)) if kept else "",
+            f"queries/s, batch {largest}": f"{speed:.0f} ({speed / teacher.speeds[largest]:.1f}x)",
+            "paper, layers of 12": " ".join(map(str, layers)) if layers else "",
             "paper, on these sets": percent(there),
             "difference": f"{student.retention - there:+.1f}" if there else "",
             "paper, on 15 sets": percent(everywhere),
         })  # fmt: skip
-    return markdown_table(rows)
+    return rows
 
 
-def models_table(sets: Sequence[str]) -> str:
+def models_table(sets: Sequence[str]) -> list[Row]:
     """The paper's students that started from other models."""
-    return markdown_table([
+    return [
         {"the paper's other students, from": name,
          "retention on these sets": percent(paper_retention(name, sets)),
          "on 15 sets": percent(paper_retention(name))}
         for name in paper_models()
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
-def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> str:
+def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> list[Row]:
     """Speed-up of each size by batch size, beside the paper's of as many layers on NQ's queries.
 
     Args:
@@ -200,13 +204,13 @@ def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> str:
     for group in by_size(found).values():
         student = group[0]
         what = f"{student.layers} of {teacher.layers} layers" if student.choice else student.name
-        row: dict[str, Any] = {f"speed-up on queries of {queries}": what}
+        row = {f"speed-up on queries of {queries}": what}
         for size, speed in student.speeds.items():
             there = paper_speedup(student.layers, size) if student.choice else None
             beside = f" (paper, nq: {there:.1f}x)" if there else ""
             row[f"batch {size}"] = f"{speed / teacher.speeds[size]:.1f}x{beside}"
         rows.append(row)
-    return markdown_table(rows)
+    return rows
 
 
 def by_size(found: Sequence[Scored]) -> dict[str, list[Scored]]:
