@@ -9,11 +9,13 @@ from disret.command_line import UserError
 from disret.files import lock, read_json, whole_file, write_json
 
 Row = dict[str, Any]
-# Columns of benchmark.py, ispeed.py and sweep.py that hold numbers; metrics have an @ as well.
+# Columns that hold numbers, in the tables of the scripts and of evaluations/. Metrics have an @ in
+# their name, and the retention on one data set ends in that word.
 NUMBERS = frozenset((
     "retention", "mean", "low", "high", "documents", "batch_size",
     "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
-    "layers", "parameters", "peak_memory_mb", "threads", "value",
+    "layers", "parameters", "peak_memory_mb", "threads", "value", "validation_mse",
+    "training_seconds", "difference", "float32_mb", "int8_mb", "int8_mean_cosine",
 ))  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _value(path: Path, column: str, cell: str) -> str | float | int | None:
-    if cell == "" or not (column in NUMBERS or "@" in column):
+    if not (column in NUMBERS or "@" in column or column.endswith(" retention")) or not cell:
         return cell or None
     try:
         return int(cell) if cell.isdecimal() else float(cell)

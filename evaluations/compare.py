@@ -66,7 +66,7 @@ def main() -> None:
             "backend": first["query_backend"],
             "validation_mse": min(p["mse"] for p in report["validation_mse"]) if report else None,
             "training_seconds": report.get("seconds", {}).get("training"),
-            **{dataset: rows[dataset]["retention"] for dataset in datasets},
+            **{f"{dataset} retention": rows[dataset]["retention"] for dataset in datasets},
             "mean": round(mean(rows[dataset]["retention"] for dataset in datasets), 2),
             "low": round(low, 2),
             "high": round(high, 2),

@@ -114,10 +114,10 @@ def students() -> list[Row]:
         rows.append({
             "query encoder": name,
             **{f"{d} nDCG@10": f"{own[d][METRIC]:.4f}" for d in own},
-            **{f"{d} retention": percent(found[d]) for d in own},
+            **{f"{d} retention": percent(found[f"{d} retention"]) for d in own},
             "mean retention (95 % interval)": interval(found),
             "training": None if encoder == TEACHER
-            else f"{float(found['training_seconds']) / 60:.0f} min",
+            else f"{found['training_seconds'] / 60:.0f} min",
         })  # fmt: skip
     return rows
 
@@ -152,7 +152,7 @@ def exports() -> list[Row]:
             "query encoder": NAMES[row["encoder"]],
             "float32": f"{row['float32_mb']} MB",
             "int8": f"{row['int8_mb']} MB",
-            "cosine of int8 to the model": f"{float(row['int8_mean_cosine']):.4f}",
+            "cosine of int8 to the model": f"{row['int8_mean_cosine']:.4f}",
             "how": row["int8"],
         }
         for row in read_rows(STUDENTS / "exports.csv")
@@ -211,9 +211,10 @@ def recipes() -> list[Row]:
             continue
         rows.append({
             "student": Path(row["encoder"]).name,
-            "validation MSE": f"{float(row['validation_mse']):.2e}",
-            **{d: percent(float(row[d])) for d in ("scifact", "nfcorpus", "pydocs", "mean")},
-            "difference": f"{float(row['difference']):+.1f}" if row["difference"] else None,
+            "validation MSE": f"{row['validation_mse']:.2e}",
+            **{name: percent(row[name]) for name in row if name.endswith(" retention")},
+            "mean": percent(row["mean"]),
+            "difference": f"{row['difference']:+.1f}" if row["difference"] else None,
             "p": row["p"],
         })  # fmt: skip
     return rows
@@ -226,7 +227,7 @@ def adapt() -> list[Row]:
               "adapt-scifact": "`--adapt scifact`"}  # fmt: skip
     return [
         {"one epoch": label,
-         **{f"{d} retention": percent(float(found[name][d]))
+         **{f"{d} retention": percent(found[name][f"{d} retention"])
             for d in ("scifact", "nfcorpus", "pydocs")}}
         for name, label in labels.items()
     ]  # fmt: skip
@@ -243,11 +244,11 @@ def more() -> list[Row]:
     tried = {Path(r["encoder"]).name: r for r in read_rows(HERE / "recipes" / "comparison.csv")}
 
     def mean(name: str) -> float:
-        return float(tried[name]["mean"])
+        return tried[name]["mean"]
 
     def minutes(name: str) -> str:
         found = compared(STUDENTS, (f"models/best/{name}", "torch"))
-        return f"{float(found['training_seconds']) / 60:.0f} min"
+        return f"{found['training_seconds'] / 60:.0f} min"
 
     five, dictionary = mean("5-epochs"), mean("wordnet-3-epochs")
     steps = [
@@ -264,11 +265,11 @@ def more() -> list[Row]:
         rows.append({"": what, "command": command, "mean retention": percent(value),
                      "gain": gain, "training, one core": took})  # fmt: skip
         before = value
-    one = tried["adapt-scifact"]
+    own, without = (tried[name]["scifact retention"] for name in ("adapt-scifact", "baseline"))
     rows.append({
         "": "sentences of your own collection", "command": "`--adapt DIR`",
-        "mean retention": f"SciFact {percent(float(one['scifact']))}",
-        "gain": f"{float(one['scifact']) - float(tried['baseline']['scifact']):+.1f} points there",
+        "mean retention": f"SciFact {percent(own)}",
+        "gain": f"{own - without:+.1f} points there",
         "training, one core": None,
     })  # fmt: skip
     return rows
