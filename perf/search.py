@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Indexing and exact search at the size of MS MARCO: memory, time, and time over a bare product.
 
-    python perf/search.py                          # 15 GB of disk, about 40 minutes on 2 cores
+    python perf/search.py                          # 15 GB of disk, 22 minutes on 2 cores
     python perf/search.py --documents 1000000      # the same, smaller
 
 The vectors are synthetic: random documents of eight words, embedded by averaging random vectors of

@@ -1,4 +1,7 @@
-"""Queries to train on or to time with, from files in the usual formats."""
+"""Queries to train on or to time with, from files in the usual formats.
+
+python -m disret.data.query_files        # MS MARCO's, into downloads/
+"""
 
 import gzip
 import json
@@ -7,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from disret import paths
-from disret.command_line import UserError, say
+from disret.command_line import UserError, add_mirror, argument_parser, run, say
 from disret.data.catalog import MSMARCO_QUERIES
-from disret.data.download import fetch_folder
+from disret.data.download import fetch_folder, mirror_from
 
 
 def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
@@ -126,3 +129,14 @@ def _from_jsonl(line: str) -> str:
 
 def _from_text(line: str) -> str:
     return line.strip()
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.data.query_files")
+    add_mirror(parser)
+    for path in msmarco_queries(mirror_from(parser.parse_args().mirror)):
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)

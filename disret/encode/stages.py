@@ -96,7 +96,7 @@ class Stages:
             "arguments": {
                 name: str(value) if isinstance(value, Path) else value
                 for name, value in arguments.items()
-                if value is not None
+                if value is not None and name != "mirror"  # a place of this machine
             },
             "device": device_name(device),
             "processes": world_size(),
