@@ -34,6 +34,7 @@ from disret.distil.run import Different, Diverged, Foreign, Run, Taken, Unfinish
 from disret.distil.static import student_of_tokens
 from disret.distil.targets import query_embeddings
 from disret.encode.models import load_encoder, set_precision
+from disret.tables import NotATable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,7 @@ ADVICE = {
     Diverged: "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite",
     NoLayerList: "start the student from a model instead (--init-with MODEL)",
     NotUploaded: "run the same with --resume to try again",
+    NotATable: "name another with --results",
 }
 
 
@@ -276,14 +278,15 @@ def distil(
 
     from disret.distil import training
 
-    dtype = mixed_precision(device) if args.mixed_precision else "float32"
-    if args.mixed_precision and dtype == "float32":
-        say("note: this CPU has no bfloat16, so --mixed-precision trains in float32.")
+    if args.mixed_precision:
+        run.training_dtype = mixed_precision(device)
+        if run.training_dtype == "float32":
+            say("note: this CPU has no bfloat16, so --mixed-precision trains in float32.")
     steps = -(-len(examples.embeddings) // args.train_batch_size) * args.num_epochs
     if args.warmup_steps >= steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
     settings = training.trainer_settings(
-        run.checkpoints, device, dtype, seed=args.seed,
+        run.checkpoints, device, run.training_dtype, seed=args.seed,
         num_train_epochs=args.num_epochs, eval_steps=args.eval_steps,
         per_device_train_batch_size=args.train_batch_size // world_size(),
         learning_rate=args.adamw_lr, adam_epsilon=args.adamw_eps, weight_decay=0.01,

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
+from disret.devices import mixed_precision
+
 SMALL = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4, "--adamw-lr", 1e-3,
          "--teacher-dtype", "float32", "--device", "cpu"]  # fmt: skip
 
@@ -231,11 +233,13 @@ def test_two_processes_make_one_model(arguments, call, tmp_path, home):
 def test_mixed_precision(script, arguments, tmp_path):
     outcome = script("distill", *arguments, "--layers", 0, "--mixed-precision", "--keep-order")
     assert outcome.status == 0, outcome.err
-    curve = report(tmp_path / "student")["validation_mse"]
+    found = report(tmp_path / "student")
+    curve = found["validation_mse"]
     assert min(p["mse"] for p in curve) < curve[0]["mse"]
+    assert found["training_dtype"] == mixed_precision("cpu")
 
 
-def test_mixed_precision_on_a_cpu_without_bfloat16(call, arguments, monkeypatch):
+def test_mixed_precision_on_a_cpu_without_bfloat16(call, arguments, monkeypatch, tmp_path):
     """Nothing takes the slow emulation, and a line says so."""
     import torch
 
@@ -244,6 +248,7 @@ def test_mixed_precision_on_a_cpu_without_bfloat16(call, arguments, monkeypatch)
     outcome = call("distill", *arguments, "--layers", 0, "--mixed-precision")
     assert outcome.status == 0, outcome.err
     assert outcome.err.count("no bfloat16, so --mixed-precision trains in float32") == 1
+    assert report(tmp_path / "student")["training_dtype"] == "float32"
 
 
 def test_divergence_is_said(call, arguments, tmp_path):
@@ -370,6 +375,15 @@ def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
     assert QueryEncoder.from_pretrained(student).encode(texts).shape == found.shape
 
 
+def test_wrong_layers_of_another_model_are_its_own(call, arguments, tmp_path):
+    """Not the teacher's, which has four."""
+    other = save_encoder(tmp_path / "other", "distilbert", layers=3)
+    outcome = call("distill", *arguments, "--init-with", other, "--layers", 0, 3)
+    assert outcome.status == 2
+    assert f"--init-with {other}: the model has layers 0 to 2, so there is no 3" in outcome.err
+    assert "teacher" not in outcome.err
+
+
 def test_layers_of_another_model(call, arguments, tmp_path):
     other = save_encoder(tmp_path / "other", "distilbert", layers=3)
     outcome = call("distill", *arguments, "--init-with", other, "--layers", 0, 2)
@@ -379,7 +393,6 @@ def test_layers_of_another_model(call, arguments, tmp_path):
     assert student.transformers_model.config.n_layers == 2
 
 
-@pytest.mark.real
 @pytest.mark.real
 def test_real_teacher(call, arguments, real_teacher, tmp_path):
     """all-MiniLM-L6-v2 keeps a third of its layers and comes nearer again in a few steps."""

@@ -50,6 +50,9 @@ class Run:
     Args:
         args: of distill.py; `output`, `resume` and `overwrite` say what may be touched.
 
+    Attributes:
+        training_dtype: what it is trained in, for the report.
+
     Raises:
         UserError: the place cannot be written; or something stands there, or unfinished beside
             it, that is neither to be resumed nor to be replaced, or is no model.
@@ -61,6 +64,7 @@ class Run:
         self.args = args
         self.inputs: dict[str, str] = {}
         self.counts: dict[str, int] = {}
+        self.training_dtype = "float32"
         check_output(args.output, args.resume, args.overwrite)
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
@@ -174,6 +178,7 @@ class Run:
             "command": command_line(),
             "teacher_is_local": Path(self.args.teacher).exists(),
             "queries": self.counts,
+            "training_dtype": self.training_dtype,
             "processes": world_size(),
             "seconds": self._seconds,
             "validation_mse": curve,
