@@ -45,12 +45,9 @@ from disret.retrieve.metrics import to_run
 from disret.retrieve.score_file import ScoreFile, average_parts, summary
 from disret.retrieve.search import search
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
-from disret.tables import NotATable, Row, append_run, format_table, read_runs
+from disret.tables import Row, append_run, format_table, read_runs
 
-ADVICE = {
-    NotATable: "name another --output",
-    TooLarge: "use --index-dtype float32",
-}
+ADVICE = {TooLarge: "use --index-dtype float32"}
 
 
 @command_line.advised(ADVICE)

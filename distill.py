@@ -34,7 +34,6 @@ from disret.distil.run import Different, Diverged, Foreign, Run, Taken, Unfinish
 from disret.distil.static import student_of_tokens
 from disret.distil.targets import query_embeddings
 from disret.encode.models import load_encoder, set_precision
-from disret.tables import NotATable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +62,6 @@ ADVICE = {
     Diverged: "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite",
     NoLayerList: "start the student from a model instead (--init-with MODEL)",
     NotUploaded: "run the same with --resume to try again",
-    NotATable: "name another with --results",
 }
 
 
@@ -137,7 +135,8 @@ def parse_args() -> argparse.Namespace:
         help="mean squared error, as in the authors' code, or Euclidean distance")
     add("--train-batch-size", type=positive, help="over all processes")
     add("--eval-batch-size", type=positive, metavar="N",
-        help="encode as many tokens at once as N queries of maximum length have")
+        help="encode as many tokens at once as N queries of maximum length have (default: 4,096 "
+        "tokens on the CPU, 65,536 on CUDA)")
     add("--max-seq-length", type=positive, default=256, help="tokens of a query (default: 256)")
     add("--warmup-steps", type=not_negative)
     add("--eval-steps", type=positive, help="steps between checkpoints")
@@ -233,7 +232,8 @@ def init_from_model(
     if not poolings:
         raise UserError("the teacher has no pooling that a student could copy.")
     if not isinstance(other[0], st.Transformer):
-        raise UserError(f"a student cannot start from a {type(other[0]).__name__}.")
+        name = type(other[0]).__name__
+        raise UserError(f"a student cannot start from a {name}; name a transformer model.")
     width = other[0].get_embedding_dimension()
     pooling = st.Pooling(width, poolings[0].pooling_mode, poolings[0].include_prompt)
     modules = [other[0], pooling]

@@ -150,7 +150,8 @@ def time_encoders(
         A row for each encoder: all runs, their median, their spread (largest less smallest, in
         percent of the median), the speed-up of the medians over the first encoder, and, at batch
         size 1, percentiles of a query's time over all runs, in milliseconds. Memory is that of the
-        weights and what encoding takes beside them.
+        weights and, at the least, what encoding takes beside them: on a CPU, memory that was freed
+        before and is used again does not show.
     """
     runs: dict[tuple[str, str], list[float]] = {key: [] for key in encoders}
     latencies: dict[tuple[str, str], list[float]] = {key: [] for key in encoders}

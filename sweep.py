@@ -56,6 +56,7 @@ def main() -> None:
 
     from disret.distil.model_card import write_model_card
     from disret.encode.models import describe, load_encoder
+    from disret.retrieve.score_file import read_scores
     from disret.sweep.report import write_report
     from disret.tables import read_rows
 
@@ -71,7 +72,7 @@ def main() -> None:
         "--output", scores,
     )  # fmt: skip
     for folder in folders.values():
-        write_model_card(folder, folder.name, read_rows(scores))
+        write_model_card(folder, folder.name, read_scores(scores))
     speed = args.output / "speed.csv"
     one_of_each = {student.size: student.folder(args.output) for student in students}
     wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))

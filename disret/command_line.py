@@ -126,7 +126,8 @@ def _number(kind: type, text: str, is_right: Callable[[Any], bool], rule: str) -
     try:
         value = kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        expected = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
     if not is_right(value):
         raise argparse.ArgumentTypeError(f"{rule}, got {text}")
     return value
@@ -150,7 +151,7 @@ def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
     return tqdm(*args, disable=not is_main_process(), **kwargs)
 
 
-def command_line() -> str:
+def invocation() -> str:
     """The command that this process was started with, as a shell takes it."""
     return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 

@@ -55,11 +55,13 @@ def has_bfloat16(device: str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
+    if not any("bf16" in name and there for name, there in capabilities.items()):
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    return (
-        any("bf16" in name and there for name, there in capabilities.items())
-        and torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
-        and any(name in limit for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
+    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2") and any(
+        name in limit for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
     )
 
 

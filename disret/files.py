@@ -83,12 +83,11 @@ def checksum(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def text_sha256(*texts: Iterable[str]) -> str:
-    """SHA-256 of lists of texts, one after the other, in hexadecimal."""
-    digest = hashlib.sha256()
-    for some in texts:
-        for text in some:
-            digest.update(text.encode() + b"\0")
+def text_sha256(texts: Iterable[str], settings: str = "") -> str:
+    """SHA-256 of settings and of texts after them, in hexadecimal: the name of a cache's file."""
+    digest = hashlib.sha256(settings.encode())
+    for text in texts:
+        digest.update(text.encode() + b"\0")
     return digest.hexdigest()
 
 

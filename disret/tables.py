@@ -1,6 +1,6 @@
 """Tables: CSV files that grow row by row, JSON lists of runs, and what is printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,17 @@ NUMBERS = frozenset((
 ))  # fmt: skip
 
 
-class NotATable(UserError):
-    """A file is there that is of another kind."""
-
-
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
     """The rows of a results file, none when there is no file.
+
+    Args:
+        needed: columns without which the table is another one.
 
     Returns:
         Numbers where a column holds numbers, texts elsewhere, and None for an empty cell.
 
     Raises:
-        NotATable: the file is not a CSV table, or has a text where a number belongs.
+        UserError: the file is not such a table, or has a text where a number belongs.
     """
     import pandas
 
@@ -39,7 +38,11 @@ def read_rows(path: Path) -> list[Row]:
     try:
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError):  # pandas' own errors among them
-        raise NotATable(f"{path} exists and is not a CSV table") from None
+        raise UserError(f"{path} exists and is not a CSV table; name another file.") from None
+    if missing := [name for name in needed if name not in table.columns]:
+        raise UserError(
+            f"{path} is another table: it has no column {', '.join(missing)}; name another file."
+        )
     return [
         {column: _value(path, column, cell) for column, cell in row.items()}
         for row in table.to_dict("records")
@@ -52,7 +55,7 @@ def _value(path: Path, column: str, cell: str) -> str | float | int | None:
     try:
         return int(cell) if cell.isdecimal() else float(cell)
     except ValueError:
-        raise NotATable(f"{path} has no number in its column {column}: {cell!r}") from None
+        raise UserError(f"{path} has no number in its column {column}: {cell!r}.") from None
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -80,11 +83,11 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     """The runs in a JSON file of `append_run`, none when there is no file.
 
     Raises:
-        NotATable: the file is something else.
+        UserError: the file is something else.
     """
     runs = read_json(path)
     if path.exists() and not isinstance(runs, list):
-        raise NotATable(f"{path} exists and is not a list of runs")
+        raise UserError(f"{path} exists and is not a list of runs; name another file.")
     return runs or []
 
 

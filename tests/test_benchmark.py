@@ -249,7 +249,7 @@ def test_two_processes_give_the_scores_of_one(script, arguments, tmp_path, stude
     files = {path.name: path.read_bytes() for path in (tmp_path / "of one").iterdir()}
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     assert sum(name.endswith(".faiss") for name in files) == 3
-    assert result.stderr.count("index many:   0%|") == 1  # one progress bar
+    assert result.stderr.count("index many, 1 of 2 processes:   0%|") == 1  # one progress bar
     for file in (tmp_path / "one").iterdir():
         hits, theirs = (
             [line.split()[:4] for line in path.read_text().splitlines()]

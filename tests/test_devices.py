@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 
 import pytest
 
@@ -56,6 +57,7 @@ def modern_cpu(monkeypatch):
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
 
 
@@ -64,6 +66,15 @@ def test_bfloat16_of_a_modern_cpu(modern_cpu, capsys):
     assert resolve_dtype("auto", "cpu") == mixed_precision("cpu") == "bfloat16"
     assert resolve_dtype("bfloat16", "cpu") == "bfloat16"
     assert not capsys.readouterr().err
+
+
+def test_variables_of_x86_mean_nothing_elsewhere(modern_cpu, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert has_bfloat16("cpu")
 
 
 @pytest.mark.parametrize("reason", ["cpu", "torch", "onednn"])

@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, accept_interrupts
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from tiny import save_encoder
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tiny import save_encoder, tokenizer
 
 from disret.devices import mixed_precision
 
@@ -291,6 +292,7 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
         (["--layers", 0, "--output", "/proc/nothing/here"], "cannot write"),
         (["--layers", 0, "--resume", "--overwrite"], "exclude each other"),
         (["--init-with", "no-such/model"], "cannot load the model"),
+        (["--layers", 0, "--max-queries", 1.5], "expected a whole number, got '1.5'"),
     ],
 )
 def test_bad_arguments(call, arguments, extra, reason, tmp_path):
@@ -373,6 +375,22 @@ def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
     (student / "query-encoder" / "model.onnx").write_bytes(b"")
     assert call("distill", *arguments, "--resume").status == 0
     assert QueryEncoder.from_pretrained(student).encode(texts).shape == found.shape
+
+
+def test_a_student_cannot_start_from_token_embeddings(call, arguments, tmp_path):
+    static = StaticEmbedding(tokenizer(), embedding_dim=8)
+    SentenceTransformer(modules=[static], device="cpu").save_pretrained(str(tmp_path / "static"))
+    outcome = call("distill", *arguments, "--init-with", tmp_path / "static")
+    assert outcome.status == 2
+    assert "cannot start from a StaticEmbedding; name a transformer model" in outcome.err
+
+
+def test_another_table_as_results_is_refused_before_training(call, arguments, tmp_path):
+    (tmp_path / "speed.csv").write_text("encoder,batch_size\nx,1\n")
+    outcome = call("distill", *arguments, "--layers", 0, "--results", tmp_path / "speed.csv")
+    assert outcome.status == 2
+    assert "speed.csv is another table: it has no column dataset" in outcome.err
+    assert not (tmp_path / "student.partial").exists()
 
 
 def test_wrong_layers_of_another_model_are_its_own(call, arguments, tmp_path):

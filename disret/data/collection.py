@@ -61,7 +61,7 @@ class Collection:
                 status = path.stat()
             except FileNotFoundError:
                 raise UserError(f"there is no file {path}.") from None
-            digest.update(_checksum(path, status.st_size, status.st_mtime_ns).encode())
+            digest.update(bytes.fromhex(_checksum(path, status.st_size, status.st_mtime_ns)))
         return digest.hexdigest()
 
     def documents(self, offset: int = 0) -> Iterator[Document]:

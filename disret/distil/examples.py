@@ -1,6 +1,5 @@
 """What a student trains on: queries tokenised once, with the teacher's embeddings of them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from disret.files import lock, text_sha256, whole_file
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
+
+FORMAT = 2  # of the files
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,11 @@ def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) ->
     layout = layout_of(student, "query")
     cut = getattr(student.tokenizer, "truncation", None)  # of a static model, without a length
     settings = [
-        type(student[0]).__name__, tokenizer_settings(student), prompt_of(student, "query"),
-        student.max_seq_length, cut, student[0].get_config_dict(),
+        FORMAT, type(student[0]).__name__, tokenizer_settings(student),
+        prompt_of(student, "query"), student.max_seq_length, cut, student[0].get_config_dict(),
     ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    digest.update(text_sha256(queries).encode())
-    path = paths.DOWNLOADS / "tokens" / f"{digest.hexdigest()[:32]}.npz"
+    key = text_sha256(queries, json.dumps(settings, sort_keys=True, default=str))
+    path = paths.DOWNLOADS / "tokens" / f"{key[:32]}.npz"
     with lock(path):
         if not path.exists():
             tokens = tokenise(student, queries, "query")

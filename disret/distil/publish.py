@@ -7,7 +7,7 @@ from pathlib import Path
 from disret.command_line import UserError, about, is_main_process
 from disret.distil.run import check_output
 from disret.paths import HOME
-from disret.tables import read_rows
+from disret.retrieve.score_file import read_scores
 
 
 class Publication:
@@ -27,7 +27,7 @@ class Publication:
         self.results: Path = args.results or HOME / "benchmarks" / "results.csv"
         if args.results and not args.results.exists():
             raise UserError(f"there is no file {args.results}.")
-        read_rows(self.results)
+        read_scores(self.results)
         if args.router:
             check_output(router_folder(args.output), args.resume, args.overwrite)
         if args.export:
@@ -53,7 +53,7 @@ class Publication:
         if not is_main_process():
             return
         args, name = self.args, self.args.push_to_hub or self.args.output.name
-        write_model_card(args.output, name, read_rows(self.results))
+        write_model_card(args.output, name, read_scores(self.results))
         if args.router:
             save_router(args.teacher, args.output)
         if args.export:

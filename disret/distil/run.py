@@ -1,5 +1,6 @@
 """A run of distill.py on disk: new, unfinished beside its output, or finished."""
 
+import hashlib
 import shutil
 import time
 from argparse import Namespace
@@ -9,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError, command_line, is_main_process
-from disret.files import check_writable, read_json, replace_folder, text_sha256, write_json
+from disret.command_line import UserError, invocation, is_main_process
+from disret.files import check_writable, read_json, replace_folder, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -86,14 +87,15 @@ class Run:
             "initial_student_sha256": teacher_sha256
             if student is teacher
             else fingerprint(student),
-            "queries_sha256": text_sha256(queries, sentences),
-            "valid_queries_sha256": text_sha256(valid_queries),
+            "queries_sha256": _sha256([*queries, *sentences]),
+            "valid_queries_sha256": _sha256(valid_queries),
         }
         self.counts = {
             "training": len(queries),
             "sentences": len(sentences),
             "validation": len(valid_queries),
         }
+        self._started = time.perf_counter()
 
     @property
     def teacher(self) -> str:
@@ -151,7 +153,7 @@ class Run:
         return str(steps[max(steps)]) if steps else None
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the last call, or since the run was begun."""
+        """Note the seconds since the last call, or since the run was identified."""
         now = time.perf_counter()
         self._seconds[name] = round(now - self._started, 1)
         self._started = now
@@ -175,7 +177,7 @@ class Run:
         )  # as its users will: settings may be spelt otherwise
         report = {
             **self.content,
-            "command": command_line(),
+            "command": invocation(),
             "teacher_is_local": Path(self.args.teacher).exists(),
             "queries": self.counts,
             "training_dtype": self.training_dtype,
@@ -214,12 +216,16 @@ def check_output(output: Path, resume: bool, overwrite: bool) -> None:
         raise Unfinished(f"{unfinished(output)} holds an unfinished run")
 
 
+def _sha256(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
 def _check_same(earlier: dict[str, dict], now: dict[str, dict], folder: Path) -> None:
     differing = [
         key
         for part in ("arguments", "inputs")
         for key in now[part]
-        if key not in _NAMES and earlier[part].get(key) != now[part][key]
+        if key not in _NAMES and earlier.get(part, {}).get(key) != now[part][key]
     ]
     if differing:
         raise Different(f"{folder} was made with another {', '.join(differing)}")

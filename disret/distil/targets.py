@@ -111,7 +111,7 @@ def query_embeddings(
     Returns:
         float32 [n_queries, dimension], memory-mapped.
     """
-    key = text_sha256([model_sha256, str(model.max_seq_length), dtype], queries)
+    key = text_sha256(queries, f"{model_sha256} {model.max_seq_length} {dtype}")
     path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
     dimension = model.get_embedding_dimension()
     encoder = BatchEncoder(model, batch_size)

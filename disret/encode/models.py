@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,9 @@ def load_encoder(
         raise UserError(f"{name} does not fit into the memory of {device}.") from None
     except Exception as error:
         raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
-    if max_seq_length:
-        model.max_seq_length = min(max_seq_length, model.max_seq_length or max_seq_length)
+    own = model.max_seq_length  # infinite, and not to be set, of static embeddings
+    if max_seq_length and own != math.inf:
+        model.max_seq_length = min(max_seq_length, own or max_seq_length)
     return model.eval()
 
 

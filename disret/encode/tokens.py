@@ -46,7 +46,7 @@ def layout_of(model: "SentenceTransformer", task: str) -> Layout:
     """
     import torch
 
-    features = model.preprocess(["", "a a a a"], prompt=prompt_of(model, task), task=task)
+    features = model.preprocess(["a", "a a a a"], prompt=prompt_of(model, task), task=task)
     columns = {name: value for name, value in features.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in features.items() if name not in columns}
     if "offsets" in columns:

@@ -279,6 +279,8 @@ def _build(
 
     mine = missing[distributed.rank() :: world_size()]
     share = sum(shard.documents for shard in mine)
+    done = index.documents - sum(shard.documents for shard in missing)
+    of_all = f", 1 of {world_size()} processes" if world_size() > 1 else ""
     if is_main_process():
         for shard in missing:
             _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
@@ -294,7 +296,9 @@ def _build(
 
     with (
         ThreadPoolExecutor(1) as ahead,
-        progress_bar(total=share, desc=f"index {collection.name}", unit="doc") as bar,
+        progress_bar(
+            total=done + share, initial=done, desc=f"index {collection.name}{of_all}", unit="doc"
+        ) as bar,
     ):
         upcoming = ahead.submit(read, mine[0]) if mine else None
         for number, shard in enumerate(mine, start=1):

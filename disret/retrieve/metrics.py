@@ -49,7 +49,7 @@ def retention(student: float, teacher: float) -> float | None:
 
 
 def write_trec_run(path: Path, run: Run, tag: str) -> None:
-    """Write a run in TREC's format, as BEIR writes it, whole or not at all."""
+    """Write a run in TREC's format, whole or not at all, as BEIR does: best first, all ranks 0."""
     from beir.util import save_runfile
 
     with whole_file(path) as partial:

@@ -31,6 +31,15 @@ class Described(Protocol):
     max_length: float
 
 
+def read_scores(path: Path) -> list[Row]:
+    """The rows of a table of scores, none when there is no file.
+
+    Raises:
+        UserError: the file is another table.
+    """
+    return read_rows(path, (*IDENTITY, "query_encoder", "retention", *COUNTS))
+
+
 class ScoreFile:
     """The CSV table of `benchmark.py`, which grows row by row, and the run files beside it.
 
@@ -46,7 +55,7 @@ class ScoreFile:
         depth: hits that the metrics look at; MRR@10 needs ten.
 
     Raises:
-        NotATable: the file is something else.
+        UserError: the file is something else.
     """
 
     def __init__(
@@ -64,7 +73,7 @@ class ScoreFile:
         self._runs = RunFiles(run_folder, self.depth)
         kinds = ("NDCG", "MAP", "Recall", "P")
         self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
-        self._rows: list[Row] = distributed.decided_by_first(lambda: read_rows(path))
+        self._rows: list[Row] = distributed.decided_by_first(lambda: read_scores(path))
 
     def identify(
         self, dataset: str, split: str, content: str, teacher: Described, contestant: Described

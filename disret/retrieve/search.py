@@ -27,7 +27,7 @@ def search(
 
     Returns:
         On rank 0, scores float32 [n_queries, k], falling, and rows int64 [n_queries, k]. None
-        on the other distributed.
+        on the other ranks.
     """
     import faiss
 

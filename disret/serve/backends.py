@@ -76,7 +76,8 @@ class TorchEncoder:
         self.size = describe(self.model)
         self.max_length = self.model.max_seq_length
         set_precision(self.model, dtype)
-        self.weight_bytes = sum(weight.nbytes for weight in self.model.state_dict().values())
+        weights = [*self.model.parameters(), *self.model.buffers()]
+        self.weight_bytes = sum(weight.nbytes for weight in weights)
         self.batches = BatchEncoder(self.model, batch_size, stages)
         self.stages = self.batches.stages
 

@@ -75,7 +75,7 @@ def export(
         raise UserError("a model of two encoders cannot be exported; export the student alone.")
     is_beside = source is not None and folder.resolve() == source.resolve()
     if not is_beside and (folder / "modules.json").exists():
-        raise UserError(f"{folder} holds another model, beside which this export cannot lie.")
+        raise UserError(f"{folder} holds another model; the export needs another folder.")
     is_static = isinstance(encoder[0], StaticEmbedding)
     with whole_folder(folder / FOLDER) as partial_folder:
         tokenizer = _write_tokenizer(encoder, partial_folder, is_static)

@@ -32,7 +32,7 @@ def plot_tradeoff(
         axes.set_xlabel(speed)
         axes.set_ylabel("retention, percent")
         axes.margins(x=0.25, y=0.2)
-        if max(point["speedup"] for point in points) > LOGARITHMIC:
+        if max((point["speedup"] for point in points), default=0) > LOGARITHMIC:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}x"))
         else:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from disret.files import read_json, whole_file
 from disret.retrieve.metrics import retention
-from disret.retrieve.score_file import newest_scores
+from disret.retrieve.score_file import newest_scores, read_scores
 from disret.sweep.paper_figures import (
     paper_models,
     paper_retention,
@@ -53,7 +53,7 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     """
     timings = read_rows(folder / "speed.csv")
     # By weights, as names may be spelt otherwise.
-    rows = read_rows(folder / "scores.csv")
+    rows = read_scores(folder / "scores.csv")
     newest = newest_scores(rows, itemgetter("query_weights"))
     reports = {name: read_json(path / "distillation.json") for name, path in students.items()}
     weights = {name: report["student_sha256"][:16] for name, report in reports.items()}
@@ -61,6 +61,8 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     of_size = {row["parameters"]: row["encoder"] for row in timings}
     timed = {row["encoder"] for row in timings}
     choices = {" ".join(map(str, s.layers)): s.choice for s in subsets(depth)}
+    scored = newest[weights["teacher"]]
+    sets = [name for name in scored if all(name in newest[w] for w in weights.values())]
     tidy = []
     for name, encoder in weights.items():
         is_teacher = name == "teacher"
@@ -69,8 +71,8 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
         if timed_as not in timed:
             timed_as = of_size[size["parameters"]]
         speeds = speeds_of(timings, timed_as)
-        for dataset in newest[weights["teacher"]]:
-            scores, reference = newest[encoder][dataset], newest[weights["teacher"]][dataset]
+        for dataset in sets:
+            scores, reference = newest[encoder][dataset], scored[dataset]
             tidy += [
                 {
                     "student": name,

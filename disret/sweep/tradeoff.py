@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, run
-from disret.retrieve.score_file import encoder_of, mean_retention, newest_scores
+from disret.retrieve.score_file import encoder_of, mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff
 from disret.tables import Row, format_table, read_rows
 
@@ -26,9 +26,9 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     Raises:
         UserError: the two files have no encoder in common.
     """
-    newest = newest_scores(read_rows(scores))
+    newest = newest_scores(read_scores(scores))
     timings: dict[str, list[Row]] = {}
-    for row in read_rows(speed):
+    for row in read_rows(speed, ("encoder", "backend", "batch_size")):
         name = encoder_of({"query_backend": row["backend"], "query_encoder": row["encoder"]})
         timings.setdefault(name, []).append(row)
     largest = max((row["batch_size"] for rows in timings.values() for row in rows), default=0)

@@ -1,5 +1,6 @@
 """BEIR's layout: reading, checking, finding."""
 
+import hashlib
 import json
 import zipfile
 
@@ -125,6 +126,15 @@ def test_data_set_from_a_mirror(tmp_path):
     assert found.folder == paths.COLLECTIONS / "scifact"
     assert len(list(found.documents())) == 60
     assert json.loads((found.folder / "corpus.jsonl").open().readline())["_id"] == "d0"
+
+
+def test_fingerprints_name_what_is_on_disk(collection):
+    """Of the files' digests: another rule would build every index anew."""
+    names = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+    digests = [hashlib.sha256((collection / name).read_bytes()).digest() for name in names]
+    found = Collection("things", collection)
+    assert found.fingerprint() == hashlib.sha256(digests[0]).hexdigest()
+    assert found.fingerprint("test") == hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 @pytest.mark.real

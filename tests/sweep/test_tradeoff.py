@@ -3,12 +3,15 @@
 import pytest
 
 from disret.command_line import UserError
+from disret.retrieve.score_file import COUNTS, IDENTITY
 from disret.sweep.tradeoff import report
 from disret.tables import write_rows
 
+BLANK = dict.fromkeys([*IDENTITY, *COUNTS])  # what a row of scores has besides
+
 
 def test_joins_scores_and_speed(tmp_path):
-    of = {"query_backend": "torch", "document_weights": "w"}
+    of = {**BLANK, "query_backend": "torch", "document_weights": "w"}
     write_rows(tmp_path / "scores.csv", [
         {**of, "query_encoder": "t", "dataset": "a", "NDCG@10": 0.5, "retention": 100.0},
         {**of, "query_encoder": "m/s", "dataset": "a", "NDCG@10": 0.1, "retention": 20.0},
@@ -30,7 +33,13 @@ def test_joins_scores_and_speed(tmp_path):
 
 
 def test_backends_are_encoders_of_their_own(tmp_path):
-    score = {"query_encoder": "m/s", "dataset": "a", "retention": 80.0, "document_weights": "w"}
+    score = {
+        **BLANK,
+        "query_encoder": "m/s",
+        "dataset": "a",
+        "retention": 80.0,
+        "document_weights": "w",
+    }
     write_rows(tmp_path / "scores.csv", [
         {**score, "query_backend": "torch", "NDCG@10": 0.4},
         {**score, "query_backend": "export-int8", "NDCG@10": 0.3},
@@ -54,7 +63,7 @@ def test_backends_are_encoders_of_their_own(tmp_path):
 
 
 def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
-    score = {"query_encoder": "m/s", "query_backend": "torch"}
+    score = {**BLANK, "query_encoder": "m/s", "query_backend": "torch"}
     write_rows(tmp_path / "scores.csv", [
         {**score, "document_weights": w, "dataset": d, "NDCG@10": n, "retention": r}
         for w, d, n, r in (("other", "b", 0.1, 10.0), ("w", "cqa/x", 0.2, 20.0),
