@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disret.command_line import argument_parser, run, say
+from disret.command_line import add_device, add_mirror, argument_parser, positive, run, say
 from disret.data.download import mirror_from
 from disret.data.query_files import msmarco_queries, read_queries
 from disret.files import check_writable, write_json
@@ -45,17 +45,17 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--teacher", default="models/all-MiniLM-L6-v2", help="(default: %(default)s)")
-    add("--queries", type=int, default=8192,
+    add("--queries", type=positive, default=8192,
         help="MS MARCO training queries; the peer, whose speed does not depend on their number, "
         "gets the first quarter (default: 8192)")
-    add("--rounds", type=int, default=3, help="(default: 3)")
-    add("--jobs", type=int, default=2,
+    add("--rounds", type=positive, default=3, help="(default: 3)")
+    add("--jobs", type=positive, default=2,
         help="students trained at once in the last comparison, CPU only (default: 2)")
     add("--memory", action="store_true", help="measure memory at MS MARCO's size instead")
     add("--output", type=Path, help="(default: perf/results/distillation[-memory].json)")
-    add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
-    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
     # fmt: on
+    add_mirror(parser)
+    add_device(parser)
     args = parser.parse_args()
     name = "distillation-memory.json" if args.memory else "distillation.json"
     args.output = args.output or RESULTS / name

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disret.command_line import argument_parser, run, say
+from disret.command_line import add_device, add_mirror, argument_parser, positive, run, say
 from disret.data.collection import find_collections
 from disret.data.download import mirror_from
 from disret.files import check_writable, write_json
@@ -33,15 +33,15 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--model", default="models/all-MiniLM-L6-v2", help="encoder (default: %(default)s)")
-    add("--documents", type=int, default=512, help="NFCorpus documents, at random (default: 512)")
-    add("--queries", type=int, default=6980, help="MS MARCO dev queries (default: 6980)")
-    add("--rounds", type=int, default=5, help="(default: 5)")
-    add("--batch-size", type=int, help="that of benchmark.py (default: its default)")
+    add("--documents", type=positive, default=512, help="random NFCorpus documents (default: 512)")
+    add("--queries", type=positive, default=6980, help="MS MARCO dev queries (default: 6980)")
+    add("--rounds", type=positive, default=5, help="(default: 5)")
+    add("--batch-size", type=positive, help="that of benchmark.py (default: its default)")
     add("--output", type=Path, default=RESULTS / "encoding.json",
         help="(default: perf/results/encoding.json)")
-    add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
-    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
     # fmt: on
+    add_mirror(parser)
+    add_device(parser)
     return parser.parse_args()
 
 

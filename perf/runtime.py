@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disret.command_line import argument_parser, run
+from disret.command_line import add_mirror, argument_parser, positive, run
 from disret.data.download import mirror_from
 from disret.data.query_files import msmarco_queries, read_queries
 from disret.files import check_writable, write_json
@@ -40,12 +40,12 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--model", type=Path, required=True, help="an exported model of transformer layers")
-    add("--queries", type=int, default=1000, help="of MS MARCO's dev queries (default: 1000)")
-    add("--rounds", type=int, default=5, help="(default: 5)")
-    add("--threads", type=int, default=1, help="of the session (default: 1)")
+    add("--queries", type=positive, default=1000, help="of MS MARCO's dev queries (default: 1000)")
+    add("--rounds", type=positive, default=5, help="(default: 5)")
+    add("--threads", type=positive, default=1, help="of the session (default: 1)")
     add("--output", type=Path, default=ROOT / "perf" / "results" / "runtime.json")
-    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
     # fmt: on
+    add_mirror(parser)
     return parser.parse_args()
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from disret import paths
-from disret.command_line import argument_parser, run, say
+from disret.command_line import add_device, argument_parser, positive, run, say
 from disret.data.collection import Collection
 from disret.files import check_writable, whole_file, write_json
 
@@ -46,17 +46,17 @@ def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--documents", type=int, default=MSMARCO, help="(default: MS MARCO's %(default)s)")
-    add("--dimension", type=int, default=768, help="(default: %(default)s)")
-    add("--queries", type=int, default=6980, help="(default: MS MARCO's %(default)s)")
-    add("--k", type=int, default=1000, help="hits for each query (default: %(default)s)")
+    add("--documents", type=positive, default=MSMARCO, help="(default: MS MARCO's %(default)s)")
+    add("--dimension", type=positive, default=768, help="(default: %(default)s)")
+    add("--queries", type=positive, default=6980, help="(default: MS MARCO's %(default)s)")
+    add("--k", type=positive, default=1000, help="hits for each query (default: %(default)s)")
     add("--index-dtype", choices=["float16", "float32"], default="float16",
         help="(default: float16)")
-    add("--peer-documents", type=int, default=200_000, help="(default: %(default)s)")
+    add("--peer-documents", type=positive, default=200_000, help="(default: %(default)s)")
     add("--output", type=Path, default=RESULTS / "search.json",
         help="(default: perf/results/search.json)")
-    add("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
     # fmt: on
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret.command_line import UserError, argument_parser, run
+from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.encode.models import describe, load_encoder, prompt_of
 from disret.files import check_writable, whole_folder, write_json
 from disret.query_encoder import (
@@ -248,8 +248,8 @@ def main() -> None:
         help="put the folder query-encoder there (default: into the model's)")
     add("--queries", type=Path, metavar="FILE",
         help="compare on these (default: MS MARCO's dev queries)")
-    add("--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)")
     # fmt: on
+    add_mirror(parser)
     args = parser.parse_args()
     from disret.data.download import mirror_from
     from disret.data.query_files import msmarco_queries, read_queries
