@@ -11,7 +11,6 @@ from conftest import ROOT, accept_interrupts
 
 from disret import command_line
 from disret.command_line import UserError
-from disret.files import check_free_space, check_writable, whole_file, whole_folder
 
 SCRIPTS = ("distill", "benchmark", "ispeed")
 
@@ -82,33 +81,6 @@ def test_debug_shows_the_traceback(script, tmp_path):
     assert plain.status == 2
     assert "Traceback" not in plain.err
     assert "Traceback" in script("benchmark", "--datasets", "nothing", "--debug").err
-
-
-def test_unfinished_files_and_folders_leave_the_old(tmp_path):
-    (tmp_path / "f").write_text("old")
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "old").touch()
-    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "f") as partial:
-        partial.write_text("half")
-        raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "d") as partial:
-        (partial / "half").touch()
-        raise KeyboardInterrupt
-    assert (tmp_path / "f").read_text() == "old"
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "old"]
-    with whole_folder(tmp_path / "d") as partial:
-        (partial / "new").touch()
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "new"]
-
-
-def test_places_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write"):
-        check_writable(tmp_path / "file" / "below")
-    check_writable(tmp_path / "new" / "folder" / "r.csv")
-    with pytest.raises(UserError, match=r"needs about 1000000000\.0 GB"):
-        check_free_space(tmp_path / "not" / "yet", 10**18, "this test")
-    check_free_space(tmp_path, 1, "this test")
 
 
 def test_a_failure_on_any_process_is_said(monkeypatch, capsys):

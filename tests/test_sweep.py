@@ -12,8 +12,6 @@ import pytest
 from conftest import ROOT
 from tiny import save_encoder
 
-from disret.sweep.subsets import subsets
-
 
 @pytest.fixture
 def arguments(tmp_path, queries, valid_queries, collection):
@@ -94,21 +92,3 @@ def test_what_cannot_be_is_said_before_any_student(call, arguments, tmp_path, fl
     assert outcome.status == 2
     assert reason in outcome.err
     assert "$ python" not in outcome.out
-
-
-def test_the_papers_subsets_are_those_of_twelve_layers():
-    assert {subset.layers for subset in subsets(12)} == {
-        (0,), (1,), (10,), (11,), (0, 10), (0, 11), (1, 10), (1, 11), (0, 1, 10, 11),
-        (1, 4, 7, 10), (0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("depth", range(1, 30))
-def test_subsets_fit_any_depth(depth):
-    found = subsets(depth)
-    assert len({frozenset(subset.layers) for subset in found}) == len(found)
-    for subset in found:
-        assert len(subset.layers) < depth
-        assert all(0 <= layer < depth for layer in subset.layers)
-        assert list(subset.layers) == sorted(set(subset.layers))
-    assert len(found) == 13 or depth < 6

@@ -1,0 +1,23 @@
+"""Which layers to try, for teachers of any depth."""
+
+import pytest
+
+from disret.sweep.subsets import subsets
+
+
+def test_the_papers_subsets_are_those_of_twelve_layers():
+    assert {subset.layers for subset in subsets(12)} == {
+        (0,), (1,), (10,), (11,), (0, 10), (0, 11), (1, 10), (1, 11), (0, 1, 10, 11),
+        (1, 4, 7, 10), (0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", range(1, 30))
+def test_subsets_fit_any_depth(depth):
+    found = subsets(depth)
+    assert len({frozenset(subset.layers) for subset in found}) == len(found)
+    for subset in found:
+        assert len(subset.layers) < depth
+        assert all(0 <= layer < depth for layer in subset.layers)
+        assert list(subset.layers) == sorted(set(subset.layers))
+    assert len(found) == 13 or depth < 6

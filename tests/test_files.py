@@ -1,0 +1,76 @@
+"""Files that appear whole or not at all, and folders that are made once."""
+
+import threading
+
+import pytest
+
+from disret.command_line import UserError
+from disret.files import (
+    check_free_space,
+    check_writable,
+    checksum,
+    install,
+    text_sha256,
+    whole_file,
+    whole_folder,
+)
+
+
+def test_unfinished_files_and_folders_leave_the_old(tmp_path):
+    (tmp_path / "f").write_text("old")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "old").touch()
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "f") as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "d") as partial:
+        (partial / "half").touch()
+        raise KeyboardInterrupt
+    assert (tmp_path / "f").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "old"]
+    with whole_folder(tmp_path / "d") as partial:
+        (partial / "new").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "new"]
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        check_writable(tmp_path / "file" / "below")
+    check_writable(tmp_path / "new" / "folder" / "r.csv")
+    with pytest.raises(UserError, match=r"needs about 1000000000\.0 GB"):
+        check_free_space(tmp_path / "not" / "yet", 10**18, "this test")
+    check_free_space(tmp_path, 1, "this test")
+
+
+def test_a_folder_is_made_once(tmp_path):
+    """Of two that want it, one fills it and the other waits; a failure leaves nothing."""
+    filled = []
+
+    def fill(partial):
+        filled.append(partial)
+        (partial / "x").touch()
+
+    wanted = [threading.Thread(target=install, args=(tmp_path / "d", fill)) for _ in range(4)]
+    for thread in wanted:
+        thread.start()
+    for thread in wanted:
+        thread.join()
+    assert len(filled) == 1
+    assert (tmp_path / "d" / "x").exists()
+
+    def fail(partial):
+        (partial / "half").touch()
+        raise UserError("broken")
+
+    with pytest.raises(UserError):
+        install(tmp_path / "e", fail)
+    assert not (tmp_path / "e").exists()
+
+
+def test_digests(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert checksum(tmp_path / "f").startswith("ba7816bf")
+    assert checksum(tmp_path / "f", "md5").startswith("90015098")
+    assert text_sha256(["ab", "c"]) != text_sha256(["a", "bc"])
+    assert text_sha256(["a"], "x") != text_sha256(["a"], "y")
