@@ -92,10 +92,10 @@ def main() -> None:
         say(f"{args.output} is finished already.")
     else:
         student = student or init_student(args, teacher)
-        texts = queries + sentences
-        set_precision(teacher, args.teacher_dtype)
+        texts, dtype, size = queries + sentences, args.teacher_dtype, args.eval_batch_size
+        set_precision(teacher, dtype)
         targets, valid_targets = (
-            query_embeddings(teacher, run.teacher, args.teacher_dtype, some, args.eval_batch_size)
+            query_embeddings(teacher, run.teacher_sha256, dtype, some, size)
             for some in (texts, valid)
         )
         del teacher  # its work is done; leave the memory to the student

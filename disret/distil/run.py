@@ -52,6 +52,7 @@ class Run:
         args: of distill.py; `output`, `resume` and `overwrite` say what may be touched.
 
     Attributes:
+        teacher_sha256: the teacher's fingerprint, once the run is identified.
         training_dtype: what it is trained in, for the report.
 
     Raises:
@@ -63,6 +64,7 @@ class Run:
         self.output: Path = args.output
         self.partial = unfinished(args.output)
         self.args = args
+        self.teacher_sha256 = ""
         self.inputs: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self.training_dtype = "float32"
@@ -81,12 +83,11 @@ class Run:
         """Say what the run is made of: the models before anything is done to them, all texts."""
         from disret.encode.models import fingerprint
 
-        teacher_sha256 = fingerprint(teacher)
+        self.teacher_sha256 = fingerprint(teacher)
+        initial = self.teacher_sha256 if student is teacher else fingerprint(student)
         self.inputs = {
-            "teacher_sha256": teacher_sha256,
-            "initial_student_sha256": teacher_sha256
-            if student is teacher
-            else fingerprint(student),
+            "teacher_sha256": self.teacher_sha256,
+            "initial_student_sha256": initial,
             "queries_sha256": _sha256([*queries, *sentences]),
             "valid_queries_sha256": _sha256(valid_queries),
         }
@@ -96,11 +97,6 @@ class Run:
             "validation": len(valid_queries),
         }
         self._started = time.perf_counter()
-
-    @property
-    def teacher(self) -> str:
-        """The teacher's fingerprint."""
-        return self.inputs["teacher_sha256"]
 
     @property
     def content(self) -> dict[str, dict[str, Any]]:
