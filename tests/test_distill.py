@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,7 +150,8 @@ def test_half_written_checkpoint_is_passed_over(call, arguments, tmp_path):
     from disret.distil.run import Run
 
     output = tmp_path / "student"
-    run = Run(Namespace(output=output, resume=False, overwrite=True, queries=[], valid_queries=[]))
+    run = Run(Namespace(output=output, resume=False, overwrite=True, queries=[], valid_queries=[],
+                        teacher="t", init_with="subset", adapt=None))  # fmt: skip
     for step, whole in ((4, True), (8, True), (12, False)):
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
@@ -391,6 +393,16 @@ def test_another_table_as_results_is_refused_before_training(call, arguments, tm
     assert outcome.status == 2
     assert "speed.csv is another table: it has no column dataset" in outcome.err
     assert not (tmp_path / "student.partial").exists()
+
+
+def test_a_teacher_is_not_overwritten(call, arguments, teacher, tmp_path):
+    own = shutil.copytree(teacher, tmp_path / "student")
+    weights = (own / "model.safetensors").read_bytes()
+    arguments[1] = own
+    outcome = call("distill", *arguments, "--layers", 0, "--overwrite")
+    assert outcome.status == 2
+    assert "name another --output" in outcome.err
+    assert (own / "model.safetensors").read_bytes() == weights
 
 
 def test_wrong_layers_of_another_model_are_its_own(call, arguments, tmp_path):

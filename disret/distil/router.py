@@ -1,5 +1,6 @@
 """Teacher and student as one model: queries go to the student, documents to the teacher."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,4 +46,5 @@ def save_router(teacher: str, student: Path) -> None:
     joined = join_encoders(load_encoder(teacher, "cpu"), load_encoder(str(student), "cpu"))
     with whole_folder(folder) as partial:
         joined.save_pretrained(str(partial), create_model_card=False)
+        shutil.copy(student / "distillation.json", partial)  # by which it is known as ours
     print(f"{folder}: queries by the student, documents by the teacher.")

@@ -69,6 +69,7 @@ class Run:
         self.counts: dict[str, int] = {}
         self.training_dtype = "float32"
         check_output(args.output, args.resume, args.overwrite)
+        _check_no_input(args)
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
@@ -206,10 +207,23 @@ def check_output(output: Path, resume: bool, overwrite: bool) -> None:
     if output.exists():
         if not (output / "modules.json").exists():
             raise Foreign(f"{output} exists and is not a model")
+        if overwrite and not (output / "distillation.json").exists():
+            raise Foreign(f"{output} was not made by distill.py, so it is not replaced")
         if not (resume or overwrite):
             raise Taken(f"{output} exists")
     elif unfinished(output).exists() and not (resume or overwrite):
         raise Unfinished(f"{unfinished(output)} holds an unfinished run")
+
+
+def _check_no_input(args: Namespace) -> None:
+    """Raise `UserError` if a run would replace what it reads."""
+    named = [args.teacher, args.init_with, args.adapt, *(args.queries or [])]
+    named += args.valid_queries or []
+    inputs = {Path(name).resolve() for name in named if name and Path(name).exists()}
+    for place in (args.output, unfinished(args.output)):
+        for path in inputs:
+            if path == place.resolve() or place.resolve() in path.parents:
+                raise Foreign(f"{path} is an input of this run, which would replace it")
 
 
 def _sha256(texts: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from disret.encode.models import load_encoder
 @pytest.fixture
 def arguments(tmp_path, teacher):
     return {"output": tmp_path / "s", "resume": False, "overwrite": False, "teacher": str(teacher),
-            "queries": None, "valid_queries": None, "layers": [0], "device": "cpu"}  # fmt: skip
+            "queries": None, "valid_queries": None, "layers": [0], "device": "cpu",
+            "init_with": "subset", "adapt": None}  # fmt: skip
 
 
 def run(arguments, texts=("a", "b"), **changes):
@@ -27,6 +28,7 @@ def finish(arguments, **changes):
     output = arguments["output"]
     output.mkdir()
     (output / "modules.json").write_text("[]")
+    (output / "distillation.json").write_text("{}")
     report = run(arguments, overwrite=True, **changes).content
     (output / "distillation.json").write_text(json.dumps(report))
 
@@ -54,6 +56,31 @@ def test_what_stands_there_is_not_touched(arguments):
         run(arguments)
     with pytest.raises(Foreign, match=r"not made by distill\.py"):
         _ = run(arguments, resume=True).is_finished
+
+
+def test_only_what_distill_made_is_replaced(arguments):
+    """Not another model, however it came there."""
+    arguments["output"].mkdir()
+    (arguments["output"] / "modules.json").write_text("[]")
+    with pytest.raises(Foreign, match="so it is not replaced"):
+        run(arguments, overwrite=True)
+    (arguments["output"] / "distillation.json").write_text("{}")
+    run(arguments, overwrite=True)
+
+
+@pytest.mark.parametrize("what", ["teacher", "init_with", "adapt"])
+def test_an_input_is_not_replaced(arguments, what):
+    """By whatever name: a student that is distilled further is not its own teacher."""
+    finish(arguments)
+    link = arguments["output"].with_name("link")
+    link.symlink_to(arguments["output"])
+    for name in (str(arguments["output"]), str(link)):
+        with pytest.raises(Foreign, match="is an input of this run"):
+            Run(Namespace(**{**arguments, what: name, "overwrite": True}))
+    inside = arguments["output"] / "log.tsv"
+    inside.touch()
+    with pytest.raises(Foreign, match="is an input of this run"):
+        Run(Namespace(**{**arguments, "queries": [inside], "overwrite": True}))
 
 
 def test_an_unfinished_run_waits(arguments):
