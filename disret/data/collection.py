@@ -202,9 +202,8 @@ def default_split(name: str) -> str:
 
 def _installed(name: str) -> bool:
     """Whether a collection of this name is under `benchmarks/raw`."""
-    parts = Path(name).parts
-    is_plain = bool(parts) and "/" not in parts and ".." not in parts
-    return is_plain and (paths.COLLECTIONS / name).is_dir()
+    is_path = name != Path(name).name or name in ("", ".", "..")
+    return not is_path and (paths.COLLECTIONS / name).is_dir()
 
 
 def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:

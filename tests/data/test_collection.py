@@ -128,6 +128,18 @@ def test_data_set_from_a_mirror(tmp_path):
     assert json.loads((found.folder / "corpus.jsonl").open().readline())["_id"] == "d0"
 
 
+def test_a_path_is_a_path(tmp_path, monkeypatch):
+    """A folder here, though a collection of that name lies under benchmarks/raw."""
+    write_collection(paths.COLLECTIONS / "mine")
+    here = write_collection(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    for name in ("./mine", "mine/", str(here), "../" + tmp_path.name + "/mine"):
+        (found,) = find_collections(name)
+        assert found.folder == here, name
+    (found,) = find_collections("mine")
+    assert found.folder == paths.COLLECTIONS / "mine"
+
+
 def test_fingerprints_name_what_is_on_disk(collection):
     """Of the files' digests: another rule would build every index anew."""
     names = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
