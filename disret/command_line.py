@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -135,13 +136,19 @@ def _number(kind: type, text: str, is_right: Callable[[Any], bool], rule: str) -
 
 def is_main_process() -> bool:
     """Whether this process speaks for the run (rank 0 under `torchrun`)."""
-    return os.environ.get("RANK", "0") == "0"
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def say(message: str) -> None:
     """Print a line on standard error, once per run."""
     if is_main_process():
-        print(message, file=sys.stderr, flush=True)
+        print(without_secrets(message), file=sys.stderr, flush=True)
+
+
+def without_secrets(text: str) -> str:
+    """A text with what stands before the host in addresses, and after a `?`, left out."""
+    text = re.sub(r"(?<=://)[^\s/?#@]+@", "", text)
+    return re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
@@ -153,7 +160,8 @@ def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
 
 def invocation() -> str:
     """The command that this process was started with, as a shell takes it."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    words = ["python", Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])]
+    return shlex.join(words)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -168,7 +176,7 @@ def run(main: Callable[[], None]) -> None:
     script = Path(sys.argv[0]).name + (f" [rank {rank}]" if rank else "")
 
     def end(sentence: str, status: int) -> None:
-        print(f"{script}: {sentence}", file=sys.stderr, flush=True)
+        print(f"{script}: {without_secrets(sentence)}", file=sys.stderr, flush=True)
         sys.exit(status)
 
     try:

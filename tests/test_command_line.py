@@ -76,6 +76,37 @@ def test_the_script_names_the_flag(monkeypatch, capsys):
         assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:secret@host/x/y.zip answers 404", "http://host/x/y.zip answers 404"),
+        ("https://secret@host:8000", "https://host:8000"),
+        ("no http://h/x?token=secret&a=b (Timeout)", "no http://h/x?… (Timeout)"),
+        ("someone@example.org, a/b@c and 3 / 4?", "someone@example.org, a/b@c and 3 / 4?"),
+    ],
+)  # fmt: skip
+def test_no_secret_is_shown(monkeypatch, capsys, text, shown):
+    assert command_line.without_secrets(text) == shown
+
+    def main():
+        command_line.say(text)
+        raise UserError(text)
+
+    monkeypatch.setattr(sys, "argv", ["x.py", "--mirror", text])
+    assert "secret" not in command_line.invocation()
+    with pytest.raises(SystemExit):
+        command_line.run(main)
+    assert capsys.readouterr().err == f"{shown}\nx.py: {shown}\n"
+
+
+def test_a_rank_alone_is_no_run_of_several(monkeypatch):
+    """Some schedulers set RANK for what is one process."""
+    monkeypatch.setenv("RANK", "1")
+    assert command_line.is_main_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not command_line.is_main_process()
+
+
 def test_debug_shows_the_traceback(script, tmp_path):
     plain = script("benchmark", "--datasets", "nothing")
     assert plain.status == 2
