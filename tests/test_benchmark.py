@@ -358,6 +358,14 @@ def test_broken_student(call, arguments, student):
     assert len(rows_of(arguments)) == 1  # the teacher's
 
 
+def test_empty_documents_are_counted(call, arguments, collection):
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "e1", "text": ""}\n{"_id": "e2", "text": " "}\n')
+    outcome = call("benchmark", *arguments)
+    assert outcome.status == 0
+    assert "things: 2 documents are empty." in outcome.err
+
+
 @pytest.mark.parametrize("line", ["{broken", '{"text": "x"}', '{"_id": "d1", "text": "x"}'])
 def test_bad_corpus(call, arguments, collection, line):
     with (collection / "corpus.jsonl").open("a") as file:

@@ -71,27 +71,21 @@ class Collection:
             offset: begin at this byte of the corpus file, where a document starts.
 
         Raises:
-            UserError: the corpus is missing, or has a broken line, a missing `_id` or, found at
-                its end, a duplicate (the message gives the line number).
+            UserError: the corpus is missing, or has a broken line, one without `_id` or `text` or,
+                found at its end, a duplicate (the message gives the line number).
         """
-        path = self.folder / "corpus.jsonl"
-        for start, record in _records(path, offset):
-            title, text = record.get("title") or "", record.get("text") or ""
+        for start, record in _records(self.folder / "corpus.jsonl", offset):
             # As BEIR's encoders read them.
-            yield Document(start, record["_id"], f"{title} {text}".strip())
+            yield Document(start, record["_id"], f"{record['title']} {record['text']}".strip())
 
     def queries(self) -> dict[str, str]:
         """All queries, id to text, of every split."""
-        return {
-            query["_id"]: query.get("text") or ""
-            for _, query in _records(self.folder / "queries.jsonl")
-        }
+        records = _records(self.folder / "queries.jsonl")
+        return {query["_id"]: query["text"] for _, query in records}
 
     def split_queries(self, split: str) -> list[str]:
         """The texts of the queries that a split judges."""
-        with (self.folder / "qrels" / f"{split}.tsv").open(encoding="utf-8") as file:
-            next(file, None)  # the header
-            judged = {line.partition("\t")[0] for line in file}
+        judged = {query for query, _, _ in self._judgments(split)}
         texts = [text for query, text in self.queries().items() if query in judged]
         if not texts:
             raise UserError(f"{self.folder} has no queries in its split {split}.")
@@ -106,22 +100,11 @@ class Collection:
         path = self.folder / "qrels" / f"{split}.tsv"
         qrels: Qrels = {}
         unknown: set[str] = set()
-        with path.open(encoding="utf-8", errors="replace") as file:
-            next(file, None)  # the header
-            for number, line in enumerate(file, start=2):
-                if not line.strip():
-                    continue
-                try:
-                    query, document, grade = line.rstrip("\r\n").split("\t")
-                    score = int(grade)
-                except ValueError:
-                    raise UserError(
-                        f"{path}, line {number}: expected query, document and grade."
-                    ) from None
-                if query in queries:
-                    qrels.setdefault(query, {})[document] = score
-                else:
-                    unknown.add(query)
+        for query, document, grade in self._judgments(split):
+            if query in queries:
+                qrels.setdefault(query, {})[document] = grade
+            else:
+                unknown.add(query)
         if unknown:
             say(
                 f"{self.name}: the judgments name {len(unknown)} queries that the collection "
@@ -130,6 +113,23 @@ class Collection:
         if not qrels:
             raise UserError(f"{path} has no judgment of a known query.")
         return qrels
+
+    def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
+        """Query, document and grade of each judgment: BEIR's three columns, or TREC's four.
+
+        The first line may be a header, whose last column is no number.
+        """
+        path = self.folder / "qrels" / f"{split}.tsv"
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, start=1):
+                columns = line.rstrip("\r\n").split("\t")
+                if len(columns) == 1:
+                    columns = line.split()
+                if not line.strip() or (number == 1 and not _is_whole(columns[-1])):
+                    continue
+                if len(columns) not in (3, 4) or not _is_whole(columns[-1]):
+                    raise UserError(f"{path}, line {number}: expected query, document and grade.")
+                yield columns[0], columns[-2], int(columns[-1])
 
     def check_judged(self, split: str, judged: set[str], known: set[str]) -> None:
         """Warn of judged documents that the corpus does not have; as in BEIR, they are never hits.
@@ -146,6 +146,10 @@ class Collection:
                 f"{self.name}: the judgments name {missing} documents that the collection "
                 "does not have."
             )
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?\d{1,9}\s*", text) is not None
 
 
 @functools.cache
@@ -209,8 +213,9 @@ def _installed(name: str) -> bool:
 def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
     """The objects of a JSON lines file, and at which byte each begins.
 
-    Every object must have an `_id` of one line, unlike those before it. Of each only the hash is
-    held, 8 bytes; it is at the end of the file that a duplicate is found.
+    Every object must have a `text`, which may be empty, and an `_id` of one line, unlike those
+    before it; `title` may be missing. Of each only the hash of the id is held, 8 bytes; it is at
+    the end of the file that a duplicate is found.
     """
     hashes = array("q")
     try:
@@ -227,6 +232,13 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
                 identifier = record.get("_id") if isinstance(record, dict) else None
                 if not isinstance(identifier, str) or not re.fullmatch(r"[^\r\n]+", identifier):
                     raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
+                record["title"] = record.get("title") or ""
+                for field in ("title", "text"):
+                    if not isinstance(record.get(field), str):
+                        raise UserError(
+                            f"{path}, line {number}: {field!r} is missing or no text; the keys "
+                            f"are {', '.join(record)}."
+                        )
                 hashes.append(hash(identifier))
                 yield start, record
     except FileNotFoundError:

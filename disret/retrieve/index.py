@@ -207,6 +207,7 @@ def _scan(
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[Shard] = []
     count, first = 0, 0  # of the shard that is being filled
+    empty = 0
     bar = progress_bar(desc=f"read {collection.name}", unit="doc", delay=2)
 
     def close() -> None:
@@ -227,6 +228,7 @@ def _scan(
                 if not count:
                     first = document.offset
                 count += 1
+                empty += not document.text
                 stage.items += 1
                 ids.write(f"{document.id}\n")
                 bar.update()
@@ -236,6 +238,8 @@ def _scan(
         if not (folder / "manifest.json").exists():
             shutil.rmtree(folder)
         raise
+    if empty:
+        say(f"{collection.name}: {empty} documents are empty.")
     close()
     manifest = {
         **source,

@@ -48,10 +48,10 @@ def test_missing_corpus(collection):
         list(Collection("things", collection).documents())
 
 
-def test_documents_without_title_or_text(collection):
-    (collection / "corpus.jsonl").write_text('{"_id": "a", "text": "t"}\n{"_id": "b"}\n')
+def test_documents_without_title(collection):
+    (collection / "corpus.jsonl").write_text('{"_id": "a", "text": "t"}\n')
     documents = Collection("things", collection).documents()
-    assert [document.text for document in documents] == ["t", ""]
+    assert [document.text for document in documents] == ["t"]
 
 
 def test_judgments_of_the_unknown(collection, capsys):
@@ -126,6 +126,53 @@ def test_data_set_from_a_mirror(tmp_path):
     assert found.folder == paths.COLLECTIONS / "scifact"
     assert len(list(found.documents())) == 60
     assert json.loads((found.folder / "corpus.jsonl").open().readline())["_id"] == "d0"
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [({"contents": "x"}, "text"), ({"query": "x"}, "text"), ({"text": ["x"]}, "text"),
+     ({"text": None}, "text"), ({"text": "x", "title": ["y"]}, "title")],
+)  # fmt: skip
+def test_records_without_a_text_are_refused(collection, name, record, field):
+    """An empty text would be embedded, and score."""
+    with (collection / name).open("a") as file:
+        file.write(json.dumps({"_id": "new", **record}) + "\n")
+    line = 61 if name == "corpus.jsonl" else 13
+    found = Collection("c", collection)
+    reason = rf"{name}, line {line}: '{field}' is missing or no text; the keys are _id, "
+    with pytest.raises(UserError, match=reason):
+        _ = [*found.documents(), found.queries()]
+
+
+def test_an_empty_document_is_one(collection):
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "new", "text": "", "title": null}\n')
+    assert [d.text for d in Collection("c", collection).documents()][-1] == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "q1\td1\t1\nq2\td2\t2\n",
+        "query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t2\n",
+        "q1 0 d1 1\nq2 0 d2 2\n",
+        "q1\t0\td1\t1\r\nq2\t0\td2\t2\r\n\r\n",
+    ],
+)
+def test_judgments_with_a_header_or_without(collection, text):
+    (collection / "qrels" / "test.tsv").write_text(text)
+    found = Collection("c", collection)
+    assert found.qrels("test", found.queries()) == {"q1": {"d1": 1}, "q2": {"d2": 2}}
+    assert len(found.split_queries("test")) == 2
+
+
+@pytest.mark.parametrize("grade", ["1.5", "many", "9" * 30, ""])
+def test_a_grade_is_a_whole_number(collection, grade):
+    (collection / "qrels" / "test.tsv").write_text(f"h\th\th\nq1\td1\t1\nq1\td2\t{grade}\n")
+    found = Collection("c", collection)
+    with pytest.raises(UserError, match="line 3: expected query, document and grade"):
+        found.qrels("test", found.queries())
 
 
 def test_a_path_is_a_path(tmp_path, monkeypatch):
