@@ -180,24 +180,44 @@ def open_index(
 
 def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: Stages) -> Index:
     """Read the manifest of an index, or make it from the corpus if there is none that matches."""
-    found = read_json(folder / "manifest.json") or {}
+    found = read_json(folder / "manifest.json")
+    found = found if isinstance(found, dict) else {}
     # The name is for the reader; the weights decide.
     differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
-    if differing:
+    shards = [] if differing else _shards(found.get("shards"))
+    if not shards:
         if found:
-            say(f"{folder}: built from another {', '.join(differing)}; building it anew.")
+            what = ", ".join(differing) or "list of shards"
+            say(f"{folder}: built from another {what}; building it anew.")
         if folder.exists():
             shutil.rmtree(folder)
         found = _scan(folder, source, collection, stages)
-    elif found["ids_sha256"] != _sha256(folder / "ids.txt"):
+    elif found.get("ids_sha256") != _sha256(folder / "ids.txt"):
         say(f"{folder}: the document ids are damaged; reading the corpus again.")
         found = _scan(folder, source, collection, stages)
     return Index(
         folder,
         source["dimension"],
-        tuple(Shard(**shard) for shard in found["shards"]),
+        tuple(_shards(found["shards"])),
         _sha256(folder / "manifest.json"),
     )
+
+
+def _shards(listed: Any) -> list[Shard]:
+    """The shards that a manifest lists; none if it lists something else. Files are named here."""
+    try:
+        found = [
+            Shard(_file_name(number), shard["documents"], shard["offset"])
+            for number, shard in enumerate(listed)
+        ]
+    except (TypeError, KeyError):
+        return []
+    counts = [value for shard in found for value in (shard.documents, shard.offset)]
+    return found if all(type(value) is int and value >= 0 for value in counts) else []
+
+
+def _file_name(number: int) -> str:
+    return f"shard-{number:05d}.faiss"
 
 
 def _scan(
@@ -211,7 +231,7 @@ def _scan(
     bar = progress_bar(desc=f"read {collection.name}", unit="doc", delay=2)
 
     def close() -> None:
-        shards.append(Shard(f"shard-{len(shards):05d}.faiss", count, first))
+        shards.append(Shard(_file_name(len(shards)), count, first))
 
     try:
         with (

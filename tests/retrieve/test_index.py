@@ -148,6 +148,31 @@ def test_cosine_vectors_have_length_one(things, tmp_path):
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
 
 
+def test_nothing_is_written_where_a_manifest_says(things, encoder, tmp_path):
+    index = build(things, encoder)
+    manifest = json.loads((index.folder / "manifest.json").read_text())
+    manifest["shards"][1]["file"] = "../../outside.faiss"
+    (index.folder / "manifest.json").write_text(json.dumps(manifest))
+    (index.folder / index.shards[1].file).unlink()
+    again = build(things, encoder)
+    assert not list(paths.INDEXES.rglob("outside*"))
+    assert again.shards == index.shards
+    assert (index.folder / index.shards[1].file).exists()
+
+
+@pytest.mark.parametrize(
+    "shards", [None, 3, "x", [], [1], [{}], [{"documents": "5", "offset": 0}],
+               [{"documents": -1, "offset": 0}]]
+)  # fmt: skip
+def test_a_manifest_of_another_shape_is_made_anew(things, encoder, shards):
+    index = build(things, encoder)
+    manifest = json.loads((index.folder / "manifest.json").read_text())
+    (index.folder / "manifest.json").write_text(json.dumps({**manifest, "shards": shards}))
+    assert build(things, encoder).shards == index.shards
+    (index.folder / "manifest.json").write_text("[]")
+    assert build(things, encoder).shards == index.shards
+
+
 def test_values_that_are_not_numbers_are_named(things, encoder, monkeypatch):
     def broken(tokens, task, progress):
         vectors = np.ones((len(tokens.lengths), 32), dtype=np.float32)
@@ -172,7 +197,7 @@ def test_long_documents_make_smaller_shards(tmp_path, encoder, monkeypatch):
     folder = write_collection(tmp_path / "long", documents=10)
     lines = (folder / "corpus.jsonl").read_text().splitlines()
     lines[4] = json.dumps({"_id": "d4", "title": "", "text": "huge " * 200_000})
-    lines[5] = json.dumps({"_id": "d5"})  # neither title nor text
+    lines[5] = json.dumps({"_id": "d5", "text": ""})
     (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(index_module, "SHARD_BYTES", 500_000)
     collection = Collection("long", folder)
