@@ -1,6 +1,7 @@
 """The command line: arguments, what is said while a script runs, and how it ends."""
 
 import argparse
+import difflib
 import errno
 import os
 import re
@@ -72,14 +73,29 @@ def _with_advice(error: UserError, advice: Mapping[type[UserError], str]) -> str
     return f"{error}; {advice[type(error)]}." if type(error) in advice else str(error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest flag beside one that there is not."""
+
+    def error(self, message: str) -> None:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        unknown = re.findall(r"(?<!\S)--[\w-]+", message) if "unrecognized" in message else []
+        for flag in unknown:
+            if near := difflib.get_close_matches(flag, flags, n=1):
+                message += f"; did you mean {near[0]}?"
+        super().error(message)
+
+
 def argument_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser that shows `description` as it is laid out, and knows `--debug`.
 
     Args:
         prog: the command, where it is not the file's name: `python -m …`.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # `--index` is no `--index-dtype`
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -199,6 +215,8 @@ def out_of_space(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return True
     # safetensors and torch wrap the system's error in their own types and keep only its text.
+    if "inline_container" in str(error) and "unexpected pos" in str(error):  # of torch.save
+        return True
     return any(
         f"os error {number}" in str(error) or os.strerror(number) in str(error)
         for number in _NO_SPACE

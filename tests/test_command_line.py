@@ -37,6 +37,11 @@ def test_help_does_not_wait_for_torch(name):
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "no room left"),
         (RuntimeError("write failed: No space left on device (os error 28)"), 2, "no room left"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+            2,
+            "no room left",
+        ),
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError"),
     ],
 )
@@ -105,6 +110,19 @@ def test_a_rank_alone_is_no_run_of_several(monkeypatch):
     assert command_line.is_main_process()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not command_line.is_main_process()
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "near"),
+    [("benchmark", "--index", "--index-dtype"), ("distill", "--epochs", "--num-epochs"),
+     ("ispeed", "--batch-size", "--batch-sizes")],
+)  # fmt: skip
+def test_flags_are_not_abbreviated(script, name, flag, near):
+    outcome = script(name, "--encoders" if name == "ispeed" else "--teacher", "x", flag, "1",
+                     "--output", "y")  # fmt: skip
+    assert outcome.status == 2
+    assert f"{flag}" in outcome.err
+    assert f"did you mean {near}?" in outcome.err
 
 
 def test_debug_shows_the_traceback(script, tmp_path):
