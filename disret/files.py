@@ -55,6 +55,15 @@ def replace_folder(new: Path, path: Path) -> None:
         new.replace(path)
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the rights of new ones; safetensors lets only the owner read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
+
+
 def lock(path: Path) -> "BaseFileLock":
     """A lock beside `path`, for a `with` block that one process at a time may run."""
     from filelock import FileLock

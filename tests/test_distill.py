@@ -58,6 +58,8 @@ def test_a_student_moves_onto_its_teacher(call, arguments, teacher, tmp_path):
     wanted = SentenceTransformer(str(teacher), device="cpu").encode_query(texts)
     assert np.mean((student.encode_query(texts) - wanted) ** 2) == pytest.approx(best, rel=1e-4)
 
+    rights = {path.stat().st_mode & 0o777 for path in (tmp_path / "student").glob("*.*")}
+    assert len(rights) == 1  # those of any new file
     card = (tmp_path / "student" / "README.md").read_text()
     assert "layers 0, 3 of the teacher" in card
     assert f"{best:.4g}" in card

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and folders that are made once."""
 
+import os
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from disret.files import (
     check_free_space,
     check_writable,
     checksum,
+    follow_umask,
     install,
     text_sha256,
     whole_file,
@@ -66,6 +68,18 @@ def test_a_folder_is_made_once(tmp_path):
     with pytest.raises(UserError):
         install(tmp_path / "e", fail)
     assert not (tmp_path / "e").exists()
+
+
+def test_rights_follow_the_umask(tmp_path):
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "model.safetensors"
+    path.touch(mode=0o600)
+    before = os.umask(0o027)
+    try:
+        follow_umask(tmp_path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_digests(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disret.encode.models import load_encoder, prompt_of
-from disret.files import whole_folder
+from disret.files import follow_umask, whole_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -46,5 +46,6 @@ def save_router(teacher: str, student: Path) -> None:
     joined = join_encoders(load_encoder(teacher, "cpu"), load_encoder(str(student), "cpu"))
     with whole_folder(folder) as partial:
         joined.save_pretrained(str(partial), create_model_card=False)
+        follow_umask(partial)
         shutil.copy(student / "distillation.json", partial)  # by which it is known as ours
     print(f"{folder}: queries by the student, documents by the teacher.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, invocation, is_main_process
-from disret.files import check_writable, read_json, replace_folder, write_json
+from disret.files import check_writable, follow_umask, read_json, replace_folder, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -169,6 +169,7 @@ class Run:
         folder = self.partial / "model"
         shutil.rmtree(folder, ignore_errors=True)
         student.save_pretrained(str(folder), create_model_card=False)
+        follow_umask(folder)
         saved = load_encoder(
             str(folder), "cpu"
         )  # as its users will: settings may be spelt otherwise
