@@ -92,6 +92,31 @@ def checksum(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def checksum_path(path: Path) -> Path:
+    """Where the checksum of a file is noted, as `sha256sum` writes it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def note_checksum(path: Path, digest: str | None = None) -> None:
+    """Note a file's checksum beside it, once its content is on the disk itself.
+
+    Args:
+        digest: SHA-256 of the content, if it is known.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    with whole_file(checksum_path(path)) as partial:
+        partial.write_text(f"{digest or checksum(path)}  {path.name}\n")
+
+
+def is_as_noted(path: Path) -> bool:
+    """Whether a file is there, and has the checksum that is noted beside it."""
+    noted = checksum_path(path)
+    if not (path.exists() and noted.exists()):
+        return False
+    return noted.read_text(errors="replace").split()[:1] == [checksum(path)]
+
+
 def text_sha256(texts: Iterable[str], settings: str = "") -> str:
     """SHA-256 of settings and of texts after them, in hexadecimal: the name of a cache's file."""
     digest = hashlib.sha256(settings.encode())

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from disret import paths
+from disret.command_line import say
 from disret.encode.models import prompt_of, tokenizer_settings
 from disret.encode.tokens import Tokens, layout_of, tokenise
-from disret.files import lock, text_sha256, whole_file
+from disret.files import is_as_noted, lock, note_checksum, text_sha256, whole_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,10 +65,13 @@ def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) ->
     key = text_sha256(queries, json.dumps(settings, sort_keys=True, default=str))
     path = paths.DOWNLOADS / "tokens" / f"{key[:32]}.npz"
     with lock(path):
-        if not path.exists():
+        if not is_as_noted(path):
+            if path.exists():
+                say(f"{path} is not as its checksum says; making it anew.")
             tokens = tokenise(student, queries, "query")
             with whole_file(path) as partial, partial.open("wb") as file:
                 np.savez(file, starts=tokens.starts, lengths=tokens.lengths, **tokens.columns)
+            note_checksum(path)
         with np.load(path) as stored:
             columns = {name: stored[name] for name in stored.files}
     return Tokens(

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret import paths
-from disret.command_line import progress_bar
+from disret.command_line import progress_bar, say
 from disret.encode.batches import BatchEncoder, check_finite
-from disret.files import check_free_space, lock, text_sha256
+from disret.files import check_free_space, is_as_noted, lock, note_checksum, text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -30,9 +31,9 @@ def encode_to_file(
 ) -> np.ndarray:
     """Encode texts into a `.npy` file and return it memory-mapped.
 
-    A file that is there already is returned as it is; an unfinished one, left by a kill, is
-    continued at its last whole block, with the same blocks and so the same vectors as an
-    unbroken run.
+    A file that is there already, and as its checksum says, is returned as it is; an unfinished
+    one, left by a kill, is continued at its last whole block, with the same blocks and so the same
+    vectors as an unbroken run.
 
     Args:
         path: where the file goes. The caller's lock keeps other processes away.
@@ -48,8 +49,11 @@ def encode_to_file(
     Raises:
         UserError: a vector has a value that is not a number, or infinity.
     """
-    if path.exists():
+    if is_as_noted(path):
         return np.load(path, mmap_mode="r")
+    if path.exists():
+        say(f"{path} is not as its checksum says; making it anew.")
+        path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{key[:16]}.partial")
     for stale in path.parent.glob(f".{path.name}.*.partial"):
@@ -76,10 +80,12 @@ def encode_to_file(
                 check_finite(vectors, block)
                 file.write(vectors.tobytes())
                 file.flush()
+                os.fsync(file.fileno())
     except OSError:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+    note_checksum(path)
     return np.load(path, mmap_mode="r")
 
 

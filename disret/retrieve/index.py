@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import itertools
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,17 @@ from disret.data.collection import Collection
 from disret.devices import world_size
 from disret.encode.models import prompt_of
 from disret.encode.stages import Stages
-from disret.files import check_free_space, checksum, lock, read_json, whole_file, write_json
+from disret.files import (
+    check_free_space,
+    checksum,
+    checksum_path,
+    is_as_noted,
+    lock,
+    note_checksum,
+    read_json,
+    whole_file,
+    write_json,
+)
 from disret.retrieve.document_ids import DocumentIds
 
 if TYPE_CHECKING:
@@ -276,12 +285,9 @@ def _missing(index: Index) -> list[Shard]:
     missing, damaged = [], 0
     for shard in progress_bar(index.shards, desc="check the index", unit="shard", delay=2):
         path = index.folder / shard.file
-        noted = _checksum_path(path)
-        if not path.exists() or not noted.exists():
+        if not is_as_noted(path):
             missing.append(shard)
-        elif noted.read_text().split()[:1] != [_sha256(path)]:
-            missing.append(shard)
-            damaged += 1
+            damaged += path.exists() and checksum_path(path).exists()
     if damaged:
         say(f"{index.folder}: {damaged} of {len(index.shards)} shards damaged; building them anew.")
     elif 0 < len(missing) < len(index.shards):
@@ -307,7 +313,7 @@ def _build(
     of_all = f", 1 of {world_size()} processes" if world_size() > 1 else ""
     if is_main_process():
         for shard in missing:
-            _checksum_path(index.folder / shard.file).unlink(missing_ok=True)
+            checksum_path(index.folder / shard.file).unlink(missing_ok=True)
         for left_by_a_kill in index.folder.glob(".*.partial"):
             left_by_a_kill.unlink()
     distributed.wait_for_all()  # so that a checksum found from now on is of a shard of this run
@@ -350,16 +356,9 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
     shard.add(vectors)
     content = faiss.serialize_index(shard)
-    with whole_file(path) as partial, partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    with whole_file(_checksum_path(path)) as partial:
-        partial.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
-
-
-def _checksum_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+    note_checksum(path, hashlib.sha256(content).hexdigest())
 
 
 def _sha256(path: Path) -> str:

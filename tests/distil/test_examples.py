@@ -25,6 +25,16 @@ def test_a_second_call_reads_the_file(teacher):
     assert first.lengths.max() == model.max_seq_length
 
 
+def test_damaged_tokens_are_made_anew(teacher, capsys):
+    model = load_encoder(str(teacher), "cpu")
+    first = tokenised_queries(model, QUERIES)
+    (file,) = (paths.DOWNLOADS / "tokens").glob("*.npz")
+    file.write_bytes(file.read_bytes()[:-20])
+    again = tokenised_queries(model, QUERIES)
+    assert "making it anew" in capsys.readouterr().err
+    np.testing.assert_array_equal(first.columns["input_ids"], again.columns["input_ids"])
+
+
 def test_static_tokens_depend_on_where_texts_are_cut():
     found = []
     for length in (5, 9):

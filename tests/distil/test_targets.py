@@ -56,13 +56,31 @@ def test_resumes_at_the_last_whole_block_to_the_same_bytes(tmp_path):
     assert third.texts == 0
 
 
+@pytest.mark.parametrize("damage", ["zeros", "short", "no checksum"])
+def test_a_damaged_file_is_made_anew(tmp_path, capsys, damage):
+    """A power cut may leave zeros, or less than was written."""
+    path = tmp_path / "v.npy"
+    encode(path, Encoder())
+    whole = path.read_bytes()
+    if damage == "zeros":
+        path.write_bytes(whole[:200] + bytes(len(whole) - 200))
+    elif damage == "short":
+        path.write_bytes(whole[:-40])
+    else:
+        path.with_name("v.npy.sha256").unlink()
+    found = np.array(encode(path, Encoder()))
+    assert "is not as its checksum says; making it anew" in capsys.readouterr().err
+    np.testing.assert_array_equal(found, [[len(t), ord(t[0])] for t in TEXTS])
+    assert path.read_bytes() == whole
+
+
 def test_a_part_of_other_content_is_discarded(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         encode(tmp_path / "v.npy", Encoder(fail_after=26), key="another")
     encoder = Encoder()
     encode(tmp_path / "v.npy", encoder)
     assert encoder.texts == len(TEXTS)
-    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"v.npy", "v.npy.sha256"}
 
 
 def test_values_that_are_not_numbers_are_named(tmp_path):
