@@ -21,7 +21,7 @@ from threading import Event
 from disret.command_line import UserError, about, argument_parser, positive, run
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
-from disret.files import check_writable
+from disret.files import check_writable, claim
 from disret.sweep.processes import call, environment_of
 from disret.sweep.students import Student, plan
 
@@ -51,6 +51,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     check_writable(args.output / "sweep.csv")
+    claim(args.output)
     for name in args.datasets:
         check_name(name)
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+at_end = ExitStack()  # what a script holds until it ends, such as locks
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -196,7 +197,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(status)
 
     try:
-        main()
+        with at_end:
+            main()
     except KeyboardInterrupt:
         end("interrupted; the same command goes on from here (distill.py: with --resume).", 130)
     except UserError as error:

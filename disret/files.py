@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError
+from disret.command_line import UserError, at_end
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -70,6 +70,22 @@ def lock(path: Path) -> "BaseFileLock":
 
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def claim(path: Path) -> None:
+    """Keep other runs away from an output until this script ends.
+
+    Raises:
+        UserError: another run is at work on it.
+    """
+    from filelock import Timeout
+
+    held = lock(path)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another run is at work on {path}; wait until it has ended.") from None
+    at_end.callback(held.release)
 
 
 def install(folder: Path, fill: Callable[[Path], object]) -> Path:

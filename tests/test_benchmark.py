@@ -358,6 +358,15 @@ def test_broken_student(call, arguments, student):
     assert len(rows_of(arguments)) == 1  # the teacher's
 
 
+def test_another_table_is_not_extended(call, arguments, tmp_path):
+    (tmp_path / "r.csv").write_text("name,value\na,1\n")
+    outcome = call("benchmark", *arguments)
+    assert outcome.status == 2
+    assert "r.csv is another table: it has no column dataset" in outcome.err
+    assert (tmp_path / "r.csv").read_text() == "name,value\na,1\n"
+    assert not paths.INDEXES.exists()
+
+
 def test_empty_documents_are_counted(call, arguments, collection):
     with (collection / "corpus.jsonl").open("a") as file:
         file.write('{"_id": "e1", "text": ""}\n{"_id": "e2", "text": " "}\n')

@@ -397,6 +397,23 @@ def test_another_table_as_results_is_refused_before_training(call, arguments, tm
     assert not (tmp_path / "student.partial").exists()
 
 
+@pytest.mark.kill
+def test_a_second_run_is_refused_while_the_first_is_at_work(call, arguments, tmp_path):
+    command = [sys.executable, str(ROOT / "distill.py"), *map(str, arguments), "--layers", "0",
+               "--num-epochs", "200"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "student.partial" / "run.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    second = call("distill", *arguments, "--layers", 1, "--overwrite")
+    assert second.status == 2
+    assert "another run is at work on" in second.err
+    process.kill()
+    process.wait()
+    assert (tmp_path / "student.partial" / "run.json").exists()
+    assert call("distill", *arguments, "--layers", 1, "--overwrite").status == 0
+
+
 def test_a_teacher_is_not_overwritten(call, arguments, teacher, tmp_path):
     own = shutil.copytree(teacher, tmp_path / "student")
     weights = (own / "model.safetensors").read_bytes()

@@ -45,7 +45,7 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert result.stdout.count("$ python ispeed.py") == 1
     assert "| things" in (students / "layers-1" / "README.md").read_text()
     names = ["layers-0", "layers-1", "from-other-layers-0-2"]
-    assert sorted(path.name for path in students.iterdir()) == sorted(names)
+    assert sorted(path.name for path in students.glob("[!.]*")) == sorted(names)
     # Once each, for all students.
     assert len(list((home / "downloads" / "embeddings").glob("*.npy"))) == 2
     assert len(list((home / "downloads" / "tokens").glob("*.npz"))) == 1

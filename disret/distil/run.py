@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, invocation, is_main_process
-from disret.files import check_writable, follow_umask, read_json, replace_folder, write_json
+from disret.files import (
+    check_writable,
+    claim,
+    follow_umask,
+    read_json,
+    replace_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -70,6 +77,8 @@ class Run:
         self.training_dtype = "float32"
         check_output(args.output, args.resume, args.overwrite)
         _check_no_input(args)
+        if is_main_process():
+            claim(args.output)
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
 

@@ -5,8 +5,16 @@ from argparse import Namespace
 
 import pytest
 
+from disret.command_line import at_end
 from disret.distil.run import Different, Foreign, Run, Taken, Unfinished
 from disret.encode.models import load_encoder
+
+
+@pytest.fixture(autouse=True)
+def locks_are_given_back():
+    """As at the end of a script; each run of a test is one."""
+    yield
+    at_end.close()
 
 
 @pytest.fixture
@@ -17,6 +25,7 @@ def arguments(tmp_path, teacher):
 
 
 def run(arguments, texts=("a", "b"), **changes):
+    at_end.close()
     model = load_encoder(arguments["teacher"], "cpu")
     found = Run(Namespace(**{**arguments, **changes}))
     found.identify(model, model, texts, [], ["v"])
