@@ -121,7 +121,7 @@ def parse_args() -> argparse.Namespace:
         help="layers to keep, from 0, in this order; first and last are best (of MODEL: or all)")
     add("--projection-activation", choices=["identity", "relu"], default="identity",
         help="after the Dense layer of a MODEL of another dimension; the authors used relu")
-    add("--output", type=lambda path: Path(path).absolute(), required=True, metavar="DIR",
+    add("--output", type=lambda path: Path(path).resolve(), required=True, metavar="DIR",
         help="where the student goes")
     add("--queries", nargs="+", type=Path, metavar="FILE",
         help="tsv (id, tab, text), jsonl (text) or plain text, also .gz (default: MS MARCO's)")

@@ -414,6 +414,16 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(call, arguments, tmp
     assert call("distill", *arguments, "--layers", 1, "--overwrite").status == 0
 
 
+def test_a_link_as_output_is_followed(call, arguments, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "student").symlink_to(tmp_path / "disk" / "s")
+    for layer in (0, 1):
+        outcome = call("distill", *arguments, "--layers", layer, "--overwrite")
+        assert outcome.status == 0, outcome.err
+        assert (tmp_path / "student").is_symlink()
+        assert report(tmp_path / "disk" / "s")["arguments"]["layers"] == [layer]
+
+
 def test_a_teacher_is_not_overwritten(call, arguments, teacher, tmp_path):
     own = shutil.copytree(teacher, tmp_path / "student")
     weights = (own / "model.safetensors").read_bytes()

@@ -149,7 +149,7 @@ def open_index(
         The index; its rows are in the order of the corpus.
     """
     kind = f"{extension}.{score_function}.{teacher.dtype}-{index_dtype}"
-    folder = index_folder(collection, teacher.name, kind)
+    folder = index_folder(collection, teacher.name, kind).resolve()  # a link is followed
     encoder = teacher.batches
 
     def prepare() -> tuple[Index, list[Shard]]:

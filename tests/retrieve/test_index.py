@@ -148,6 +148,18 @@ def test_cosine_vectors_have_length_one(things, tmp_path):
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
 
 
+def test_an_index_on_another_disk_is_built_there(things, encoder, tmp_path):
+    index = build(things, encoder)
+    elsewhere = tmp_path / "disk"
+    index.folder.rename(elsewhere)
+    index.folder.symlink_to(elsewhere)
+    (elsewhere / "manifest.json").write_text("{}")
+    again = build(things, encoder)
+    assert again.folder == elsewhere.resolve()
+    assert index.folder.is_symlink()
+    assert again.shards == index.shards
+
+
 def test_nothing_is_written_where_a_manifest_says(things, encoder, tmp_path):
     index = build(things, encoder)
     manifest = json.loads((index.folder / "manifest.json").read_text())
