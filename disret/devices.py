@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from disret.command_line import NoDevice, say
+from disret.command_line import NoDevice, UserError, say
 
 
 def share_of_cores(processes: int) -> int:
@@ -16,7 +16,10 @@ def share_of_cores(processes: int) -> int:
 
 def world_size() -> int:
     """The number of processes that `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or not 0 < int(text) < 1 << 20:
+        raise UserError(f"the variable WORLD_SIZE is {text!r}, which is no number of processes.")
+    return int(text)
 
 
 def resolve_device(device: str | None) -> str:
@@ -35,6 +38,8 @@ def resolve_device(device: str | None) -> str:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         kind = torch.device(device).type
+        if kind == "meta":
+            raise NoDevice("the device meta computes nothing")
         if kind == "cuda" and not torch.cuda.is_available():
             raise NoDevice(f"no CUDA device is present here, so {device} cannot be used")
         torch.empty(1, device=device)

@@ -151,7 +151,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; None when it is absent or not JSON (a leftover of something else)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 

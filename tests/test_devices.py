@@ -24,6 +24,8 @@ def test_devices():
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(UserError, match="cannot be used"):
         resolve_device("nonsense")
+    with pytest.raises(UserError, match="computes nothing"):
+        resolve_device("meta")
     if torch.cuda.is_available():
         assert resolve_device(None) == "cuda"
     else:
@@ -44,6 +46,13 @@ def test_processes_of_torchrun(monkeypatch):
     assert world_size() == 1
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert world_size() == 4
+
+
+@pytest.mark.parametrize("text", ["", "two", "0", "-1", "1e3", "9" * 40])
+def test_a_number_of_processes_that_is_none(monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(UserError, match="no number of processes"):
+        world_size()
 
 
 def test_name_of_the_cpu():

@@ -18,6 +18,7 @@ from disret.command_line import UserError, say
 from disret.data.catalog import dataset as catalog_dataset
 from disret.data.catalog import datasets
 from disret.data.download import fetch_folder
+from disret.data.query_files import is_unicode
 from disret.files import checksum
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
@@ -227,14 +228,14 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
                     continue
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise UserError(f"{path}, line {number}: not JSON.") from None
                 identifier = record.get("_id") if isinstance(record, dict) else None
-                if not isinstance(identifier, str) or not re.fullmatch(r"[^\r\n]+", identifier):
+                if not is_unicode(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):
                     raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
                 record["title"] = record.get("title") or ""
                 for field in ("title", "text"):
-                    if not isinstance(record.get(field), str):
+                    if not is_unicode(record.get(field)):
                         raise UserError(
                             f"{path}, line {number}: {field!r} is missing or no text; the keys "
                             f"are {', '.join(record)}."

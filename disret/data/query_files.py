@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from disret import paths
 from disret.command_line import UserError, add_mirror, argument_parser, run, say
@@ -120,11 +121,19 @@ def _from_tsv(line: str) -> str:
 def _from_jsonl(line: str) -> str:
     try:
         text = json.loads(line)["text"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         raise ValueError(f'expected a JSON object with "text": {line[:60]!r}') from None
-    if not isinstance(text, str) or not text.strip():
+    if not is_unicode(text) or not text.strip():
         raise ValueError(f'"text" is not a text: {line[:60]!r}')
     return text.strip()
+
+
+def is_unicode(value: Any) -> bool:
+    """Whether a value of JSON is a text that has bytes: no half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and (value.isascii() or bool(value.encode()))
+    except UnicodeEncodeError:
+        return False
 
 
 def _from_text(line: str) -> str:

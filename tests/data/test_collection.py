@@ -132,7 +132,8 @@ def test_data_set_from_a_mirror(tmp_path):
 @pytest.mark.parametrize(
     ("record", "field"),
     [({"contents": "x"}, "text"), ({"query": "x"}, "text"), ({"text": ["x"]}, "text"),
-     ({"text": None}, "text"), ({"text": "x", "title": ["y"]}, "title")],
+     ({"text": None}, "text"), ({"text": "x", "title": ["y"]}, "title"),
+     ({"text": "half \ud800"}, "text")],
 )  # fmt: skip
 def test_records_without_a_text_are_refused(collection, name, record, field):
     """An empty text would be embedded, and score."""
@@ -143,6 +144,14 @@ def test_records_without_a_text_are_refused(collection, name, record, field):
     reason = rf"{name}, line {line}: '{field}' is missing or no text; the keys are _id, "
     with pytest.raises(UserError, match=reason):
         _ = [*found.documents(), found.queries()]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "[]", "3", '{"_id": "\\ud800", "text": ""}'])
+def test_lines_that_are_no_records(collection, line):
+    with (collection / "queries.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"queries\.jsonl, line 13: (not JSON|no _id)"):
+        Collection("c", collection).queries()
 
 
 def test_an_empty_document_is_one(collection):

@@ -41,6 +41,8 @@ def test_blank_lines_are_skipped_and_counted(tmp_path, capsys):
         ("q.jsonl", b"{\n", "line 1"),
         ("q.jsonl", b'{"text": 3}\n', "not a text"),
         ("q.txt", b"good\n\xff\xfe\n", r"q\.txt, line 2: not UTF-8"),
+        ("q.jsonl", b"[" * 100_000, "line 1: expected a JSON object"),
+        ("q.jsonl", b'{"text": "half \\ud800"}', 'line 1: "text" is not a text'),
         ("q.txt", b"", "holds no queries"),
         ("q.txt", b"\n\n", "holds no queries"),
         ("q.txt.gz", b"not gzip", "not a whole gzip file"),
