@@ -11,8 +11,9 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, accept_interrupts
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import save_encoder, tokenizer
@@ -147,19 +148,29 @@ def test_finished_student_is_left_alone(call, arguments, tmp_path):
     assert report(tmp_path / "student")["arguments"]["layers"] == [1]
 
 
-def test_half_written_checkpoint_is_passed_over(call, arguments, tmp_path):
-    """A kill while a checkpoint is written leaves it without its last file."""
+def cut(path):
+    """Leave out the end of a file."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
+    """A kill or a power cut leaves one without its last file, or with less than was written."""
     from disret.distil.run import Run
 
     output = tmp_path / "student"
     run = Run(Namespace(output=output, resume=False, overwrite=True, queries=[], valid_queries=[],
                         teacher="t", init_with="subset", adapt=None))  # fmt: skip
-    for step, whole in ((4, True), (8, True), (12, False)):
+    for step in (4, 8, 12, 16, 20):
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        (folder / "model.safetensors").touch()
-        (folder / "trainer_state.json").write_text("{}" if whole else '{"epo')
+        save_file({"w": torch.zeros(5)}, folder / "model.safetensors")
+        torch.save({"w": torch.zeros(5)}, folder / "optimizer.pt")
+        (folder / "trainer_state.json").write_text("{}")
+    cut(run.checkpoints / "checkpoint-20" / "trainer_state.json")
+    cut(run.checkpoints / "checkpoint-16" / "model.safetensors")
+    cut(run.checkpoints / "checkpoint-12" / "optimizer.pt")
     assert run.last_checkpoint().endswith("checkpoint-8")
+    assert capsys.readouterr().err.count("passed over") == 3
     run.claim()
     assert run.last_checkpoint() is None
 

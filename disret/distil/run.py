@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import time
+import zipfile
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError, invocation, is_main_process
+from disret.command_line import UserError, invocation, is_main_process, say
 from disret.files import (
     check_writable,
     claim,
@@ -150,13 +151,16 @@ class Run:
         return self.partial / "checkpoints"
 
     def last_checkpoint(self) -> str | None:
-        """The newest whole checkpoint; a kill may have left one half-written."""
+        """The newest whole checkpoint; a kill or a power cut may have damaged one."""
         steps = {
             int(path.name.rpartition("-")[2]): path
             for path in self.checkpoints.glob("checkpoint-*")
-            if read_json(path / "trainer_state.json") is not None  # the trainer writes it last
         }
-        return str(steps[max(steps)]) if steps else None
+        for step in sorted(steps, reverse=True):
+            if _is_whole(steps[step]):
+                return str(steps[step])
+            say(f"note: {steps[step]} is damaged or unfinished, so it is passed over.")
+        return None
 
     def lap(self, name: str) -> None:
         """Note the seconds since the last call, or since the run was identified."""
@@ -223,6 +227,26 @@ def check_output(output: Path, resume: bool, overwrite: bool) -> None:
             raise Taken(f"{output} exists")
     elif unfinished(output).exists() and not (resume or overwrite):
         raise Unfinished(f"{unfinished(output)} holds an unfinished run")
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all files of a checkpoint can be read; the trainer writes its state last."""
+    from safetensors import SafetensorError, safe_open
+
+    if read_json(checkpoint / "trainer_state.json") is None:
+        return False
+    try:
+        for path in checkpoint.rglob("*.safetensors"):
+            with safe_open(path, "pt"):
+                pass
+        for pattern in ("*.pt", "*.pth", "*.bin"):  # zip archives, by torch.save
+            for path in checkpoint.glob(pattern):
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip():
+                        return False
+    except (SafetensorError, zipfile.BadZipFile, OSError):
+        return False
+    return True
 
 
 def _check_no_input(args: Namespace) -> None:
