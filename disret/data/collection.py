@@ -188,7 +188,8 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
     folder = paths.COLLECTIONS / name
     if name in datasets():
         # BEIR's archives hold one folder of the data set's name.
-        fetch_folder(datasets()[name].archive, folder, mirror, inner=name)
+        needed = ("corpus.jsonl", "queries.jsonl", f"{default_split(name)}.tsv")
+        fetch_folder(datasets()[name].archive, folder, needed, mirror, inner=name)
     elif not _installed(name):
         folder = Path(name).resolve()
         name = folder.name

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from disret import paths
@@ -73,24 +74,36 @@ def _is_url(source: str) -> bool:
 
 
 def fetch_folder(
-    archive: Archive, folder: Path, mirror: str | None = None, inner: str | None = None
+    archive: Archive,
+    folder: Path,
+    needed: Sequence[str],
+    mirror: str | None = None,
+    inner: str | None = None,
 ) -> Path:
     """Download an archive and unpack it as `folder`, unless that is there.
 
     Args:
+        needed: files without which the archive is not kept, wherever they lie in it.
         inner: the one folder that the archive holds, whose content is wanted.
 
     Raises:
-        UserError: as `fetch`, or the archive cannot be unpacked or lacks `inner`.
+        UserError: as `fetch`, or the archive cannot be unpacked, or lacks something.
     """
 
     def fill(partial: Path) -> None:
         path = fetch(archive, mirror)
         unpack(path, partial)
+        lacking = [name for name in needed if not any(partial.rglob(name))]
+        if inner is not None and not (partial / inner).is_dir():
+            lacking.append(f"a folder {inner}")
+        if lacking:
+            path.unlink()
+            raise UserError(
+                f"{path} did not hold {', '.join(lacking)}, so it was not kept; try again with "
+                "another mirror."
+            )
         if inner is None:
             return
-        if not (partial / inner).is_dir():
-            raise UserError(f"{path} does not hold a folder {inner}.")
         for member in list((partial / inner).iterdir()):
             member.rename(partial / member.name)
         (partial / inner).rmdir()

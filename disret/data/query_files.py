@@ -82,8 +82,10 @@ def training_queries(
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     """MS MARCO's training and development query files, downloaded on first use."""
-    folder = fetch_folder(MSMARCO_QUERIES, paths.DOWNLOADS / "msmarco" / "queries", mirror)
-    return folder / "queries.train.tsv", folder / "queries.dev.tsv"
+    names = ("queries.train.tsv", "queries.dev.tsv")
+    folder = fetch_folder(MSMARCO_QUERIES, paths.DOWNLOADS / "msmarco" / "queries", names, mirror)
+    train, dev = (folder / name for name in names)
+    return train, dev
 
 
 def _lines(file: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import write_collection
@@ -111,21 +112,33 @@ def test_splits_of_the_paper():
     assert default_split("scifact") == default_split("things") == "test"
 
 
-def test_data_set_from_a_mirror(tmp_path):
-    write_collection(tmp_path / "packed" / "scifact")
-    mirror = tmp_path / "mirror"
-    (mirror / "beir").mkdir(parents=True)
-    with zipfile.ZipFile(mirror / "beir" / "scifact.zip", "w") as zipped:
-        for file in (tmp_path / "packed").rglob("*"):
-            zipped.write(file, file.relative_to(tmp_path / "packed"))
-    import hashlib
+def mirror_of(folder, collection, without=()):
+    """A mirror that has the collection as SciFact."""
+    (folder / "beir").mkdir(parents=True)
+    archive = folder / "beir" / "scifact.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for file in collection.rglob("*"):
+            if file.name not in without:
+                zipped.write(file, Path("scifact") / file.relative_to(collection))
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{digest}  beir/scifact.zip\n")
+    return str(folder)
 
-    digest = hashlib.sha256((mirror / "beir" / "scifact.zip").read_bytes()).hexdigest()
-    (mirror / "SHA256SUMS").write_text(f"{digest}  beir/scifact.zip\n")
-    (found,) = find_collections("scifact", str(mirror))
+
+def test_data_set_from_a_mirror(tmp_path, collection):
+    (found,) = find_collections("scifact", mirror_of(tmp_path / "mirror", collection))
     assert found.folder == paths.COLLECTIONS / "scifact"
     assert len(list(found.documents())) == 60
     assert json.loads((found.folder / "corpus.jsonl").open().readline())["_id"] == "d0"
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "test.tsv"])
+def test_an_archive_that_lacks_a_file_is_not_kept(tmp_path, collection, name):
+    bad = mirror_of(tmp_path / "bad", collection, without=[name])
+    with pytest.raises(UserError, match=rf"did not hold {name}, so it was not kept"):
+        find_collections("scifact", bad)
+    (found,) = find_collections("scifact", mirror_of(tmp_path / "good", collection))
+    assert len(list(found.documents())) == 60
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
