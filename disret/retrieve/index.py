@@ -106,8 +106,15 @@ class Index:
 
 
 def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
-    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.KIND`."""
+    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.KIND`.
+
+    A collection elsewhere than under `benchmarks/raw` adds a digest of its place, as another may
+    have the same name.
+    """
     slug = re.sub(r"[^\w.+-]+", "--", encoder_name.strip("/."))
+    place = collection.folder.resolve()
+    if not place.is_relative_to(paths.COLLECTIONS.resolve()):
+        kind += f".{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
     return paths.INDEXES / collection.name / f"{slug}.{kind}"
 
 

@@ -58,8 +58,9 @@ def content(folder):
 def test_plain_faiss_reads_it(things, encoder, index_dtype):
     """As one index, in the corpus's order."""
     index = build(things, encoder, "models/teacher", index_dtype=index_dtype)
-    folder = paths.INDEXES / "things" / f"models--teacher.flat.dot.float32-{index_dtype}"
-    assert index.folder == folder
+    folder = index.folder
+    assert folder.parent == paths.INDEXES / "things"
+    assert folder.name.startswith(f"models--teacher.flat.dot.float32-{index_dtype}.")
     parts = [
         faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         for path in sorted(folder.glob("*.faiss"))
@@ -146,6 +147,17 @@ def test_cosine_vectors_have_length_one(things, tmp_path):
     del model[-1]
     lengths = np.linalg.norm(stored(build(things, BatchEncoder(model, 8), score="cos_sim")), axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
+
+
+def test_collections_of_one_name_have_indexes_of_their_own(encoder, tmp_path, collection):
+    other = write_collection(tmp_path / "elsewhere" / "things", documents=30)
+    first, second = (build(Collection("things", c), encoder) for c in (collection, other))
+    assert first.folder != second.folder
+    assert (first.documents, second.documents) == (60, 30)
+    first.check_unchanged()
+    installed = write_collection(paths.COLLECTIONS / "things")
+    name = build(Collection("things", installed), encoder).folder.name
+    assert name == "m.flat.dot.float32-float32"
 
 
 def test_an_index_on_another_disk_is_built_there(things, encoder, tmp_path):
