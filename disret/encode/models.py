@@ -4,9 +4,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError
 from disret.devices import has_bfloat16
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
+    from transformers.utils.loading_report import LoadStateDictInfo
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def load_encoder(
         max_seq_length: cut texts to so many tokens, or to the model's own maximum if that is less.
 
     Raises:
-        UserError: it cannot be had, or it is not a text encoder.
+        UserError: it cannot be had, it is not a text encoder, or weights or words are missing.
     """
     import torch
     import transformers
@@ -46,21 +48,80 @@ def load_encoder(
     transformers.utils.logging.disable_progress_bar()
     is_local = Path(name).exists()
     obstacle = None if is_local else hub_obstacle()
-    try:
-        model = SentenceTransformer(
-            str(Path(name).resolve()) if is_local else name,
-            device=device,
-            local_files_only=obstacle is not None,  # else every file is asked for and waited for
-            model_kwargs={"dtype": torch.float32},
-        )
-    except torch.OutOfMemoryError:
-        raise UserError(f"{name} does not fit into the memory of {device}.") from None
-    except Exception as error:
-        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
+    with _loading_reports() as reports:
+        try:
+            model = SentenceTransformer(
+                str(Path(name).resolve()) if is_local else name,
+                device=device,
+                local_files_only=obstacle is not None,  # else each file is asked for and waited for
+                model_kwargs={"dtype": torch.float32},
+            )
+        except torch.OutOfMemoryError:
+            raise UserError(f"{name} does not fit into the memory of {device}.") from None
+        except Exception as error:
+            reason = _what_is_absent(name, reports)
+            reason = reason or _why_not_loaded(name, is_local, obstacle, error)
+            raise UserError(reason) from error
+    if reason := _what_is_absent(name, reports):
+        raise UserError(reason)
+    if not _knows_words(model.tokenizer):
+        raise UserError(f"the tokenizer of {name} knows no word; are its files missing?")
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings
     if max_seq_length and own != math.inf:
         model.max_seq_length = min(max_seq_length, own or max_seq_length)
     return model.eval()
+
+
+@contextmanager
+def _loading_reports() -> "Iterator[list[LoadStateDictInfo]]":
+    """What transformers finds missing in the files of the models that it loads meanwhile."""
+    from transformers import modeling_utils
+
+    found = []
+    log = modeling_utils.log_state_dict_report
+
+    def note(**kwargs: Any) -> None:
+        found.append(kwargs["loading_info"])
+        log(**kwargs)
+
+    modeling_utils.log_state_dict_report = note
+    try:
+        yield found
+    finally:
+        modeling_utils.log_state_dict_report = log
+
+
+def _what_is_absent(name: str, reports: "list[LoadStateDictInfo]") -> str | None:
+    """A sentence about weights that are missing or of another shape, if there are any."""
+    keys = {key for report in reports for key in report.missing_and_mismatched()}
+    # A pooler is no part of an embedding: sentence-transformers pools by itself.
+    absent = sorted(key for key in keys if "pooler" not in key)
+    if not absent:
+        return None
+    return (
+        f"{name} lacks {len(absent)} weights of its architecture or has them in another shape: "
+        f"{absent[0]}{' and others' if absent[1:] else ''}."
+    )
+
+
+# Ordinary words of some scripts, of which a tokenizer knows one at least.
+_WORDS = (
+    "the people in the house",
+    "дом и люди",
+    "家里的人",
+    "家の中の人",
+    "الناس في البيت",
+    "집 안의 사람",
+)
+
+
+def _knows_words(tokenizer: Any) -> bool:
+    """Whether a tokenizer maps words of any script to something else than "unknown"."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or not callable(tokenizer):
+        return True
+    texts = tokenizer(list(_WORDS), add_special_tokens=False)["input_ids"]
+    return any(2 * ids.count(unknown) < len(ids) for ids in texts)
 
 
 def prompt_of(model: "SentenceTransformer", task: str) -> str | None:

@@ -1,7 +1,10 @@
 """Loading, identifying and describing encoders."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 from transformers import AutoConfig, AutoModel
@@ -52,6 +55,34 @@ def test_models_that_cannot_be_had(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="not a model that sentence-transformers can load"):
         load_encoder(str(tmp_path / "folder"), "cpu")
+
+
+@pytest.mark.parametrize("damage", ["missing", "another shape"])
+def test_a_model_without_all_its_weights_is_refused(teacher, tmp_path, damage):
+    """transformers would fill in random values, others each time."""
+    folder = shutil.copytree(teacher, tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if "layer.2" in key and "query.weight" in key)
+    if damage == "missing":
+        del weights[name]
+    else:
+        weights[name] = torch.zeros(3, 3)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"query\.weight"):
+        load_encoder(str(folder), "cpu")
+    pooler = {key: value for key, value in load_file(teacher / "model.safetensors").items()
+              if "pooler" not in key}  # fmt: skip
+    save_file(pooler, folder / "model.safetensors", metadata={"format": "pt"})
+    load_encoder(str(folder), "cpu")  # which no embedding needs
+
+
+def test_a_model_without_its_vocabulary_is_refused(teacher, tmp_path):
+    """Without these files there would be five tokens, and all texts alike."""
+    folder = shutil.copytree(teacher, tmp_path / "m")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(UserError):
+        load_encoder(str(folder), "cpu")
 
 
 ROTARY = ["modernbert", "qwen3", "llama", "gemma3_text", "nomic_bert", "gte", "eurobert"]
