@@ -31,6 +31,7 @@ from disret.devices import device_name, resolve_device, resolve_dtype, versions
 from disret.encode.stages import peak_growth
 from disret.files import check_writable
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
+from disret.sweep.plots import FORMATS, plot_speed
 from disret.tables import Row, format_table, write_rows
 
 Timed = dict[tuple[str, str], Encoder]  # by name and backend
@@ -62,8 +63,6 @@ def main() -> None:
     devices = " and ".join(dict.fromkeys(row["device"] for row in rows))
     print(f"\nMedians of {args.num_runs} runs on {devices}.")
     if args.figure:
-        from disret.sweep.plots import plot_speed
-
         plot_speed(rows, args.figure)
 
 
@@ -87,11 +86,14 @@ def parse_args() -> argparse.Namespace:
     add("--max-sentences", type=positive, metavar="N", help="use the first N queries of each set")
     add("--num-runs", type=positive, default=3, help="timed runs of each (default: 3)")
     add("--output", type=Path, metavar="CSV", help="write the table there as well")
-    add("--figure", type=Path, metavar="PNG", help="draw latency and throughput")
+    add("--figure", type=Path, metavar="FILE",
+        help="draw latency and throughput, as .png, .pdf or .svg")
     # fmt: on
     command_line.add_device(parser)
     command_line.add_mirror(parser)
     args = parser.parse_args()
+    if args.figure and args.figure.suffix not in FORMATS:
+        parser.error(f"--figure {args.figure}: its name must end in {', '.join(FORMATS)}")
     if args.datasets and args.queries:
         parser.error("--datasets and --queries exclude each other")
     if len(set(args.encoders)) < len(args.encoders):

@@ -92,6 +92,7 @@ def test_uses_what_lies_under_benchmarks_raw(call, encoders):
         (["--batch-sizes", 0], "must be positive"),
         (["--threads", 0], "--threads: must be positive"),
         (["--encoders", "a", "a"], "twice"),
+        (["--figure", "x.doc"], "must end in .png, .pdf, .svg"),
     ],
 )
 def test_bad_arguments(call, encoders, extra, reason):

@@ -1,4 +1,4 @@
-"""Figures."""
+"""Figures: PNG, PDF or SVG, as the name of the file says."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import Any
 
 from disret.files import whole_file
 
+FORMATS = (".png", ".pdf", ".svg")
 LOGARITHMIC = 20  # times as fast, from which on
 LABELS = 24  # that fit above each other in a panel
 
@@ -14,7 +15,7 @@ LABELS = 24  # that fit above each other in a panel
 def plot_tradeoff(
     points: Sequence[dict], path: Path, speed: str = "queries per second, times the teacher"
 ) -> None:
-    """Retention against speed-up, as a PNG.
+    """Retention against speed-up.
 
     Args:
         points: dicts with `name`, `speedup` (times the teacher) and `retention` (percent).
@@ -40,7 +41,7 @@ def plot_tradeoff(
 
 
 def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
-    """Retention by number and choice of layers, as a PNG.
+    """Retention by number and choice of layers.
 
     Args:
         panels: by title, dicts with `layers` (how many), `retention` (percent) and `name`.
@@ -101,7 +102,7 @@ def _gap(
 
 
 def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
-    """Queries per second by batch size, as a PNG.
+    """Queries per second by batch size.
 
     Args:
         lines: by encoder, queries per second by batch size.
@@ -119,7 +120,7 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> Non
 
 
 def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Latency of one query, and queries per second of batches, as a PNG.
+    """Latency of one query, and queries per second of batches.
 
     Args:
         rows: of `ispeed.py`; several query sets are averaged.
@@ -166,5 +167,5 @@ def _figure(path: Path, width: float, height: float, panels: int = 1) -> Iterato
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        figure.savefig(partial, format=path.suffix.lstrip("."), dpi=150)
     pyplot.close(figure)

@@ -129,7 +129,7 @@ def draw(folder: Path) -> str:
     points = [
         {"name": s.name, "speedup": s.speeds[largest] / teacher.speeds[largest],
          "retention": s.retention}
-        for s in best
+        for s in [teacher, *best]
     ]  # fmt: skip
     plot_tradeoff(points, folder / "tradeoff.png")
     plot_throughput({s.name: s.speeds for s in [teacher, *best]}, folder / "throughput.png")

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from disret.sweep.plots import plot_layers, spread_out
+from disret.sweep.plots import plot_layers, plot_tradeoff, spread_out
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ def test_labels_do_not_overlap(values):
 
 def test_values_that_are_far_apart_stay_where_they_are():
     assert spread_out([1, 5, 3], 0.5) == [1, 5, 3]
+
+
+def test_the_name_says_the_format(tmp_path):
+    points = [{"name": "a", "speedup": 2.0, "retention": 90.0}]
+    for name, start in (("x.pdf", b"%PDF"), ("x.svg", b"<?xml"), ("x.png", b"\x89PNG")):
+        plot_tradeoff(points, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
 
 
 def test_layers(tmp_path):
