@@ -183,9 +183,8 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         student.save_pretrained(str(folder), create_model_card=False)
         follow_umask(folder)
-        saved = load_encoder(
-            str(folder), "cpu"
-        )  # as its users will: settings may be spelt otherwise
+        # As its users will load it: settings may be spelt otherwise.
+        saved = load_encoder(str(folder), "cpu")
         report = {
             **self.content,
             "command": invocation(),
