@@ -1,8 +1,12 @@
-"""TREC run files, one for each encoder and data set."""
+"""TREC run files, one for each encoder, backend and data set."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from disret.command_line import UserError
+from disret.files import readable
 from disret.retrieve.metrics import Run, write_trec_run
 from disret.tables import Row
 
@@ -20,18 +24,42 @@ class RunFiles:
     depth: int
 
     def path(self, identity: Row) -> Path:
-        """Named by all that decides its content but the teacher's weights and the texts."""
-        encoder = f"{Path(identity['query_encoder']).name}-{identity['query_weights'][:8]}"
+        """Named by all that decides its content but weights and texts."""
+        encoder = re.sub(r"[^\w.+-]+", "--", identity["query_encoder"].strip("/."))
+        encoder += f".{identity['query_backend']}"
         data = f"{identity['dataset'].replace('/', '-')}.{identity['split']}"
         precision = f"{identity['dtype']}-{identity['index_dtype']}"
         kind = f"{identity['score_function']}.{precision}.top{self.depth}"
         return self.folder / f"{data}.{encoder}.{kind}.trec"
 
     def is_there(self, identity: Row) -> bool:
-        """Whether the file is there, or not wanted."""
-        return self.folder is None or self.path(identity).exists()
+        """Whether the file is there and of the same weights and texts, or not wanted."""
+        if self.folder is None:
+            return True
+        path = self.path(identity)
+        if not path.exists():
+            return False
+        with readable(path).open(encoding="utf-8", errors="replace") as file:
+            return file.readline().split()[-1:] == [_tag(identity)]
 
     def write(self, identity: Row, run: Run) -> None:
         """Write a run, if it is wanted."""
         if self.folder is not None:
-            write_trec_run(self.path(identity), run, Path(identity["query_encoder"]).name)
+            write_trec_run(self.path(identity), run, _tag(identity))
+
+    def check_ids(self, ids: Iterable[str], what: str) -> None:
+        """Raise `UserError` for an id that a run file, if wanted, cannot hold: one with a space."""
+        if self.folder is None:
+            return
+        for identifier in ids:
+            if len(identifier.split()) != 1:
+                raise UserError(
+                    f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
+                    "run file."
+                )
+
+
+def _tag(identity: Row) -> str:
+    """The last column of a run: what made it, by content."""
+    keys = ("document_weights", "query_weights", "collection")
+    return "-".join(identity[key][:8] for key in keys)

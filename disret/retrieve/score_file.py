@@ -53,6 +53,7 @@ class ScoreFile:
 
     Attributes:
         depth: hits that the metrics look at; MRR@10 needs ten.
+        runs: the run files.
 
     Raises:
         UserError: the file is something else.
@@ -70,7 +71,7 @@ class ScoreFile:
         self.depth = max(10, *k_values)
         self.main_metric = f"NDCG@{10 if 10 in k_values else min(k_values)}"
         self._settings = settings
-        self._runs = RunFiles(run_folder, self.depth)
+        self.runs = RunFiles(run_folder, self.depth)
         kinds = ("NDCG", "MAP", "Recall", "P")
         self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
         self._rows: list[Row] = distributed.decided_by_first(lambda: read_scores(path))
@@ -102,13 +103,13 @@ class ScoreFile:
     def scores(self, identity: Row) -> dict[str, float] | None:
         """Metrics and counts that are known already, unless a run file is missing."""
         row = self._find(identity)
-        if not row or not distributed.decided_by_first(lambda: self._runs.is_there(identity)):
+        if not row or not distributed.decided_by_first(lambda: self.runs.is_there(identity)):
             return None
         return {name: row[name] for name in self._needed}
 
     def score(self, identity: Row, qrels: Qrels, run: Run) -> dict[str, float]:
         """The metrics of a run, which is written if it is wanted."""
-        self._runs.write(identity, run)
+        self.runs.write(identity, run)
         return metrics(qrels, run, self.k_values)
 
     def add(self, identity: Row, scores: Mapping[str, float]) -> Row:

@@ -2,8 +2,8 @@
 
     python benchmark.py --query-encoder models/a --save-runs runs …
     python benchmark.py --query-encoder models/b --save-runs runs …
-    python -m disret.retrieve.significance --dataset scifact runs/scifact.test.a-….trec \\
-        runs/scifact.test.b-….trec
+    python -m disret.retrieve.significance --dataset scifact \\
+        runs/scifact.test.models--a.torch.….trec runs/scifact.test.models--b.torch.….trec
 
 A data set of 300 queries moves by a point by chance. The test asks how often the mean difference of
 nDCG@10 would be as large if each query's two scores changed places at random.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from disret.command_line import UserError, argument_parser, run
 from disret.data.collection import Qrels, default_split, find_collections
+from disret.files import readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ def per_query(qrels: Qrels, path: Path) -> dict[str, float]:
     import pytrec_eval
 
     try:
-        with path.open(encoding="utf-8") as file:
+        with readable(path).open(encoding="utf-8") as file:
             hits = pytrec_eval.parse_run(file)
     except (OSError, ValueError, AssertionError) as error:
         raise UserError(f"{path} cannot be read as a TREC run: {error}") from None

@@ -72,7 +72,11 @@ def test_a_missing_run_file_makes_a_row_incomplete(tmp_path):
     found.add(identity, {**scores, "documents": 1, "queries": 1})
     assert found.scores(identity) is not None
     (file,) = (tmp_path / "runs").iterdir()
-    assert file.name == "a-b.test.s-ssssssss.dot.float32-float16.top10.trec"
+    assert file.name == "a-b.test.s.export.dot.float32-float16.top10.trec"
+    assert file.read_text().split()[-1] == "tttttttt-ssssssss-c"
+    # Of other weights under the same name, it is another run.
+    file.write_text(file.read_text().replace("ssss", "uuuu"))
+    assert found.scores(identity) is None
     file.unlink()
     assert found.scores(identity) is None
 
