@@ -18,12 +18,14 @@ from pathlib import Path
 from queue import Queue
 from threading import Event
 
-from disret.command_line import UserError, about, argument_parser, positive, run
+from disret.command_line import about, argument_parser, positive, run, threads
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
 from disret.files import check_writable, claim
-from disret.sweep.processes import call, environment_of
+from disret.sweep.processes import call, children_end_too, environment_of
 from disret.sweep.students import Student, plan
+
+SPEED = ("encoder", "batch_size", "queries_per_second", "parameters", "dataset")  # what is used
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         help="where tables and figures go; students go to models/, in a folder of that name")
     add("--batch-sizes", nargs="+", type=positive, default=[4, 8, 16, 32, 64], metavar="N",
         help="of the timing (default: 4 8 16 32 64)")
-    add("--jobs", type=positive, default=1, metavar="N",
+    add("--jobs", type=threads, default=1, metavar="N",
         help="students to distil at once: one for each GPU, or for each core of a small CPU")
     add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
     # fmt: on
@@ -50,10 +52,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    check_writable(args.output / "sweep.csv")
-    claim(args.output)
     for name in args.datasets:
         check_name(name)
+    check_writable(args.output / "sweep.csv")
+    claim(args.output)
 
     from disret.distil.model_card import write_model_card
     from disret.encode.models import describe, load_encoder
@@ -61,12 +63,14 @@ def main() -> None:
     from disret.sweep.report import write_report
     from disret.tables import read_rows
 
+    scores, speed = args.output / "scores.csv", args.output / "speed.csv"
+    read_scores(scores)
+    read_rows(speed, SPEED)
     depth = describe(load_encoder(args.teacher, "cpu")).layers
     with about("--others"):
         students = plan(depth, args.others)
     distil_all(args, students)
     folders = {student.name: student.folder(args.output) for student in students}
-    scores = args.output / "scores.csv"
     call(
         "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
         "--query-encoder", *folders.values(), "--score-function", args.score_function,
@@ -74,7 +78,6 @@ def main() -> None:
     )  # fmt: skip
     for folder in folders.values():
         write_model_card(folder, folder.name, read_scores(scores))
-    speed = args.output / "speed.csv"
     one_of_each = {student.size: student.folder(args.output) for student in students}
     wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
               for size in args.batch_sizes}  # fmt: skip
@@ -107,13 +110,13 @@ def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
                     environment=place,
                     log=folder.with_name(f"{folder.name}.log") if args.jobs > 1 else None,
                 )  # fmt: skip
-        except UserError:
+        except BaseException:
             failed.set()
             raise
         finally:
             places.put(place)
 
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with ThreadPoolExecutor(args.jobs) as pool, children_end_too():
         list(pool.map(distil, students))
 
 

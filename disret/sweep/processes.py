@@ -4,12 +4,14 @@ import os
 import shlex
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from disret.command_line import UserError
+from disret.command_line import Ended, UserError
 from disret.devices import share_of_cores
 
+_running: set[subprocess.Popen] = set()
 SCRIPTS = Path(__file__).resolve().parents[2]
 
 
@@ -25,6 +27,17 @@ def environment_of(place: int, places: int) -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else list(map(str, range(count)))
     return {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}
+
+
+@contextmanager
+def children_end_too() -> Iterator[None]:
+    """Where threads call scripts: end these when the block is interrupted."""
+    try:
+        yield
+    except (KeyboardInterrupt, Ended):
+        for process in list(_running):
+            process.terminate()
+        raise
 
 
 def call(
@@ -48,9 +61,16 @@ def call(
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") if log else nullcontext() as file:
-        status = subprocess.run(
-            command, env=environment, stdout=file, stderr=file, check=False
-        ).returncode
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        _running.add(process)
+        try:
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+            _running.discard(process)
     if status:
         where = f"; {log} says why" if log else ""
-        raise UserError(f"{script} ended with status {status}{where}. Run the same again to go on.")
+        again = "" if status == 2 else " Run the same again to go on."
+        raise UserError(f"{script} ended with status {status}{where}.{again}")
