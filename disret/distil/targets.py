@@ -64,7 +64,9 @@ def encode_to_file(
     done = 0
     if partial.exists():
         rows = max(0, partial.stat().st_size - len(header)) // row_bytes
-        done = rows if rows == count else rows // BLOCK * BLOCK
+        # A block is on the disk itself before the next is begun; the last may be zeros after a
+        # power cut, so it is made again.
+        done = max(0, rows - 1) // BLOCK * BLOCK
     try:
         with (
             partial.open("r+b" if done else "wb") as file,

@@ -49,7 +49,7 @@ def test_resumes_at_the_last_whole_block_to_the_same_bytes(tmp_path):
     assert not (tmp_path / "v.npy").exists()
     second = Encoder()
     encode(tmp_path / "v.npy", second)
-    assert second.texts == 15  # two blocks of ten were kept
+    assert second.texts == 25  # of two blocks of ten, the last may have been lost to a power cut
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "unbroken.npy").read_bytes()
     third = Encoder()
     encode(tmp_path / "v.npy", third)
