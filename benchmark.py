@@ -28,6 +28,7 @@ from disret.command_line import UserError, is_main_process, positive, say
 from disret.data.catalog import datasets
 from disret.data.collection import (
     Collection,
+    NoJudgments,
     Qrels,
     check_name,
     default_split,
@@ -47,7 +48,10 @@ from disret.retrieve.search import search
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
 from disret.tables import Row, append_run, format_table, read_runs
 
-ADVICE = {TooLarge: "use --index-dtype float32"}
+ADVICE = {
+    TooLarge: "use --index-dtype float32",
+    NoJudgments: "distill.py --queries and ispeed.py --queries need none",
+}
 
 
 @command_line.advised(ADVICE)
@@ -195,7 +199,7 @@ def score_dataset(
             if found is not None:
                 say(f"{collection.name}, {contestant.name}: in {args.output} already.")
             else:
-                target = target or open_target(args, collection, split, teacher)
+                target = target or open_target(args, collection, split, teacher, scores)
                 found = evaluate(args, target, contestant, identity, scores)
             parts.append((identity, found))
             rows.append(scores.add(identity, found))
@@ -214,16 +218,25 @@ class Target(NamedTuple):
 
 
 def open_target(
-    args: argparse.Namespace, collection: Collection, split: str, teacher: TorchEncoder
+    args: argparse.Namespace,
+    collection: Collection,
+    split: str,
+    teacher: TorchEncoder,
+    scores: ScoreFile,
 ) -> Target:
     """Read and check a collection, then embed and index its documents with the teacher."""
     queries = collection.queries()
     qrels = collection.qrels(split, queries)
     judged = {document for grades in qrels.values() for document in grades}
+
+    def check(ids: Sequence[str]) -> None:
+        collection.check_judged(split, judged, judged.intersection(ids))
+        scores.runs.check_ids(ids, "document")
+
+    scores.runs.check_ids(qrels, "query")
     index = open_index(
-        collection, teacher, args.score_function, args.index_dtype, args.extension,
-        lambda ids: collection.check_judged(split, judged, judged.intersection(ids)),
-    )  # fmt: skip
+        collection, teacher, args.score_function, args.index_dtype, args.extension, check
+    )
     return Target(collection.name, {query: queries[query] for query in qrels}, qrels, index)
 
 

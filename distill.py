@@ -30,7 +30,7 @@ from disret.distil.examples import Examples, tokenised_queries
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
 from disret.distil.publish import Publication
-from disret.distil.run import Different, Diverged, Foreign, Run, Taken, Unfinished
+from disret.distil.run import Damaged, Different, Diverged, Foreign, Run, Taken, Unfinished
 from disret.distil.static import student_of_tokens
 from disret.distil.targets import query_embeddings
 from disret.encode.models import load_encoder, set_precision
@@ -59,6 +59,7 @@ ADVICE = {
     Foreign: "name another --output",
     Unfinished: "go on with --resume or start with --overwrite",
     Different: "give the same, name another --output, or start with --overwrite",
+    Damaged: "start with --overwrite",
     Diverged: "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite",
     NoLayerList: "start the student from a model instead (--init-with MODEL)",
     NotUploaded: "run the same with --resume to try again",

@@ -23,29 +23,34 @@ from pathlib import Path
 import numpy as np
 
 from disret import command_line, paths
-from disret.command_line import UserError, positive, say
-from disret.data.collection import check_name, default_split, find_collections
+from disret.command_line import UserError, positive, say, threads
+from disret.data.collection import NoJudgments, check_name, default_split, find_collections
 from disret.data.download import mirror_from
 from disret.data.query_files import read_queries
 from disret.devices import device_name, resolve_device, resolve_dtype, versions
 from disret.encode.stages import peak_growth
-from disret.files import check_writable
+from disret.files import check_writable, claim
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
-from disret.sweep.plots import FORMATS, plot_speed
-from disret.tables import Row, format_table, write_rows
+from disret.sweep.plots import plot_speed
+from disret.tables import Row, format_table, read_rows, write_rows
 
 Timed = dict[tuple[str, str], Encoder]  # by name and backend
 SHOWN = (
     "encoder", "backend", "dataset", "batch_size", "queries_per_second", "spread_percent",
     "speedup", "p50_ms", "p95_ms", "p99_ms", "layers", "parameters", "peak_memory_mb",
 )  # fmt: skip
+ADVICE = {NoJudgments: "name a file of queries with --queries"}
 
 
+@command_line.advised(ADVICE)
 def main() -> None:
     """Load the encoders, then time all of them on each query set and batch size."""
     args = parse_args()
     for path in filter(None, (args.output, args.figure)):
         check_writable(path)
+    if args.output:
+        claim(args.output)
+        read_rows(args.output, SHOWN)  # refuses another table, which would be lost
     query_sets = dict(load_queries(args))
     device = resolve_device(args.device)
     dtype = resolve_dtype(args.dtype, device)
@@ -80,20 +85,18 @@ def parse_args() -> argparse.Namespace:
         "these run on the CPU (default: torch)")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32",
         help="precision in torch (default: float32)")
-    add("--threads", type=positive, metavar="N", help="of the CPU (default: the libraries' choice)")
+    add("--threads", type=threads, metavar="N", help="of the CPU (default: the libraries' choice)")
     add("--batch-sizes", nargs="+", type=positive, default=[16, 32, 64], metavar="N",
         help="queries encoded at once (default: 16 32 64)")
     add("--max-sentences", type=positive, metavar="N", help="use the first N queries of each set")
     add("--num-runs", type=positive, default=3, help="timed runs of each (default: 3)")
     add("--output", type=Path, metavar="CSV", help="write the table there as well")
-    add("--figure", type=Path, metavar="FILE",
+    add("--figure", type=command_line.figure_path, metavar="FILE",
         help="draw latency and throughput, as .png, .pdf or .svg")
     # fmt: on
     command_line.add_device(parser)
     command_line.add_mirror(parser)
     args = parser.parse_args()
-    if args.figure and args.figure.suffix not in FORMATS:
-        parser.error(f"--figure {args.figure}: its name must end in {', '.join(FORMATS)}")
     if args.datasets and args.queries:
         parser.error("--datasets and --queries exclude each other")
     if len(set(args.encoders)) < len(args.encoders):

@@ -3,9 +3,11 @@
 import argparse
 import difflib
 import errno
+import itertools
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 at_end = ExitStack()  # what a script holds until it ends, such as locks
+FIGURES = (".png", ".pdf", ".svg")
+LARGEST = 2**31 - 1  # count that an argument may name
+_GO_ON = "the same command goes on from here (distill.py: with --resume)."
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -26,6 +31,10 @@ class UserError(Exception):
     A module says what is wrong; which flag puts it right is for the script to say: `about` and
     `advised`.
     """
+
+
+class Ended(BaseException):
+    """The system ends this process; what it holds is put in order first."""
 
 
 class NoDevice(UserError):
@@ -75,7 +84,15 @@ def _with_advice(error: UserError, advice: Mapping[type[UserError], str]) -> str
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest flag beside one that there is not."""
+    """Names the nearest flag beside one that there is not; takes no empty or garbled argument."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        for before, word in itertools.pairwise(sys.argv):
+            if not word:
+                self.error(f"an argument is empty, after {before}")
+            if word != word.encode(errors="replace").decode():
+                self.error(f"an argument is not UTF-8: {word!r}")
+        return super().parse_args(*args, **kwargs)
 
     def error(self, message: str) -> None:
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -122,12 +139,17 @@ def described(recipes: Mapping[str, Mapping[str, Any]]) -> str:
 
 def positive(text: str) -> int:
     """The type of an argument that counts something."""
-    return _number(int, text, lambda value: value > 0, "must be positive")
+    return _count(text, lambda value: value > 0, "must be positive")
 
 
 def not_negative(text: str) -> int:
     """The type of an argument that counts something, and may be 0."""
-    return _number(int, text, lambda value: value >= 0, "must not be negative")
+    return _count(text, lambda value: value >= 0, "must not be negative")
+
+
+def threads(text: str) -> int:
+    """The type of an argument that is a number of threads."""
+    return _number(int, text, lambda value: 0 < value <= 1024, "must be from 1 to 1024")
 
 
 def seed(text: str) -> int:
@@ -140,15 +162,35 @@ def positive_float(text: str) -> float:
     return _number(float, text, lambda value: 0 < value < float("inf"), "must be positive")
 
 
+def figure_path(text: str) -> Path:
+    """The type of an argument that names a figure to draw."""
+    path = Path(text)
+    if path.suffix not in FIGURES:
+        raise argparse.ArgumentTypeError(f"the name must end in {', '.join(FIGURES)}, got {text}")
+    return path
+
+
+def _count(text: str, is_right: Callable[[Any], bool], rule: str) -> int:
+    value = _number(int, text, is_right, rule)
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is too large")
+    return value
+
+
 def _number(kind: type, text: str, is_right: Callable[[Any], bool], rule: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shortened(text)!r}") from None
     if not is_right(value):
-        raise argparse.ArgumentTypeError(f"{rule}, got {text}")
+        raise argparse.ArgumentTypeError(f"{rule}, got {shortened(text)}")
     return value
+
+
+def shortened(text: str) -> str:
+    """A text as a sentence may quote it."""
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def is_main_process() -> bool:
@@ -182,7 +224,9 @@ def invocation() -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main` and exit: 0 done, 2 for what the user can put right, 130 for Ctrl-C, else 1.
+    """Call `main` and exit: 0 done, 2 for what the user can put right, else 1.
+
+    Ctrl-C gives 130, SIGTERM 143 and SIGHUP 129, after what is half written has been removed.
 
     `--debug` among the arguments shows tracebacks instead.
     """
@@ -196,11 +240,17 @@ def run(main: Callable[[], None]) -> None:
         print(f"{script}: {without_secrets(sentence)}", file=sys.stderr, flush=True)
         sys.exit(status)
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters it cannot print
     try:
         with at_end:
             main()
     except KeyboardInterrupt:
-        end("interrupted; the same command goes on from here (distill.py: with --resume).", 130)
+        end(f"interrupted; {_GO_ON}", 130)
+    except Ended as error:
+        end(f"ended by {error}; {_GO_ON}", 128 + signal.Signals[str(error)])
     except UserError as error:
         end(_with_advice(error, _ADVICE), 2)
     except BrokenPipeError:
@@ -209,7 +259,18 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if out_of_space(error):
             end(f"no room left to write ({error}); free some space.", 2)
+        if isinstance(error, OSError) and error.filename is not None:
+            end(f"{_path(error.filename)} cannot be used: {error.strerror}.", 2)
         end(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _end(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends at once
+    raise Ended(signal.Signals(number).name)
+
+
+def _path(name: Any) -> str:
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
 
 
 def out_of_space(error: BaseException) -> bool:

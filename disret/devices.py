@@ -8,6 +8,8 @@ from pathlib import Path
 
 from disret.command_line import NoDevice, UserError, say
 
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 def share_of_cores(processes: int) -> int:
     """Threads for each of several processes on this machine."""
@@ -19,7 +21,17 @@ def world_size() -> int:
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or not 0 < int(text) < 1 << 20:
         raise UserError(f"the variable WORLD_SIZE is {text!r}, which is no number of processes.")
-    return int(text)
+    size = int(text)
+    if size > 1:
+        if absent := [name for name in _OF_TORCHRUN if name not in os.environ]:
+            raise UserError(
+                f"the variable WORLD_SIZE is {size}, but there is no {absent[0]}; start several "
+                "processes with torchrun."
+            )
+        rank = os.environ["RANK"]
+        if not rank.isdecimal() or int(rank) >= size:
+            raise UserError(f"the variable RANK is {rank!r}, which is none of {size} processes.")
+    return size
 
 
 def resolve_device(device: str | None) -> str:
@@ -114,7 +126,12 @@ def training_device(device: str | None) -> str:
         os.environ["CUDA_VISIBLE_DEVICES"] = listed[wanted]
     else:
         raise NoDevice(f"CUDA_VISIBLE_DEVICES shows only {visible!r}, so there is no {device}")
-    return resolve_device("cuda" if device else None)
+    try:
+        return resolve_device("cuda" if device else None)
+    except NoDevice:
+        if number:
+            raise NoDevice(f"there is no device {device} here") from None
+        raise
 
 
 def device_name(device: str) -> str:

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, checksums, and locks."""
 
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +18,42 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
+def _beside(path: Path, what: str) -> Path:
+    """A name beside `path` for this process; what a killed one has left there is removed."""
+    host = re.sub(r"[^\w-]", "-", platform.node())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.{what}"):
+        process = old.suffixes[-2].rpartition("-")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            remove(old)
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}.{what}")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # someone else's
+        return True
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place if the block succeeds.
 
     On failure, a full disk included, the temporary file is removed and `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _beside(path, "partial")
     try:
         yield partial
         partial.replace(path)
@@ -32,10 +63,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Like `whole_file` for a folder, which replaces the one at `path` if there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Like `whole_file` for a folder, which replaces the one at `path` if there is one.
+
+    Raises:
+        UserError: what stands at `path` is no folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is in the way of a folder; move it elsewhere.")
+    partial = _beside(path, "partial")
+    remove(partial)
     partial.mkdir()
     try:
         yield partial
@@ -47,7 +83,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def replace_folder(new: Path, path: Path) -> None:
     """Move the folder `new` to `path`; a folder that stands there is removed last."""
     if path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        old = _beside(path, "old")
         path.replace(old)
         new.replace(path)
         shutil.rmtree(old)
@@ -85,7 +121,13 @@ def claim(path: Path) -> None:
         held.acquire(timeout=0)
     except Timeout:
         raise UserError(f"another run is at work on {path}; wait until it has ended.") from None
-    at_end.callback(held.release)
+
+    def give_up() -> None:
+        # Safe while it is held: who waits for it sees that the file has no name any more.
+        Path(held.lock_file).unlink(missing_ok=True)
+        held.release()
+
+    at_end.callback(give_up)
 
 
 def install(folder: Path, fill: Callable[[Path], object]) -> Path:
@@ -149,10 +191,44 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; None when it is absent or not JSON (a leftover of something else)."""
+    if not path.is_file():
+        return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
+
+
+def read_record(path: Path, needed: Mapping[str, type]) -> dict[str, Any] | None:
+    """Read a JSON object that was written by `write_json`; None when there is no such object.
+
+    Args:
+        needed: the type of each value without which it is another object.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        return None
+    is_whole = all(isinstance(record.get(name), kind) for name, kind in needed.items())
+    return record if is_whole else None
+
+
+def readable(path: Path) -> Path:
+    """The path, if it is that of a file that can be read: no folder, and no pipe to wait for.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not path.exists():
+        raise UserError(f"there is no file {path}.")
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; name a file.")
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    return path
 
 
 def check_writable(path: Path, is_file: bool = True) -> None:

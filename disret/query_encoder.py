@@ -23,6 +23,15 @@ SETTINGS = "query_encoder.json"
 FORMAT = 1  # of the settings
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together
+# What the settings hold at least.
+_NEEDED = {
+    "dimension": int, "prompt": str, "special_tokens": bool, "size": dict, "checks": dict,
+    "files": dict, "model_files": dict,
+}  # fmt: skip
+_NEEDED_BY = {
+    "onnx": {"inputs": list, "padding": dict, "padding_side": str},
+    "static": {"normalize": bool},
+}
 # What a graph takes, by the attribute of an encoding that holds it.
 COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
@@ -223,13 +232,29 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} holds no exported query encoder; make one: "
             "python -m disret.serve.export MODEL"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ExportError(f"{path} is damaged; export the model again.") from None
-    if settings.get("format") != FORMAT:
+    if isinstance(settings, dict) and settings.get("format") != FORMAT:
         raise ExportError(
             f"{path} has another format than this version reads; export the model again."
         )
+    if not _is_whole(settings):
+        raise ExportError(f"{path} is damaged; export the model again.")
     return settings
+
+
+def _is_whole(settings: Any) -> bool:
+    """Whether all is there that a query encoder needs."""
+    try:
+        needed = {**_NEEDED, **_NEEDED_BY[settings["kind"]]}
+        return (
+            all(isinstance(settings[name], kind) for name, kind in needed.items())
+            and isinstance(settings["max_length"], int | None)
+            and all(isinstance(settings["files"][name], dict) for name in ("tokenizer", "float32"))
+            and set(settings["size"]) == {"layers", "parameters", "dimension"}
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

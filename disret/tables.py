@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from disret.command_line import UserError
-from disret.files import lock, read_json, whole_file, write_json
+from disret.files import lock, read_json, readable, whole_file, write_json
 
 Row = dict[str, Any]
 # Columns that hold numbers, in the tables of the scripts and of evaluations/. Metrics have an @ in
@@ -36,7 +36,7 @@ def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
     if not path.exists():
         return []
     try:
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        table = pandas.read_csv(readable(path), dtype=str, keep_default_na=False)
     except (OSError, ValueError):  # pandas' own errors among them
         raise UserError(f"{path} exists and is not a CSV table; name another file.") from None
     if missing := [name for name in needed if name not in table.columns]:
@@ -85,10 +85,12 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is something else.
     """
-    runs = read_json(path)
-    if path.exists() and not isinstance(runs, list):
+    if not path.exists():
+        return []
+    runs = read_json(readable(path))
+    if not isinstance(runs, list):
         raise UserError(f"{path} exists and is not a list of runs; name another file.")
-    return runs or []
+    return runs
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:

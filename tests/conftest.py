@@ -24,6 +24,14 @@ class Outcome(NamedTuple):
     err: str
 
 
+def as_rank_0_of(monkeypatch, processes: int) -> None:
+    """Set the variables that torchrun sets."""
+    values = {"WORLD_SIZE": str(processes), "RANK": "0", "LOCAL_RANK": "0",
+              "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
 def accept_interrupts() -> None:
     """For a child process: a shell that runs the tests in the background has SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -5,6 +5,7 @@ import os
 import platform
 
 import pytest
+from conftest import as_rank_0_of
 
 from disret.command_line import UserError
 from disret.devices import (
@@ -44,7 +45,7 @@ def test_training_sees_one_gpu(monkeypatch):
 
 def test_processes_of_torchrun(monkeypatch):
     assert world_size() == 1
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    as_rank_0_of(monkeypatch, 4)
     assert world_size() == 4
 
 

@@ -165,7 +165,7 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
         folder.mkdir(parents=True)
         save_file({"w": torch.zeros(5)}, folder / "model.safetensors")
         torch.save({"w": torch.zeros(5)}, folder / "optimizer.pt")
-        (folder / "trainer_state.json").write_text("{}")
+        (folder / "trainer_state.json").write_text('{"global_step": 1}')
     cut(run.checkpoints / "checkpoint-20" / "trainer_state.json")
     cut(run.checkpoints / "checkpoint-16" / "model.safetensors")
     cut(run.checkpoints / "checkpoint-12" / "optimizer.pt")

@@ -90,7 +90,7 @@ def test_uses_what_lies_under_benchmarks_raw(call, encoders):
         (["--queries", "none.tsv"], "there is no file"),
         (["--queries", "x", "--datasets", "nq"], "exclude each other"),
         (["--batch-sizes", 0], "must be positive"),
-        (["--threads", 0], "--threads: must be positive"),
+        (["--threads", 0], "--threads: must be from 1 to 1024"),
         (["--encoders", "a", "a"], "twice"),
         (["--figure", "x.doc"], "must end in .png, .pdf, .svg"),
     ],

@@ -19,9 +19,13 @@ from disret.data.catalog import dataset as catalog_dataset
 from disret.data.catalog import datasets
 from disret.data.download import fetch_folder
 from disret.data.query_files import is_unicode
-from disret.files import checksum
+from disret.files import checksum, readable
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
+
+
+class NoJudgments(UserError):
+    """A collection has documents and queries only."""
 
 
 class Document(NamedTuple):
@@ -44,11 +48,12 @@ class Collection:
         return sorted(path.stem for path in (self.folder / "qrels").glob("*.tsv"))
 
     def check_split(self, split: str) -> None:
-        """Raise `UserError` if there are no judgments for `split`."""
+        """Raise `UserError` if there are no judgments for `split`, `NoJudgments` if none at all."""
         if split not in self.splits():
-            raise UserError(
-                f"{self.name} has no split {split!r}; it has: {', '.join(self.splits()) or 'none'}."
-            )
+            if self.splits():
+                there = ", ".join(self.splits())
+                raise UserError(f"{self.name} has no split {split!r}; it has: {there}.")
+            raise NoJudgments(f"{self.name} has no judgments (qrels/*.tsv) to score by")
 
     def fingerprint(self, split: str | None = None) -> str:
         """SHA-256 of the corpus file, or with `split` of the queries and judgments as well."""
@@ -57,11 +62,8 @@ class Collection:
             files += ["queries.jsonl", f"qrels/{split}.tsv"]
         digest = hashlib.sha256()
         for name in files:
-            path = self.folder / name
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                raise UserError(f"there is no file {path}.") from None
+            path = readable(self.folder / name)
+            status = path.stat()
             digest.update(bytes.fromhex(_checksum(path, status.st_size, status.st_mtime_ns)))
         return digest.hexdigest()
 
@@ -121,7 +123,7 @@ class Collection:
         The first line may be a header, whose last column is no number.
         """
         path = self.folder / "qrels" / f"{split}.tsv"
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with readable(path).open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, start=1):
                 columns = line.rstrip("\r\n").split("\t")
                 if len(columns) == 1:
@@ -194,11 +196,16 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
         folder = Path(name).resolve()
         name = folder.name
     if (folder / "corpus.jsonl").exists():
-        return [Collection(name, folder)]
-    parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
-    if not parts:
+        found = [Collection(name, folder)]
+    else:
+        parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
+        found = [Collection(f"{name}/{part.name}", part) for part in parts]
+    if not found:
         raise UserError(f"{folder} has no corpus.jsonl; see BEIR for the layout of a collection.")
-    return [Collection(f"{name}/{part.name}", part) for part in parts]
+    for collection in found:
+        if not is_unicode(collection.name):
+            raise UserError(f"the name of a folder is not UTF-8: {collection.name!r}.")
+    return found
 
 
 def default_split(name: str) -> str:
@@ -220,31 +227,28 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
     the end of the file that a duplicate is found.
     """
     hashes = array("q")
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            for number, line in enumerate(file, start=1):
-                start, offset = offset, offset + len(line)
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    raise UserError(f"{path}, line {number}: not JSON.") from None
-                identifier = record.get("_id") if isinstance(record, dict) else None
-                if not is_unicode(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):
-                    raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
-                record["title"] = record.get("title") or ""
-                for field in ("title", "text"):
-                    if not is_unicode(record.get(field)):
-                        raise UserError(
-                            f"{path}, line {number}: {field!r} is missing or no text; the keys "
-                            f"are {', '.join(record)}."
-                        )
-                hashes.append(hash(identifier))
-                yield start, record
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}.") from None
+    with readable(path).open("rb") as file:
+        file.seek(offset)
+        for number, line in enumerate(file, start=1):
+            start, offset = offset, offset + len(line)
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                raise UserError(f"{path}, line {number}: not JSON.") from None
+            identifier = record.get("_id") if isinstance(record, dict) else None
+            if not is_unicode(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):
+                raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
+            record["title"] = record.get("title") or ""
+            for field in ("title", "text"):
+                if not is_unicode(record.get(field)):
+                    raise UserError(
+                        f"{path}, line {number}: {field!r} is missing or no text; the keys "
+                        f"are {', '.join(record)}."
+                    )
+            hashes.append(hash(identifier))
+            yield start, record
     _check_unique(path, hashes)
 
 

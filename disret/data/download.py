@@ -10,7 +10,7 @@ from disret import paths
 from disret.command_line import Unreachable, UserError, progress_bar, say
 from disret.data.catalog import Archive
 from disret.data.unpack import unpack
-from disret.files import checksum, install, lock
+from disret.files import checksum, install, lock, readable
 
 ATTEMPTS = 5
 TIMEOUT = (10, 60)  # seconds to connect, and without a byte
@@ -125,7 +125,7 @@ def _read_text(source: str) -> str:
     """A small text file, or nothing when there is none."""
     if not _is_url(source):
         path = Path(source)
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return readable(path).read_text(encoding="utf-8") if path.exists() else ""
     import requests
 
     try:

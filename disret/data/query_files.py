@@ -14,6 +14,7 @@ from disret import paths
 from disret.command_line import UserError, add_mirror, argument_parser, run, say
 from disret.data.catalog import MSMARCO_QUERIES
 from disret.data.download import fetch_folder, mirror_from
+from disret.files import readable
 
 
 def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
@@ -95,6 +96,7 @@ def _lines(file: Path) -> Iterator[str]:
     parse = {".tsv": _from_tsv, ".jsonl": _from_jsonl}.get(suffix, _from_text)
     number = 0
     try:
+        readable(file)
         with gzip.open(file, "rb") if gzipped else file.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -105,12 +107,6 @@ def _lines(file: Path) -> Iterator[str]:
         raise UserError(f"{file}, line {number}: {error}.") from None
     except (gzip.BadGzipFile, zlib.error, EOFError):
         raise UserError(f"{file} is not a whole gzip file.") from None
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}.") from None
-    except IsADirectoryError:
-        raise UserError(f"{file} is a directory, not a file of queries.") from None
-    except PermissionError:
-        raise UserError(f"{file} may not be read.") from None
 
 
 def _from_tsv(line: str) -> str:

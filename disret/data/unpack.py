@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from disret.command_line import UserError
@@ -28,7 +29,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 sizes = [member.size for member in tar]
                 check_free_space(folder, sum(sizes), f"unpacking {archive.name}")
                 tar.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
         raise UserError(
-            f"{archive} cannot be unpacked ({error}); delete it and try again."
+            f"{archive} cannot be unpacked ({reason}); delete it and try again."
         ) from None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disret.command_line import UserError, argument_parser, run
-from disret.files import check_writable, whole_file
+from disret.files import check_writable, readable, whole_file
 
 KINDS = ("noun", "verb", "adj", "adv")
 SHORTEST_EXAMPLE = 4  # words
@@ -32,10 +32,7 @@ def wordnet_texts(folder: Path) -> list[str]:
     texts: dict[str, None] = {}
     for kind in KINDS:
         path = folder / f"data.{kind}"
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        lines = readable(path).read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
             if line.startswith("  "):  # the licence
                 continue

@@ -5,7 +5,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from disret.files import read_json, whole_file
+from disret.distil.run import read_report
+from disret.files import whole_file
 from disret.retrieve.score_file import newest_scores
 from disret.tables import Row, markdown_table
 
@@ -68,7 +69,7 @@ def write_model_card(folder: Path, name: str, scores: Sequence[Row]) -> None:
     from huggingface_hub import ModelCardData
 
     path = folder / "README.md"
-    report = read_json(folder / "distillation.json")
+    report = read_report(folder)
     results = _results(report, scores)
     if results is None and path.exists():
         return

@@ -16,7 +16,7 @@ from disret.files import (
     check_writable,
     claim,
     follow_umask,
-    read_json,
+    read_record,
     replace_folder,
     write_json,
 )
@@ -47,6 +47,10 @@ class Unfinished(UserError):
 
 class Different(UserError):
     """What is to be continued was made of something else."""
+
+
+class Damaged(UserError):
+    """Nothing says what is to be continued."""
 
 
 class Diverged(UserError):
@@ -126,17 +130,17 @@ class Run:
         """
         if not self.args.resume:
             return False
-        run = read_json(self.partial / "run.json")
+        run = read_record(self.partial / "run.json", {"arguments": dict, "inputs": dict})
         if run is not None:  # first, as it may be about to replace a finished student
             _check_same(run, self.content, self.partial)
             return False
-        if not self.output.exists():
-            return False
-        report = read_json(self.output / "distillation.json")
-        if report is None:
-            raise Foreign(f"{self.output} was not made by distill.py")
-        _check_same(report, self.content, self.output)
-        return True
+        if self.output.exists():
+            _check_same(read_report(self.output), self.content, self.output)
+            shutil.rmtree(self.partial, ignore_errors=True)  # left by a kill at the very end
+            return True
+        if self.checkpoints.exists():
+            raise Damaged(f"{self.partial / 'run.json'} does not say what the run is made of")
+        return False
 
     def claim(self) -> None:
         """Note what the run is made of; what is to be overwritten and unfinished is given up."""
@@ -200,9 +204,29 @@ class Run:
         }
         write_json(folder / "distillation.json", report)
         replace_folder(folder, self.output)
+        (self.partial / "run.json").unlink()  # first: what is left after a kill is no run
         shutil.rmtree(self.partial)
         before, *after = (point["mse"] for point in curve)
         print(f"{self.output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
+
+
+# What is read of `distillation.json`.
+_REPORT = {
+    "arguments": dict, "inputs": dict, "command": str, "teacher_is_local": bool, "queries": dict,
+    "validation_mse": list, "student_sha256": str, "size": dict,
+}  # fmt: skip
+
+
+def read_report(student: Path) -> dict[str, Any]:
+    """What the `distillation.json` of a finished student says.
+
+    Raises:
+        Foreign: there is none, or it is of another shape.
+    """
+    report = read_record(student / "distillation.json", _REPORT)
+    if report is None:
+        raise Foreign(f"{student} was not made by distill.py, or its distillation.json is damaged")
+    return report
 
 
 def unfinished(output: Path) -> Path:
@@ -232,7 +256,7 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether all files of a checkpoint can be read; the trainer writes its state last."""
     from safetensors import SafetensorError, safe_open
 
-    if read_json(checkpoint / "trainer_state.json") is None:
+    if read_record(checkpoint / "trainer_state.json", {"global_step": int}) is None:
         return False
     try:
         for path in checkpoint.rglob("*.safetensors"):

@@ -23,7 +23,7 @@ from disret.devices import world_size
 from disret.distil.examples import Examples
 from disret.distil.run import Diverged
 from disret.encode.batches import BatchEncoder
-from disret.files import read_json, write_json
+from disret.files import read_record, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -233,7 +233,7 @@ class StopOnNaN(TrainerCallback):
 def mse_before(folder: Path, evaluator: QueryMSEEvaluator, student: "SentenceTransformer") -> float:
     """The validation MSE before training, which a continued run has on file in `folder`."""
     file = folder / "before.json"
-    known = read_json(file)
+    known = read_record(file, {"mse": float})
     if known is None:
         known = {"mse": evaluator.mse(student)}
         write_json(file, known)

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import itertools
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,8 +25,9 @@ from disret.files import (
     is_as_noted,
     lock,
     note_checksum,
-    read_json,
+    read_record,
     whole_file,
+    whole_folder,
     write_json,
 )
 from disret.retrieve.document_ids import DocumentIds
@@ -196,8 +196,7 @@ def open_index(
 
 def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: Stages) -> Index:
     """Read the manifest of an index, or make it from the corpus if there is none that matches."""
-    found = read_json(folder / "manifest.json")
-    found = found if isinstance(found, dict) else {}
+    found = read_record(folder / "manifest.json", {}) or {}
     # The name is for the reader; the weights decide.
     differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
     shards = [] if differing else _shards(found.get("shards"))
@@ -205,9 +204,8 @@ def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: 
         if found:
             what = ", ".join(differing) or "list of shards"
             say(f"{folder}: built from another {what}; building it anew.")
-        if folder.exists():
-            shutil.rmtree(folder)
-        found = _scan(folder, source, collection, stages)
+        with whole_folder(folder) as partial:  # an index that stands there goes last
+            found = _scan(partial, source, collection, stages)
     elif found.get("ids_sha256") != _sha256(folder / "ids.txt"):
         say(f"{folder}: the document ids are damaged; reading the corpus again.")
         found = _scan(folder, source, collection, stages)
@@ -240,7 +238,6 @@ def _scan(
     folder: Path, source: dict[str, Any], collection: Collection, stages: Stages
 ) -> dict[str, Any]:
     """Read and check the whole corpus; write its ids and, last, the manifest."""
-    folder.mkdir(parents=True, exist_ok=True)
     shards: list[Shard] = []
     count, first = 0, 0  # of the shard that is being filled
     empty = 0
@@ -249,31 +246,26 @@ def _scan(
     def close() -> None:
         shards.append(Shard(_file_name(len(shards)), count, first))
 
-    try:
-        with (
-            stages.measure("check corpus") as stage,
-            bar,
-            whole_file(folder / "ids.txt") as partial,
-            partial.open("w", encoding="utf-8", newline="\n") as ids,
-        ):
-            for document in collection.documents():
-                is_long = document.offset - first > SHARD_BYTES
-                if count == SHARD_DOCUMENTS or (count and is_long):
-                    close()
-                    count = 0
-                if not count:
-                    first = document.offset
-                count += 1
-                empty += not document.text
-                stage.items += 1
-                ids.write(f"{document.id}\n")
-                bar.update()
-        if not count:
-            raise UserError(f"{collection.folder / 'corpus.jsonl'} has no documents.")
-    except BaseException:
-        if not (folder / "manifest.json").exists():
-            shutil.rmtree(folder)
-        raise
+    with (
+        stages.measure("check corpus") as stage,
+        bar,
+        whole_file(folder / "ids.txt") as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as ids,
+    ):
+        for document in collection.documents():
+            is_long = document.offset - first > SHARD_BYTES
+            if count == SHARD_DOCUMENTS or (count and is_long):
+                close()
+                count = 0
+            if not count:
+                first = document.offset
+            count += 1
+            empty += not document.text
+            stage.items += 1
+            ids.write(f"{document.id}\n")
+            bar.update()
+    if not count:
+        raise UserError(f"{collection.folder / 'corpus.jsonl'} has no documents.")
     if empty:
         say(f"{collection.name}: {empty} documents are empty.")
     close()

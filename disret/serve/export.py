@@ -18,7 +18,7 @@ import numpy as np
 
 from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.encode.models import describe, load_encoder, prompt_of
-from disret.files import check_writable, whole_folder, write_json
+from disret.files import check_writable, claim, whole_folder, write_json
 from disret.query_encoder import (
     FOLDER,
     FORMAT,
@@ -260,6 +260,7 @@ def main() -> None:
     folder = args.output or local
     check_packages()
     check_writable(folder / FOLDER, is_file=False)
+    claim(folder / FOLDER)
     file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
     queries = read_queries([file], QUERIES)
     checks = export(load_encoder(args.model, "cpu"), folder, queries, local)

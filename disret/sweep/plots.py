@@ -7,7 +7,6 @@ from typing import Any
 
 from disret.files import whole_file
 
-FORMATS = (".png", ".pdf", ".svg")
 LOGARITHMIC = 20  # times as fast, from which on
 LABELS = 24  # that fit above each other in a panel
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from disret.files import read_json, whole_file
+from disret.distil.run import read_report
+from disret.files import whole_file
 from disret.retrieve.metrics import retention
 from disret.retrieve.score_file import newest_scores, read_scores
 from disret.sweep.paper_figures import (
@@ -55,7 +56,7 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
     # By weights, as names may be spelt otherwise.
     rows = read_scores(folder / "scores.csv")
     newest = newest_scores(rows, itemgetter("query_weights"))
-    reports = {name: read_json(path / "distillation.json") for name, path in students.items()}
+    reports = {name: read_report(path) for name, path in students.items()}
     weights = {name: report["student_sha256"][:16] for name, report in reports.items()}
     weights = {"teacher": rows[-1]["document_weights"], **weights}
     of_size = {row["parameters"]: row["encoder"] for row in timings}

@@ -7,7 +7,7 @@ python -m disret.sweep.tradeoff --scores benchmarks/results.csv --speed speed.cs
 from pathlib import Path
 from statistics import fmean
 
-from disret.command_line import UserError, argument_parser, run
+from disret.command_line import UserError, argument_parser, figure_path, run
 from disret.retrieve.score_file import encoder_of, mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff
 from disret.tables import Row, format_table, read_rows
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argument_parser(__doc__, "python -m disret.sweep.tradeoff")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of benchmark.py")
     parser.add_argument("--speed", type=Path, required=True, help="CSV of ispeed.py")
-    parser.add_argument("--figure", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--figure", type=figure_path, required=True, help="a .png, .pdf or .svg")
     args = parser.parse_args()
     print(report(args.scores, args.speed, args.figure))
     print(f"\nFigure: {args.figure}")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import as_rank_0_of
 from datasets import Dataset
 
 from disret.distil.training import QueryBatchSampler, for_short_texts
@@ -59,7 +60,7 @@ def test_the_incomplete_batch_is_last_or_left_out():
 def test_processes_share_the_batches_of_one(monkeypatch):
     """Two processes with batches of 8 take in a step what one takes with 16."""
     alone = list(sampler())
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    as_rank_0_of(monkeypatch, 2)
     dataset = Dataset.from_dict({"row": range(len(LENGTHS))})
     shared = list(QueryBatchSampler(dataset, LENGTHS, batch_size=8, drop_last=True, seed=1))
     steps = [a + b for a, b in zip(shared[:-1:2], shared[1::2], strict=True)]
