@@ -20,7 +20,7 @@ from disret.files import whole_file
 from disret.retrieve.score_file import mean_retention, newest_scores
 from disret.sweep import report, tradeoff
 from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
-from disret.sweep.plots import plot_speed, plot_tradeoff
+from disret.sweep.plots import plot_speed, plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -344,7 +344,12 @@ def draw_figures() -> None:
          "retention": compared(STUDENTS, key)["mean"]}
         for key in FIRST
     ]  # fmt: skip
-    plot_tradeoff(points, STUDENTS / "tradeoff.png", "one query, times as fast as the teacher")
+    sets = [name.removesuffix(" retention") for name in compared(STUDENTS, FIRST[0])
+            if name.endswith(" retention")]  # fmt: skip
+    source = f"retention on {', '.join(sets)}; {timed_on(list(alone.values()))}"
+    plot_tradeoff(
+        points, STUDENTS / "tradeoff.png", source, "one query, times as fast as the teacher"
+    )
 
 
 def main() -> None:

@@ -11,18 +11,30 @@ LOGARITHMIC = 20  # times as fast, from which on
 LABELS = 24  # that fit above each other in a panel
 
 
+def timed_on(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The queries and machines of rows of `ispeed.py`, for the foot of a figure."""
+    datasets, devices = (
+        " and ".join(dict.fromkeys(row[key] for row in rows)) for key in ("dataset", "device")
+    )
+    return f"timed on queries of {datasets}; {devices}"
+
+
 def plot_tradeoff(
-    points: Sequence[dict], path: Path, speed: str = "queries per second, times the teacher"
+    points: Sequence[dict],
+    path: Path,
+    source: str,
+    speed: str = "queries per second, times the teacher",
 ) -> None:
     """Retention against speed-up.
 
     Args:
         points: dicts with `name`, `speedup` (times the teacher) and `retention` (percent).
+        source: data and machine, for the foot.
         speed: what the speed-up is of.
     """
     from matplotlib.ticker import StrMethodFormatter
 
-    with _figure(path, 6.4, 4.0) as (_, (axes,)):
+    with _figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
         for point in points:
             place = point["speedup"], point["retention"]
             axes.plot(*place, "o", markersize=8)
@@ -40,7 +52,7 @@ def plot_tradeoff(
 
 
 def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
-    """Retention by number and choice of layers.
+    """Retention by number and choice of layers, each panel in its own range.
 
     Args:
         panels: by title, dicts with `layers` (how many), `retention` (percent) and `name`.
@@ -48,11 +60,8 @@ def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
     with _figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
         for ax, (title, points) in zip(axes, panels.items(), strict=True):
             counts = sorted({point["layers"] for point in points})
-            lowest, highest = (
-                f(point["retention"] for some in panels.values() for point in some)
-                for f in (min, max)
-            )
-            apart = (highest - lowest) / LABELS
+            shares = [point["retention"] for point in points]
+            apart = (max(shares) - min(shares)) / LABELS
             for x, count in enumerate(counts):
                 column = [point for point in points if point["layers"] == count]
                 places = spread_out([point["retention"] for point in column], apart)
@@ -100,13 +109,14 @@ def _gap(
     return _stack(above, values, apart)[0] - _stack(below, values, apart)[-1] - apart
 
 
-def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
+def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source: str) -> None:
     """Queries per second by batch size.
 
     Args:
         lines: by encoder, queries per second by batch size.
+        source: data and machine, for the foot.
     """
-    with _figure(path, 5.6, 4.4) as (figure, (axes,)):
+    with _figure(path, 5.6, 4.6, source=source) as (figure, (axes,)):
         for name, speeds in lines.items():
             axes.plot(list(speeds), list(speeds.values()), "o-", label=name)
         sizes = sorted({size for speeds in lines.values() for size in speeds})
@@ -115,7 +125,7 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path) -> Non
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("batch size")
         axes.set_ylabel("queries per second")
-        figure.legend(loc="outside lower center", frameon=False, ncols=2)
+        figure.legend(loc="outside upper center", frameon=False, ncols=2)
 
 
 def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -131,8 +141,9 @@ def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         panels.insert(0, ("p50_ms", 1, "median time of one query, ms"))
     names = list(dict.fromkeys((row["encoder"], row["backend"]) for row in rows))
     backends = list(dict.fromkeys(row["backend"] for row in rows))
-    height = 1.2 + 0.32 * len(names)
-    with _figure(path, 4.2 * len(panels) + 1.6, height, len(panels)) as (_, axes):
+    height = 1.4 + 0.32 * len(names)
+    width = 4.2 * len(panels) + 1.6
+    with _figure(path, width, height, len(panels), timed_on(rows), sharey=True) as (_, axes):
         for ax, (column, size, title) in zip(axes, panels, strict=True):
             for position, (encoder, backend) in enumerate(reversed(names)):
                 values = [row[column] for row in rows
@@ -151,16 +162,25 @@ def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, panels: int = 1) -> Iterator[Any]:
-    """A figure with panels side by side, saved when the block succeeds."""
+def _figure(
+    path: Path,
+    width: float,
+    height: float,
+    panels: int = 1,
+    source: str = "",
+    sharey: bool = False,
+) -> Iterator[Any]:
+    """A figure with panels side by side, and a source at its foot, saved if the block succeeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, panels, figsize=(width, height), layout="constrained", squeeze=False, sharey=True
+        1, panels, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey
     )
+    if source:
+        figure.supxlabel(source, fontsize=7, color="0.4")
     yield figure, axes[0]
     for ax in axes[0]:
         ax.grid(alpha=0.3)

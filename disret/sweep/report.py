@@ -16,7 +16,7 @@ from disret.sweep.paper_figures import (
     paper_speedup,
     paper_student,
 )
-from disret.sweep.plots import plot_layers, plot_throughput, plot_tradeoff
+from disret.sweep.plots import plot_layers, plot_throughput, plot_tradeoff, timed_on
 from disret.sweep.subsets import PAPER_DEPTH, subsets
 from disret.tables import Row, markdown_table, read_rows, write_rows
 
@@ -132,8 +132,10 @@ def draw(folder: Path) -> str:
          "retention": s.retention}
         for s in [teacher, *best]
     ]  # fmt: skip
-    plot_tradeoff(points, folder / "tradeoff.png")
-    plot_throughput({s.name: s.speeds for s in [teacher, *best]}, folder / "throughput.png")
+    source = f"{name}, retention on {where}; {timed_on(timings)}"
+    plot_tradeoff(points, folder / "tradeoff.png", source)
+    speeds = {s.name: s.speeds for s in [teacher, *best]}
+    plot_throughput(speeds, folder / "throughput.png", timed_on(timings))
     return tables
 
 

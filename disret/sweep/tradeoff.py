@@ -9,10 +9,15 @@ from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, figure_path, run
 from disret.retrieve.score_file import encoder_of, mean_retention, newest_scores, read_scores
-from disret.sweep.plots import plot_tradeoff
+from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, format_table, read_rows
 
 METRIC = "NDCG@10"
+# What is used of a table of speeds.
+TIMED = (
+    "encoder", "backend", "dataset", "batch_size", "queries_per_second", "speedup", "layers",
+    "parameters", "device",
+)  # fmt: skip
 
 
 def report(scores: Path, speed: Path, figure: Path) -> str:
@@ -28,7 +33,7 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     """
     newest = newest_scores(read_scores(scores))
     timings: dict[str, list[Row]] = {}
-    for row in read_rows(speed, ("encoder", "backend", "batch_size")):
+    for row in read_rows(speed, TIMED):
         name = encoder_of({"query_backend": row["backend"], "query_encoder": row["encoder"]})
         timings.setdefault(name, []).append(row)
     largest = max((row["batch_size"] for rows in timings.values() for row in rows), default=0)
@@ -56,7 +61,9 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
             points.append({"name": name, "speedup": speedup, "retention": share})
     if not rows:
         raise UserError(f"{scores} and {speed} have no encoder in common.")
-    plot_tradeoff(points, figure)
+    sets = dict.fromkeys(name for encoder in timings for name in newest.get(encoder, {}))
+    used = [row for timed in timings.values() for row in timed if row["batch_size"] == largest]
+    plot_tradeoff(points, figure, f"retention on {', '.join(sets)}; {timed_on(used)}")
     return format_table(rows)
 
 

@@ -4,7 +4,14 @@ from itertools import pairwise
 
 import pytest
 
-from disret.sweep.plots import plot_layers, plot_tradeoff, spread_out
+from disret.sweep.plots import (
+    plot_layers,
+    plot_speed,
+    plot_throughput,
+    plot_tradeoff,
+    spread_out,
+    timed_on,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +33,44 @@ def test_values_that_are_far_apart_stay_where_they_are():
 def test_the_name_says_the_format(tmp_path):
     points = [{"name": "a", "speedup": 2.0, "retention": 90.0}]
     for name, start in (("x.pdf", b"%PDF"), ("x.svg", b"<?xml"), ("x.png", b"\x89PNG")):
-        plot_tradeoff(points, tmp_path / name)
+        plot_tradeoff(points, tmp_path / name, "of x; on y")
         assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_figure_names_data_and_machine(tmp_path, monkeypatch):
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")  # text, not outlines
+    rows = [
+        {"encoder": "a", "backend": "torch", "batch_size": 4, "queries_per_second": 1.0,
+         "dataset": dataset, "device": "a chip"}
+        for dataset in ("nq", "fiqa", "nq")
+    ]  # fmt: skip
+    source = "timed on queries of nq and fiqa; a chip"
+    plot_speed(rows, tmp_path / "speed.svg")
+    plot_throughput({"a": {4: 1.0}}, tmp_path / "throughput.svg", timed_on(rows))
+    plot_tradeoff([], tmp_path / "tradeoff.svg", source)
+    for path in tmp_path.glob("*.svg"):
+        assert source in path.read_text(), path
+
+
+def test_a_panel_stays_legible_beside_an_outlier(tmp_path, monkeypatch):
+    """The range of one panel does not press the points of another together."""
+    from matplotlib.axes import Axes
+
+    limits = []
+    original = Axes.set_title
+
+    def note(self, title, **kwargs):
+        limits.append(self.get_ylim())
+        return original(self, title, **kwargs)
+
+    monkeypatch.setattr(Axes, "set_title", note)
+    near = [{"layers": 1, "retention": 80.0 + i, "name": str(i)} for i in range(3)]
+    far = [*near, {"layers": 1, "retention": 5.0, "name": "outlier"}]
+    plot_layers({"ours": far, "the paper's": near}, tmp_path / "f.png")
+    assert limits[0][0] < 5
+    assert limits[1][0] > 79
 
 
 def test_layers(tmp_path):

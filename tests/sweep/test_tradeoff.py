@@ -19,7 +19,13 @@ def test_joins_scores_and_speed(tmp_path):
         {**of, "query_encoder": "m/s", "dataset": "b", "NDCG@10": 0.3, "retention": 90.0},
         {**of, "query_encoder": "untimed", "dataset": "a", "NDCG@10": 0.4, "retention": 80.0},
     ])  # fmt: skip
-    timing = {"dataset": "a", "layers": 6, "parameters": 22_700_000, "backend": "torch"}
+    timing = {
+        "dataset": "a",
+        "layers": 6,
+        "parameters": 22_700_000,
+        "backend": "torch",
+        "device": "chip",
+    }
     write_rows(tmp_path / "speed.csv", [
         {**timing, "encoder": e, "batch_size": b, "queries_per_second": q, "speedup": s}
         for e, b, q, s in (("t", 16, 90, 1), ("m/s", 16, 200, 2.2), ("t", 32, 100, 1),
@@ -50,6 +56,7 @@ def test_backends_are_encoders_of_their_own(tmp_path):
         "batch_size": 1,
         "layers": 2,
         "parameters": 9_000_000,
+        "device": "chip",
     }
     write_rows(tmp_path / "speed.csv", [
         {**timing, "backend": "torch", "queries_per_second": 100, "speedup": 1},
@@ -71,7 +78,7 @@ def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
                            ("other", "a", 0.1, 11.0), ("w", "a", 0.9, 90.0))
     ])  # fmt: skip
     timing = {"dataset": "a", "encoder": "m/s", "backend": "torch", "batch_size": 1, "layers": 2,
-              "parameters": 9_000_000, "queries_per_second": 1, "speedup": 1}  # fmt: skip
+              "parameters": 9_000_000, "queries_per_second": 1, "speedup": 1, "device": "chip"}  # fmt: skip
     write_rows(tmp_path / "speed.csv", [timing])
     table = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png")
     header, _, line = table.splitlines()
