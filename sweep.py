@@ -77,7 +77,7 @@ def main() -> None:
         "--output", scores,
     )  # fmt: skip
     for folder in folders.values():
-        write_model_card(folder, folder.name, read_scores(scores))
+        write_model_card(folder, read_scores(scores))
     one_of_each = {student.size: student.folder(args.output) for student in students}
     wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
               for size in args.batch_sizes}  # fmt: skip

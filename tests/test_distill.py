@@ -63,6 +63,14 @@ def test_a_student_moves_onto_its_teacher(call, arguments, teacher, tmp_path):
     assert len(rights) == 1  # those of any new file
     card = (tmp_path / "student" / "README.md").read_text()
     assert "layers 0, 3 of the teacher" in card
+    # The card's example, where the student has been moved to.
+    moved = shutil.copytree(tmp_path / "student", tmp_path / "elsewhere" / "renamed")
+    example = card.partition("```python\n")[2].partition("```")[0]
+    example += "print(queries.shape)"
+    result = subprocess.run(
+        [sys.executable, "-c", example], cwd=moved, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "(1, 32)\n", result.stderr
     assert f"{best:.4g}" in card
     assert not (tmp_path / "student.partial").exists()
 

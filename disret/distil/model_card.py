@@ -19,11 +19,12 @@ CARD = """---
 A query encoder distilled from `{teacher}` by embedding alignment
 ([Wang and Lyu, 2023](https://arxiv.org/abs/2306.11550)). It embeds queries for a
 document index that `{teacher}` made; embed documents with the teacher.
-
+{where}
 ```python
 from sentence_transformers import SentenceTransformer
 
-queries = SentenceTransformer("{name}").encode_query(["what is dense retrieval?"])
+student = SentenceTransformer("{path}")
+queries = student.encode_query(["what is dense retrieval?"])
 ```
 
 ## Results
@@ -55,16 +56,18 @@ queries = SentenceTransformer("{name}").encode_query(["what is dense retrieval?"
 The licences of the teacher, of a model that the student started from and of the training queries
 apply to this model as well; look them up before you pass it on.
 """
+IN_THIS_FOLDER = "\nIn this folder; from elsewhere, put its path for the dot:\n"
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
 
 
-def write_model_card(folder: Path, name: str, scores: Sequence[Row]) -> None:
+def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None = None) -> None:
     """Write the card of the student in `folder`, from its `distillation.json`.
 
     Args:
-        name: what users load it by.
         scores: rows of `benchmark.py`; those of the student's weights on the teacher's index go
             into the card. Without any, a card that is there stays as it is.
+        hub_name: what users load it by; without, the example runs in the student's folder,
+            wherever that lies.
     """
     from huggingface_hub import ModelCardData
 
@@ -92,7 +95,9 @@ def write_model_card(folder: Path, name: str, scores: Sequence[Row]) -> None:
     before, *after = (point["mse"] for point in report["validation_mse"])
     card = CARD.format(
         front_matter=data.to_yaml(),
-        name=name,
+        name=hub_name or folder.name,
+        path=hub_name or ".",
+        where="" if hub_name else IN_THIS_FOLDER,
         teacher=Path(teacher).name if local else teacher,
         results=results or NO_RESULTS,
         start=start,

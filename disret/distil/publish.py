@@ -52,8 +52,8 @@ class Publication:
 
         if not is_main_process():
             return
-        args, name = self.args, self.args.push_to_hub or self.args.output.name
-        write_model_card(args.output, name, read_scores(self.results))
+        args = self.args
+        write_model_card(args.output, read_scores(self.results), args.push_to_hub)
         if args.router:
             save_router(args.teacher, args.output)
         if args.export:
