@@ -52,9 +52,7 @@ def main() -> None:
         claim(args.output)
         read_rows(args.output, SHOWN)  # refuses another table, which would be lost
     query_sets = dict(load_queries(args))
-    device = resolve_device(args.device)
-    dtype = resolve_dtype(args.dtype, device)
-    encoders = load(args, device, dtype)
+    encoders = load(args)
     libraries = {name: versions().get(name) for name in ("torch", "onnxruntime")}
     rows: list[Row] = []
     for dataset, queries in query_sets.items():
@@ -127,20 +125,21 @@ def load_queries(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             yield collection.name, collection.split_queries(split)[: args.max_sentences]
 
 
-def load(args: argparse.Namespace, device: str, dtype: str) -> Timed:
-    """Every encoder in every backend."""
+def load(args: argparse.Namespace) -> Timed:
+    """Every encoder in every backend; exports first, as one that is missing is soon known."""
+    if args.threads:
+        os.environ["RAYON_NUM_THREADS"] = str(args.threads)  # of tokenizers
+    keys = [(name, backend) for name in args.encoders for backend in args.backends]
+    loaded: Timed = {key: ExportedEncoder(*key, args.threads) for key in keys if key[1] != "torch"}
+
     import torch
 
     if args.threads:
-        os.environ["RAYON_NUM_THREADS"] = str(args.threads)  # of tokenizers
         torch.set_num_threads(args.threads)
-    return {
-        (name, backend): TorchEncoder(name, device, dtype)
-        if backend == "torch"
-        else ExportedEncoder(name, backend, args.threads)
-        for name in args.encoders
-        for backend in args.backends
-    }
+    device = resolve_device(args.device)
+    dtype = resolve_dtype(args.dtype, device)
+    loaded |= {key: TorchEncoder(key[0], device, dtype) for key in keys if key[1] == "torch"}
+    return {key: loaded[key] for key in keys}
 
 
 # --- Timing -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from conftest import write_collection
 from tiny import save_encoder
 
 from disret import paths
-from disret.files import remove
+from disret.files import lock, remove
 
 Step = Callable[[pytest.MonkeyPatch], object]
 
@@ -619,6 +619,26 @@ def bound_by_rights() -> Iterator[None]:
     finally:
         data[0] = before
         assert libc.capset(header, data) == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "output"),
+    [("distill", "new"), ("ispeed", "speed.csv"), ("sweep", "sweep"),
+     ("disret.serve.export", "student/query-encoder")],
+)  # fmt: skip
+def test_a_second_run_at_the_same_place_is_refused(world, call, script, output):
+    before = content(world)
+    with lock(Path(output)):
+        outcome = answer(call, script)
+    assert outcome.status == 2
+    assert "another run is at work on" in outcome.err
+    assert output in outcome.err
+    assert {name: content(world)[name] for name in before} == before
+    Path(output).with_name(f".{Path(output).name}.lock").unlink()
+    if script != "sweep":  # which would take long
+        assert answer(call, script).status == 0
+        assert not [path for path in world.rglob("*.lock") if path.parent != Path("home")
+                    and Path(output).name in path.name]  # given back  # fmt: skip
 
 
 @pytest.mark.timeout(30)

@@ -227,6 +227,18 @@ def test_runs_give_the_same_scores(call, arguments, collection):
     assert rows_of(arguments)[0]["NDCG@10"] == pytest.approx(mean, abs=1e-5)
 
 
+@pytest.mark.parametrize("where", ["corpus.jsonl", "queries.jsonl"])
+def test_an_id_with_a_space_stands_in_no_run_file(call, arguments, collection, where):
+    """Refused before anything is embedded; without run files it may be any line."""
+    for path in (collection / where, collection / "qrels" / "test.tsv"):
+        path.write_text(path.read_text().replace("d7", "d 7").replace("q7", "q\u00a07"))
+    outcome = call("benchmark", *arguments, "--save-runs", collection.parent / "runs")
+    assert outcome.status == 2
+    assert "has a space, so it cannot stand in a TREC run file" in outcome.err
+    assert not list((collection.parent / "home").rglob("*.faiss"))
+    assert call("benchmark", *arguments).status == 0
+
+
 @pytest.mark.torchrun
 @pytest.mark.parametrize("extra", [[], ["--query-encoder"]])
 def test_two_processes_give_the_scores_of_one(script, arguments, tmp_path, student, extra):

@@ -2,9 +2,11 @@
 
 import shutil
 import statistics
+import subprocess
+import sys
 
 import pytest
-from conftest import write_collection
+from conftest import ROOT, write_collection
 from tiny import save_encoder
 
 from disret import paths
@@ -80,6 +82,24 @@ def test_uses_what_lies_under_benchmarks_raw(call, encoders):
     outcome = call("ispeed", "--encoders", encoders[0], "--num-runs", 1, "--batch-sizes", 4)
     assert outcome.status == 0, outcome.err
     assert "things" in outcome.out
+
+
+def test_a_missing_export_is_known_before_torch_is_loaded(teacher, queries):
+    code = f"""
+import sys, ispeed
+sys.argv = ["ispeed.py", "--encoders", {str(teacher)!r}, "--queries", {str(queries)!r},
+            "--backends", "torch", "export"]
+try:
+    ispeed.main()
+except Exception as error:
+    print(error)
+sys.exit("torch" in sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "holds no exported query encoder" in result.stdout
+    assert result.returncode == 0, "torch was loaded"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas
 import pytest
@@ -23,6 +24,33 @@ def arguments(tmp_path, queries, valid_queries, collection):
         "--", "--queries", queries, "--valid-queries", valid_queries, "--device", "cpu",
         "--train-batch-size", 16, "--warmup-steps", 2,
     ]  # fmt: skip
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_scripts_of_a_sweep_end_with_it(arguments, home, jobs):
+    """By SIGTERM to the sweep alone; nothing half written stays."""
+    command = [sys.executable, str(ROOT / "sweep.py"), "--jobs", str(jobs), *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task")
+    while len(scripts := running(children)) < jobs:
+        assert process.poll() is None, "ended before its scripts began"
+        time.sleep(0.02)
+    time.sleep(1)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.endswith(
+        b"sweep.py: ended by SIGTERM; the same command goes on from here (distill.py: with "
+        b"--resume).\n"
+    )
+    assert not any(Path(f"/proc/{script}").exists() for script in scripts)
+    assert not list(home.rglob("*.partial")) or (home / "models").exists()
+
+
+def running(tasks: Path) -> list[str]:
+    """The processes that threads of a process have started."""
+    return [child for task in tasks.glob("*/children") for child in task.read_text().split()]
 
 
 @pytest.mark.kill

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError
+from disret.command_line import UserError, say
 from disret.devices import has_bfloat16
 from disret.network import hub_obstacle
 
@@ -43,6 +43,7 @@ def load_encoder(
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -64,6 +65,8 @@ def load_encoder(
             raise UserError(reason) from error
     if reason := _what_is_absent(name, reports):
         raise UserError(reason)
+    if not is_sentence_transformer_model(name, local_files_only=obstacle is not None):
+        say(f"note: {name} is a plain transformer; as an encoder, it takes the mean of its tokens.")
     if not _knows_words(model.tokenizer):
         raise UserError(f"the tokenizer of {name} knows no word; are its files missing?")
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -225,3 +226,12 @@ def test_real_data_sets(real_mirror):
         assert sum(1 for _ in c.documents()) == documents
         qrels = c.qrels("test", c.queries())
         assert sum(map(len, qrels.values())) == judgments
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    """A part of a collection whose folder has bytes that are not UTF-8 in its name."""
+    part = tmp_path / "whole" / os.fsdecode(b"caf\xe9")
+    part.mkdir(parents=True)
+    (part / "corpus.jsonl").touch()
+    with pytest.raises(UserError, match="is not UTF-8"):
+        find_collections(str(tmp_path / "whole"))

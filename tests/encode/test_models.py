@@ -125,3 +125,12 @@ def test_rotary_frequencies_are_part_of_the_fingerprint(tmp_path):
     assert fingerprint(model) != before
     bert = load_encoder(str(save_encoder(tmp_path / "b", "bert")), "cpu")
     assert not list(computed_buffers(bert))
+
+
+def test_a_plain_transformer_is_said(teacher, tmp_path, capsys):
+    plain = shutil.copytree(teacher, tmp_path / "plain")
+    (plain / "modules.json").unlink()
+    load_encoder(str(teacher), "cpu")
+    assert "plain transformer" not in capsys.readouterr().err
+    load_encoder(str(plain), "cpu")
+    assert "plain transformer; as an encoder, it takes the mean" in capsys.readouterr().err
