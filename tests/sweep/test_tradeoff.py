@@ -4,7 +4,7 @@ import pytest
 
 from disret.command_line import UserError
 from disret.retrieve.score_file import COUNTS, IDENTITY
-from disret.sweep.tradeoff import report
+from disret.sweep.tradeoff import TIMED, report
 from disret.tables import write_rows
 
 BLANK = dict.fromkeys([*IDENTITY, *COUNTS])  # what a row of scores has besides
@@ -78,7 +78,8 @@ def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
                            ("other", "a", 0.1, 11.0), ("w", "a", 0.9, 90.0))
     ])  # fmt: skip
     timing = {"dataset": "a", "encoder": "m/s", "backend": "torch", "batch_size": 1, "layers": 2,
-              "parameters": 9_000_000, "queries_per_second": 1, "speedup": 1, "device": "chip"}  # fmt: skip
+              "parameters": 9_000_000, "queries_per_second": 1, "speedup": 1,
+              "device": "chip"}  # fmt: skip
     write_rows(tmp_path / "speed.csv", [timing])
     table = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png")
     header, _, line = table.splitlines()
@@ -88,6 +89,6 @@ def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
 
 
 def test_nothing_in_common(tmp_path):
-    write_rows(tmp_path / "speed.csv", [{"encoder": "x", "batch_size": 1, "backend": "torch"}])
+    write_rows(tmp_path / "speed.csv", [{**dict.fromkeys(TIMED), "encoder": "x", "batch_size": 1}])
     with pytest.raises(UserError, match="no encoder in common"):
         report(tmp_path / "none.csv", tmp_path / "speed.csv", tmp_path / "f.png")
