@@ -1,5 +1,6 @@
 """Tables: CSV files that grow row by row, JSON lists of runs, and what is printed."""
 
+import csv
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -62,8 +63,11 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, atomically; columns are those of all rows, in order of appearance."""
     import pandas
 
+    texts = (value for row in rows for pair in row.items() for value in pair)
+    ends_lines = any("\r" in text for text in texts if isinstance(text, str))
+    quoting = csv.QUOTE_NONNUMERIC if ends_lines else csv.QUOTE_MINIMAL
     with whole_file(path) as partial:
-        pandas.DataFrame(list(rows), dtype=object).to_csv(partial, index=False)
+        pandas.DataFrame(list(rows), dtype=object).to_csv(partial, index=False, quoting=quoting)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
