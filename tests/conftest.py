@@ -39,10 +39,14 @@ def accept_interrupts() -> None:
 
 def pytest_collection_modifyitems(items) -> None:
     """The longest first, and not two in a row, which one worker would get."""
-    long = [item for item in items if item.get_closest_marker("real")]
-    others = [item for item in items if not item.get_closest_marker("real")]
+    long = [item for item in items if _is_long(item)]
+    others = [item for item in items if not _is_long(item)]
     first = [item for pair in zip(long, others, strict=False) for item in pair]
     items[:] = [*first, *others[len(long) :], *long[len(others) :]]
+
+
+def _is_long(item) -> bool:
+    return item.path.name == "test_kills.py" or item.get_closest_marker("real") is not None
 
 
 @pytest.fixture(autouse=True)
