@@ -42,12 +42,15 @@ help:  ## list the targets
 
 ifneq ($(strip $(VENV)),)
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-REQUIREMENTS := $(if $(GPU),requirements-gpu.txt,requirements.txt)
+MACHINE := $(shell uname -m)
+# faiss for GPUs has wheels for x86-64 alone; elsewhere torch searches on the GPU.
+REQUIREMENTS := $(if $(filter yes-x86_64,$(GPU)-$(MACHINE)),requirements-gpu.txt,requirements.txt)
 INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 
 $(INSTALLED): $(REQUIREMENTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(if $(filter requirements.txt,$(if $(GPU),$<)),@echo "No faiss for GPUs on $(MACHINE): torch searches there.")
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -r $(REQUIREMENTS)
 	@touch $@

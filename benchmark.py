@@ -16,7 +16,7 @@ few gigabytes of memory, and a run that was killed goes on where it was.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disret import command_line, distributed
-from disret.command_line import UserError, is_main_process, positive, say
+from disret.command_line import UserError, about, is_main_process, positive, say
 from disret.data.catalog import datasets
 from disret.data.collection import (
     Collection,
@@ -44,10 +44,11 @@ from disret.paths import HOME
 from disret.retrieve.index import Index, TooLarge, open_index
 from disret.retrieve.metrics import to_run
 from disret.retrieve.score_file import ScoreFile, average_parts, summary
-from disret.retrieve.search import search
+from disret.retrieve.search import check_gpu_faiss, search
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
 from disret.tables import Row, append_run, format_table, read_runs
 
+HITS = 50_000_000  # held at once, 12 bytes each, of the queries of several encoders
 ADVICE = {
     TooLarge: "use --index-dtype float32",
     NoJudgments: "distill.py --queries and ispeed.py --queries need none",
@@ -62,6 +63,9 @@ def main() -> None:
 
     distributed.join()
     args.device = resolve_device(args.device)
+    if args.gpu_search == "faiss":
+        with about("--gpu-search faiss"):
+            check_gpu_faiss()
     args.dtype = distributed.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
     scores = ScoreFile(
         args.output, args.k_values, args.save_runs,
@@ -114,13 +118,16 @@ def parse_args() -> argparse.Namespace:
         help="cut-offs of the metrics (default: 10 100)")
     add("--score-function", choices=["dot", "cos_sim"], default="dot",
         help="dot product or cosine of the angle (default: dot)")
-    add("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
-        help="precision of the encoders (default: bfloat16 where the device has it)")
+    add("--dtype", choices=["auto", "bfloat16", "float16", "float32"], default="auto",
+        help="precision of the encoders (default: bfloat16 where the device has it, float16 on "
+        "other GPUs)")
     add("--index-dtype", choices=["float16", "float32"], default="float16",
         help="precision of the vectors on disk (default: float16)")
     add("--batch-size", type=positive, metavar="N",
         help="encode as many tokens at once as N texts of maximum length have; what does not fit "
         "into memory is halved (default: 4,096 tokens on the CPU, 65,536 on CUDA)")
+    add("--gpu-search", choices=["torch", "faiss"], default="torch",
+        help="what searches on CUDA; faiss needs requirements-gpu.txt (default: torch)")
     add("--no-baseline", action="store_true",
         help="do not score the document encoder's own queries")
     add("--save-runs", type=Path, metavar="DIR", help="write TREC run files there")
@@ -191,18 +198,25 @@ def score_dataset(
     by_part: list[list[tuple[Row, dict[str, float]]]] = [[] for _ in contestants]
     for collection in collections:
         content = distributed.decided_by_first(partial(collection.fingerprint, split))
-        target = None  # opened when the first contestant needs it
-        rows = []
-        for contestant, parts in zip(contestants, by_part, strict=True):
-            identity = scores.identify(collection.name, split, content, teacher, contestant)
-            found = scores.scores(identity)
-            if found is not None:
-                say(f"{collection.name}, {contestant.name}: in {args.output} already.")
+        identities = [
+            scores.identify(collection.name, split, content, teacher, contestant)
+            for contestant in contestants
+        ]
+        known = [scores.scores(identity) for identity in identities]
+        missing = {}
+        for contestant, identity, found in zip(contestants, identities, known, strict=True):
+            if found is None:
+                missing[contestant] = identity
             else:
-                target = target or open_target(args, collection, split, teacher, scores)
-                found = evaluate(args, target, contestant, identity, scores)
-            parts.append((identity, found))
-            rows.append(scores.add(identity, found))
+                say(f"{collection.name}, {contestant.name}: in {args.output} already.")
+        computed = iter(())
+        if missing:
+            target = open_target(args, collection, split, teacher, scores)
+            computed = evaluate(args, target, missing, scores)
+        rows = []
+        for identity, found, parts in zip(identities, known, by_part, strict=True):
+            parts.append((identity, next(computed) if found is None else found))
+            rows.append(scores.add(*parts[-1]))
     if len(collections) > 1:
         rows = [scores.add(*average_parts(parts)) for parts in by_part]
     return rows
@@ -241,38 +255,57 @@ def open_target(
 
 
 def evaluate(
-    args: argparse.Namespace,
+    args: argparse.Namespace, target: Target, wanted: dict[Encoder, Row], scores: ScoreFile
+) -> Iterator[dict[str, float]]:
+    """Embed the queries with each encoder, search, and score.
+
+    The queries of many encoders go through the index together, which is read once for them.
+
+    Args:
+        wanted: encoders, and what tells their rows from others.
+
+    Yields:
+        For each encoder, the metrics, and the numbers of documents and of queries scored.
+    """
+    count = len(target.queries)
+    depth = scores.depth + 1  # a query's own document, if retrieved, does not count
+    encoders, at_once = list(wanted), max(1, HITS // (count * depth))
+    for start in range(0, len(encoders), at_once):
+        group = encoders[start : start + at_once]
+        vectors = np.concatenate([query_vectors(args, target, encoder) for encoder in group])
+        stages = group[0].stages
+        with stages.measure("search", len(vectors)):
+            found = search(target.index, vectors, depth, args.device, args.gpu_search)
+            target.index.check_unchanged()
+        for number, encoder in enumerate(group):
+            own = slice(number * count, (number + 1) * count)
+            with stages.measure("score", count):
+                metrics = distributed.decided_by_first(
+                    partial(score, target, found, own, wanted[encoder], scores)
+                )
+            yield {**metrics, "documents": target.index.documents, "queries": count}
+
+
+def query_vectors(args: argparse.Namespace, target: Target, encoder: Encoder) -> np.ndarray:
+    """The embeddings of the queries, float32 [n_queries, dimension]."""
+    vectors = encoder.encode_query(list(target.queries.values()))
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{encoder.name} gives embeddings that are not numbers on {target.name}.")
+    return normalised(vectors) if args.score_function == "cos_sim" else vectors
+
+
+def score(
     target: Target,
-    contestant: Encoder,
+    found: tuple[np.ndarray, np.ndarray],
+    own: slice,
     identity: Row,
     scores: ScoreFile,
 ) -> dict[str, float]:
-    """Embed the queries, search, and score.
-
-    Returns:
-        The metrics, and the numbers of documents and of queries scored.
-    """
-    vectors = contestant.encode_query(list(target.queries.values()))
-    if not np.isfinite(vectors).all():
-        name = contestant.name
-        raise UserError(f"{name} gives embeddings that are not numbers on {target.name}.")
-    if args.score_function == "cos_sim":
-        vectors = normalised(vectors)
-
-    # One hit more than asked for: a query's own document, if retrieved, does not count.
-    with contestant.stages.measure("search", len(vectors)):
-        found = search(target.index, vectors, scores.depth + 1, args.device)
-        target.index.check_unchanged()
-
-    def score() -> dict[str, float]:
-        with contestant.stages.measure("score", len(vectors)):
-            values, rows = found
-            hits = target.index.ids().take(rows)
-            run = to_run(list(target.queries), hits, values, scores.depth)
-            return scores.score(identity, target.qrels, run)
-
-    counts = {"documents": target.index.documents, "queries": len(vectors)}
-    return {**distributed.decided_by_first(score), **counts}
+    """The metrics of one encoder's hits, which are some rows of all that was found."""
+    values, rows = (column[own] for column in found)
+    hits = target.index.ids().take(rows)
+    run = to_run(list(target.queries), hits, values, scores.depth)
+    return scores.score(identity, target.qrels, run)
 
 
 if __name__ == "__main__":

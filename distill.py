@@ -19,7 +19,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from disret import command_line
+from disret import command_line, distributed
 from disret.command_line import UserError, about, not_negative, positive, positive_float, say
 from disret.data.collection import check_name
 from disret.data.download import mirror_from
@@ -30,10 +30,19 @@ from disret.distil.examples import Examples, tokenised_queries
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
 from disret.distil.publish import Publication
-from disret.distil.run import Damaged, Different, Diverged, Foreign, Run, Taken, Unfinished
+from disret.distil.run import (
+    Damaged,
+    Different,
+    Diverged,
+    Foreign,
+    Run,
+    Taken,
+    Unfinished,
+    Unloaded,
+)
 from disret.distil.static import student_of_tokens
 from disret.distil.targets import query_embeddings
-from disret.encode.models import load_encoder, set_precision
+from disret.encode.models import load_encoder, place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +70,7 @@ ADVICE = {
     Different: "give the same, name another --output, or start with --overwrite",
     Damaged: "start with --overwrite",
     Diverged: "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite",
+    Unloaded: "run the same with --resume to try again",
     NoLayerList: "start the student from a model instead (--init-with MODEL)",
     NotUploaded: "run the same with --resume to try again",
 }
@@ -84,7 +94,7 @@ def main() -> None:
 
     device = training_device(args.device)
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
-    teacher = load_encoder(args.teacher, device, args.max_seq_length)
+    teacher = load_encoder(args.teacher, "cpu", args.max_seq_length)
     # Token embeddings come from the teacher alone, by long work: later, if at all.
     student = None if args.init_with == "static" else init_student(args, teacher)
     run.identify(teacher, student or teacher, queries, sentences, valid)
@@ -94,7 +104,7 @@ def main() -> None:
     else:
         student = student or init_student(args, teacher)
         texts, dtype, size = queries + sentences, args.teacher_dtype, args.eval_batch_size
-        set_precision(teacher, dtype)
+        place(teacher, device, dtype, args.teacher)
         targets, valid_targets = (
             query_embeddings(teacher, run.teacher_sha256, dtype, some, size)
             for some in (texts, valid)
@@ -106,6 +116,7 @@ def main() -> None:
         run.lap("training")
         run.save(student, curve)
     publication.publish(valid)
+    distributed.leave()
 
 
 def parse_args() -> argparse.Namespace:
@@ -148,8 +159,9 @@ def parse_args() -> argparse.Namespace:
     add("--dropout", action=argparse.BooleanOptionalAction, help="as the student's model has it")
     add("--mixed-precision", action=argparse.BooleanOptionalAction,
         help="bfloat16, or float16 on GPUs without it")
-    add("--teacher-dtype", choices=["auto", "bfloat16", "float32"], default="auto",
-        help="precision of the teacher's embeddings (default: bfloat16 where the device has it)")
+    add("--teacher-dtype", choices=["auto", "bfloat16", "float16", "float32"],
+        default="auto", help="precision of the teacher's embeddings (default: bfloat16 where the "
+        "device has it, float16 on other GPUs)")
     add("--seed", type=command_line.seed, default=42, help="default: 42")
     add("--resume", action="store_true",
         help="go on from the last checkpoint, or leave a finished student as it is")
@@ -195,7 +207,7 @@ def init_student(args: argparse.Namespace, teacher: "SentenceTransformer") -> "S
     if args.init_with == "subset":
         with about("--layers"):
             return init_from_layers(teacher, args.layers)
-    other = load_encoder(args.init_with, str(teacher.device), args.max_seq_length)
+    other = load_encoder(args.init_with, "cpu", args.max_seq_length)
     with about(f"--init-with {args.init_with}"):
         if args.layers:
             other = init_from_layers(other, args.layers)
@@ -211,10 +223,8 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
 
     if not isinstance(teacher[0], Transformer):
         raise UserError(f"the model is a {type(teacher[0]).__name__} and has no layers to keep.")
-    shortened = keep_layers(teacher[0].model, layers)
-    student = copy.deepcopy(teacher)
-    student[0].model = shortened
-    return student
+    whole = teacher[0].model
+    return copy.deepcopy(teacher, {id(whole): keep_layers(whole, layers)})  # that for the whole
 
 
 def init_from_model(
@@ -279,6 +289,7 @@ def distil(
 
     from disret.distil import training
 
+    student.to(device)
     if args.mixed_precision:
         run.training_dtype = mixed_precision(device)
         if run.training_dtype == "float32":
@@ -309,7 +320,9 @@ def distil(
     )
     with training.for_short_texts(student, args.dropout):
         trainer.train(resume_from_checkpoint=checkpoint)
-    return [{"step": 0, "mse": before}, *trainer.validation_mse()]
+    curve = [{"step": 0, "mse": before}, *trainer.validation_mse()]
+    training.check_best(evaluator, student, curve)
+    return curve
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from disret.command_line import about, argument_parser, positive, run, threads
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
 from disret.files import check_writable, claim
-from disret.sweep.processes import call, children_end_too, environment_of
+from disret.sweep.processes import call, children_end_too, environment_of, visible_gpus
 from disret.sweep.students import Student, plan
 
 SPEED = ("encoder", "batch_size", "queries_per_second", "parameters", "dataset")  # what is used
@@ -75,20 +75,12 @@ def main() -> None:
         "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
         "--query-encoder", *folders.values(), "--score-function", args.score_function,
         "--output", scores,
+        processes=max(1, min(args.jobs, visible_gpus())),
     )  # fmt: skip
+    known = read_scores(scores)
     for folder in folders.values():
-        write_model_card(folder, read_scores(scores))
-    one_of_each = {student.size: student.folder(args.output) for student in students}
-    wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
-              for size in args.batch_sizes}  # fmt: skip
-    if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
-        partial = args.output / "speed.partial.csv"
-        call(
-            "ispeed.py", "--encoders", args.teacher, *one_of_each.values(),
-            "--datasets", args.datasets[-1], "--batch-sizes", *args.batch_sizes,
-            "--output", partial,
-        )  # fmt: skip
-        partial.replace(speed)
+        write_model_card(folder, known)
+    time_one_of_each_size(args, students, speed)
     print(write_report(args.output, args.teacher, depth, folders))
 
 
@@ -118,6 +110,23 @@ def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
 
     with ThreadPoolExecutor(args.jobs) as pool, children_end_too():
         list(pool.map(distil, students))
+
+
+def time_one_of_each_size(args: argparse.Namespace, students: list[Student], speed: Path) -> None:
+    """Time the teacher and the first student of each size, unless the table has them."""
+    from disret.tables import read_rows
+
+    one_of_each = {student.size: student.folder(args.output) for student in students}
+    wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
+              for size in args.batch_sizes}  # fmt: skip
+    if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
+        partial = args.output / "speed.partial.csv"
+        call(
+            "ispeed.py", "--encoders", args.teacher, *one_of_each.values(),
+            "--datasets", args.datasets[-1], "--batch-sizes", *args.batch_sizes,
+            "--output", partial,
+        )  # fmt: skip
+        partial.replace(speed)
 
 
 if __name__ == "__main__":

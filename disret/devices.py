@@ -3,12 +3,18 @@
 import contextlib
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from disret.command_line import NoDevice, UserError, say
 
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+DRIVER = Path("/proc/driver/nvidia/version")
+# The oldest driver for each major version, by NVIDIA's CUDA compatibility guide.
+DRIVER_OF_CUDA = {"11": 450, "12": 525, "13": 580}
 
 
 def share_of_cores(processes: int) -> int:
@@ -46,6 +52,8 @@ def resolve_device(device: str | None) -> str:
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and DRIVER.exists():
+            say(f"note: {_why_no_cuda()}, so it works on the CPU.")
     if device == "cuda" and world_size() > 1:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
@@ -53,12 +61,28 @@ def resolve_device(device: str | None) -> str:
         if kind == "meta":
             raise NoDevice("the device meta computes nothing")
         if kind == "cuda" and not torch.cuda.is_available():
-            raise NoDevice(f"no CUDA device is present here, so {device} cannot be used")
-        torch.empty(1, device=device)
+            why = _why_no_cuda() if DRIVER.exists() else "no CUDA device is present here"
+            raise NoDevice(f"{why}, so {device} cannot be used")
+        if kind == "cuda":
+            torch.cuda.set_device(device)  # of which torch and its libraries speak from now on
+        torch.ones(1, device=device).add_(1)  # torch may have no code for a card that it sees
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise NoDevice(f"the device {device} cannot be used: {reason}") from None
     return device
+
+
+def _why_no_cuda() -> str:
+    """What keeps torch from the GPU whose driver is there."""
+    import torch
+
+    found = re.search(r"Module.*?(\d+\.[\d.]+)", DRIVER.read_text())
+    driver = f"NVIDIA's driver {found[1]} is here" if found else "a driver of NVIDIA is here"
+    if (cuda := torch.version.cuda) is None:
+        return f"{driver}, but torch {torch.__version__} was built without CUDA"
+    needed = DRIVER_OF_CUDA.get(cuda.partition(".")[0])
+    needs = f"CUDA {cuda}" + (f", which needs driver {needed} or newer" if needed else "")
+    return f"{driver}, but torch finds no GPU; it was built for {needs}"
 
 
 def has_bfloat16(device: str) -> bool:
@@ -83,9 +107,12 @@ def has_bfloat16(device: str) -> bool:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """The precision to encode in: `auto` is bfloat16 where the device has it, else float32."""
+    """The precision to encode in.
+
+    `auto` is bfloat16 where the device has it, float16 on other GPUs, and float32 on other CPUs.
+    """
     if dtype == "auto":
-        return "bfloat16" if has_bfloat16(device) else "float32"
+        return mixed_precision(device)
     if dtype == "bfloat16" and not has_bfloat16(device):
         say(
             f"note: {device} has no bfloat16 and emulates it, which can take twenty times as long "
@@ -95,9 +122,9 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def mixed_precision(device: str) -> str:
-    """The lower precision to train in: bfloat16 where the device has it, float16 on other GPUs.
+    """The lower precision that pays: bfloat16 where the device has it, float16 on other GPUs.
 
-    A CPU without bfloat16 has none that pays, so there it is float32.
+    A CPU without bfloat16 has none, so there it is float32.
     """
     import torch
 
@@ -115,6 +142,8 @@ def training_device(device: str | None) -> str:
     if world_size() > 1:
         return resolve_device(device)
     kind, _, number = (device or "cuda").partition(":")
+    if kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the trainer would take what it sees
     if kind != "cuda" or not (number or "0").isdigit():
         return resolve_device(device)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -25,10 +25,12 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Part from the other processes at the end of a run, together."""
+    """Part from the other processes at the end of a run, together, if they have met."""
     if world_size() > 1:
         import torch.distributed
 
+        if not torch.distributed.is_initialized():
+            return
         wait_for_all()
         torch.distributed.destroy_process_group()
 

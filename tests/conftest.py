@@ -64,6 +64,11 @@ def home(tmp_path, monkeypatch) -> Path:
     ):
         monkeypatch.setattr(paths, name, folder / part)
     monkeypatch.setenv("DISRET_HOME", str(folder))
+    # A script that is called in this process may hide the GPUs from it.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "0")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if "DISRET_MIRROR" in os.environ:
         monkeypatch.setenv("REAL_MIRROR", os.environ["DISRET_MIRROR"])
         monkeypatch.delenv("DISRET_MIRROR")

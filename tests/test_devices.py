@@ -7,6 +7,7 @@ import platform
 import pytest
 from conftest import as_rank_0_of
 
+from disret import devices
 from disret.command_line import UserError
 from disret.devices import (
     device_name,
@@ -41,6 +42,50 @@ def test_training_sees_one_gpu(monkeypatch):
         training_device("cuda:1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     assert training_device("cpu") == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # which the trainer would use
+
+
+def test_a_driver_that_torch_cannot_use_is_said(monkeypatch, tmp_path, capsys):
+    import torch
+
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\n")
+    monkeypatch.setattr(devices, "DRIVER", driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert resolve_device(None) == "cpu"
+    assert capsys.readouterr().err == (
+        "note: NVIDIA's driver 535.183.01 is here, but torch finds no GPU; it was built for "
+        "CUDA 13.0, which needs driver 580 or newer, so it works on the CPU.\n"
+    )
+    with pytest.raises(UserError, match=r"driver 535\.183\.01 is here.*so cuda cannot be used"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match="was built without CUDA"):
+        resolve_device("cuda")
+
+
+def test_a_card_without_code_is_refused(monkeypatch):
+    """torch sees it, and fails at the first kernel."""
+    import torch
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\n")
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(UserError, match="cuda:1 cannot be used: CUDA error: no kernel image"):
+        resolve_device("cuda:1")
+    assert chosen == ["cuda:1"]  # of which torch's questions about bfloat16 are answered
+
+
+def test_float16_where_a_gpu_has_no_bfloat16(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert resolve_dtype("auto", "cuda") == mixed_precision("cuda") == "float16"
 
 
 def test_processes_of_torchrun(monkeypatch):

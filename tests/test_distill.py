@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import save_encoder, tokenizer
 
 from disret.devices import mixed_precision
+from disret.encode.models import load_encoder
 
 SMALL = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4, "--adamw-lr", 1e-3,
          "--teacher-dtype", "float32", "--device", "cpu"]  # fmt: skip
@@ -181,6 +182,40 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
     assert capsys.readouterr().err.count("passed over") == 3
     run.claim()
     assert run.last_checkpoint() is None
+
+
+def test_a_best_checkpoint_that_was_not_loaded_is_noticed(call, arguments, tmp_path, monkeypatch):
+    """The trainer only logs when loading fails; the last weights are not the best."""
+    from disret.distil.training import DistillationTrainer
+
+    def spoil(trainer):
+        with torch.no_grad():
+            trainer.model[0].auto_model.embeddings.word_embeddings.weight.normal_(std=5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "_load_best_model", spoil)
+        outcome = call("distill", *arguments, "--layers", 0, 3)
+    assert outcome.status == 2
+    assert "was not loaded: the student has" in outcome.err
+    assert not (tmp_path / "student").exists()
+    assert call("distill", *arguments, "--layers", 0, 3, "--resume").status == 0
+
+
+def test_a_student_copies_only_what_it_keeps(teacher, monkeypatch):
+    """Of a teacher of billions of weights a second whole would not fit."""
+    import distill
+
+    model = load_encoder(str(teacher), "cpu")
+    copied = []
+    original = torch.nn.Parameter.__deepcopy__
+    monkeypatch.setattr(
+        torch.nn.Parameter, "__deepcopy__",
+        lambda self, memo: copied.append(self.numel()) or original(self, memo),
+    )  # fmt: skip
+    student = distill.init_from_layers(model, [0, 3])
+    assert sum(copied) == 0
+    assert student.transformers_model.config.num_hidden_layers == 2
+    assert student.prompts == model.prompts
 
 
 @pytest.mark.kill

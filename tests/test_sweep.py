@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas
 import pytest
@@ -120,3 +121,18 @@ def test_what_cannot_be_is_said_before_any_student(call, arguments, tmp_path, fl
     assert outcome.status == 2
     assert reason in outcome.err
     assert "$ python" not in outcome.out
+
+
+def test_several_gpus_share_the_scoring(monkeypatch, capsys):
+    """By torchrun, which the printed command names."""
+    from disret.sweep import processes
+
+    started = []
+    monkeypatch.setattr(
+        processes.subprocess, "Popen",
+        lambda command, **kwargs: started.append(command) or Mock(wait=int, poll=int),
+    )  # fmt: skip
+    processes.call("benchmark.py", "--k-values", 10, processes=4)
+    assert capsys.readouterr().out == "\n$ torchrun --nproc-per-node 4 benchmark.py --k-values 10\n"
+    (command,) = started
+    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "4"]

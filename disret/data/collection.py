@@ -131,7 +131,10 @@ class Collection:
                 if not line.strip() or (number == 1 and not _is_whole(columns[-1])):
                     continue
                 if len(columns) not in (3, 4) or not _is_whole(columns[-1]):
-                    raise UserError(f"{path}, line {number}: expected query, document and grade.")
+                    raise UserError(
+                        f"{path}, line {number}: expected query, document and a grade of "
+                        "up to six digits."
+                    )
                 yield columns[0], columns[-2], int(columns[-1])
 
     def check_judged(self, split: str, judged: set[str], known: set[str]) -> None:
@@ -152,7 +155,7 @@ class Collection:
 
 
 def _is_whole(text: str) -> bool:
-    return re.fullmatch(r"\s*[-+]?\d{1,9}\s*", text) is not None
+    return re.fullmatch(r"\s*[-+]?\d{1,6}\s*", text) is not None
 
 
 @functools.cache

@@ -53,6 +53,10 @@ class Damaged(UserError):
     """Nothing says what is to be continued."""
 
 
+class Unloaded(UserError):
+    """The best weights of a training are not in the student at its end."""
+
+
 class Diverged(UserError):
     """A loss is no longer a number."""
 

@@ -1,7 +1,7 @@
 """What sentence-transformers' trainer needs for distillation: data, order, validation, watch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,13 @@ from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import ProgressCallback, TrainerCallback
 
+from disret.command_line import is_main_process
 from disret.devices import world_size
 from disret.distil.examples import Examples
-from disret.distil.run import Diverged
+from disret.distil.run import Diverged, Unloaded
+from disret.distributed import PATIENCE
 from disret.encode.batches import BatchEncoder
+from disret.encode.tokens import Tokens
 from disret.files import read_record, write_json
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ def trainer_settings(
         logging_steps=50,
         logging_nan_inf_filter=False,
         report_to="none",
+        ddp_timeout=int(PATIENCE.total_seconds()),  # rank 0 validates while the others wait
         disable_tqdm=False,  # whatever the level of transformers' logging
         **{**steps, **recipe},
     )
@@ -142,16 +146,36 @@ class QueryMSEEvaluator(MSEEvaluator):
 
     def __init__(self, queries: list[str], embeddings: np.ndarray) -> None:
         self.teacher_embeddings = embeddings
+        self.tokens: Tokens | list[str] | None = None
         super().__init__(queries, queries, write_csv=False)
 
     def embed_inputs(self, model: "SentenceTransformer | None", sentences: list[str]) -> np.ndarray:
         if model is None:
             return self.teacher_embeddings
-        return BatchEncoder(model.eval()).encode_query(sentences)
+        encoder = BatchEncoder(model.eval())
+        self.tokens = self.tokens or encoder.tokenise(sentences, "query")  # of the one student
+        return encoder.encode(self.tokens, "query")
 
     def mse(self, model: "SentenceTransformer") -> float:
         """The mean squared error per coordinate."""
         return mse_from(self(model))
+
+
+def check_best(
+    evaluator: QueryMSEEvaluator, student: "SentenceTransformer", curve: Sequence[dict[str, float]]
+) -> None:
+    """Raise `Unloaded` unless a trained student has the best MSE of its curve, as it should.
+
+    The trainer loads the best checkpoint at the end, and only logs when that fails.
+    """
+    if not is_main_process():
+        return
+    found, best = evaluator.mse(student), min(point["mse"] for point in curve[1:])
+    if found > 1.05 * best + 1e-9:
+        raise Unloaded(
+            f"the best checkpoint, of validation MSE {best:.4g}, was not loaded: the student has "
+            f"{found:.4g}"
+        )
 
 
 def mse_from(metrics: dict[str, float]) -> float:

@@ -23,6 +23,15 @@ DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
 STATIC_BATCH = 4096  # texts, for static embeddings, which cost next to nothing
 
 
+# How torch says so, where it raises a RuntimeError.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 class BatchEncoder:
     """Encodes with a sentence-transformers model as its `encode` does, with less padding.
 
@@ -196,4 +205,4 @@ def _out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "DefaultCPUAllocator" in str(error) or "CUDA out of memory" in str(error)
+    return any(words in str(error) for words in _OUT_OF_MEMORY)

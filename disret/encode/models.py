@@ -53,12 +53,10 @@ def load_encoder(
         try:
             model = SentenceTransformer(
                 str(Path(name).resolve()) if is_local else name,
-                device=device,
+                device="cpu",  # where all of it fits; what is wanted of it moves
                 local_files_only=obstacle is not None,  # else each file is asked for and waited for
                 model_kwargs={"dtype": torch.float32},
             )
-        except torch.OutOfMemoryError:
-            raise UserError(f"{name} does not fit into the memory of {device}.") from None
         except Exception as error:
             reason = _what_is_absent(name, reports)
             reason = reason or _why_not_loaded(name, is_local, obstacle, error)
@@ -72,7 +70,22 @@ def load_encoder(
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings
     if max_seq_length and own != math.inf:
         model.max_seq_length = min(max_seq_length, own or max_seq_length)
-    return model.eval()
+    return _moved(name, model.eval(), device)
+
+
+def _moved(name: str, model: "SentenceTransformer", device: str) -> "SentenceTransformer":
+    import torch
+
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError:
+        raise UserError(f"{name} does not fit into the memory of {device}.") from None
+
+
+def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "the model") -> None:
+    """Cast a model with `set_precision`, then move it: a card need not hold it in float32."""
+    set_precision(model, dtype, device)
+    _moved(name, model, device)
 
 
 @contextmanager
@@ -140,7 +153,7 @@ def prompt_of(model: "SentenceTransformer", task: str) -> str | None:
     return model.prompts.get(model.default_prompt_name)
 
 
-def set_precision(model: "SentenceTransformer", dtype: str) -> None:
+def set_precision(model: "SentenceTransformer", dtype: str, device: str | None = None) -> None:
     """Let the transformers inside a model compute in `dtype`; what follows them stays in float32.
 
     Pooling, Dense layers and normalisation cost next to nothing, and in float32 they keep the
@@ -148,6 +161,7 @@ def set_precision(model: "SentenceTransformer", dtype: str) -> None:
 
     Args:
         dtype: `float32`, `bfloat16` or `float16`.
+        device: where it will compute, if that is not where it is.
     """
     import torch
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -163,7 +177,8 @@ def set_precision(model: "SentenceTransformer", dtype: str) -> None:
     for module in model.modules():
         if isinstance(module, Transformer):
             cast(module.auto_model, getattr(torch, dtype))
-            if model.device.type == "cpu" and dtype == "bfloat16" and has_bfloat16("cpu"):
+            on_cpu = (device or model.device.type) == "cpu"
+            if on_cpu and dtype == "bfloat16" and has_bfloat16("cpu"):
                 from disret.encode.cpu_kernels import speed_up
 
                 speed_up(module.auto_model)

@@ -1,7 +1,9 @@
 """Tokenised texts, and batches made of them without work for each text."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 PIECE = 8192  # texts tokenised together, at most
+LONGEST = 1_000_000  # tokens; transformers writes a number beyond for "no maximum"
 PIECE_TOKENS = 1 << 20  # the same in tokens: 24 MB of ids, masks and types
 
 
@@ -106,7 +109,7 @@ class Tokens:
 
 
 def tokenise(model: "SentenceTransformer", texts: Sequence[str], task: str) -> Tokens:
-    """Tokenise texts by the model's own `preprocess`, similar lengths together.
+    """Tokenise texts as the model's own `preprocess` does.
 
     Args:
         task: `query` or `document`; decides the prompt, and the route of a Router.
@@ -115,6 +118,74 @@ def tokenise(model: "SentenceTransformer", texts: Sequence[str], task: str) -> T
         NotTokens: the model takes something else than rows of tokens.
     """
     layout = layout_of(model, task)
+    encode = _flat_tokeniser(model, task, layout)
+    if encode is None:
+        return _by_preprocess(model, texts, task, layout)
+    pieces = [encode(texts[start : start + PIECE]) for start in range(0, len(texts), PIECE)]
+    lengths = np.concatenate([np.empty(0, dtype=np.int64), *(piece[1] for piece in pieces)])
+    columns = {
+        name: np.concatenate([np.empty(0, dtype=np.int32), *(piece[0][name] for piece in pieces)])
+        for name in layout.padding
+    }
+    return Tokens(columns, np.cumsum(lengths) - lengths, lengths, layout)
+
+
+# Texts that tokenizers treat each in its own way; one that is too long is added.
+_PROBES = ("", " a  b ", "The word, A word.\nAnother\tline", "Größe 東京 naïve 😀 <s> [MASK]")
+# What a model takes, by the attribute of an encoding that holds it.
+_ATTRIBUTES = {"input_ids": "ids", "token_type_ids": "type_ids"}
+Flat = tuple[dict[str, np.ndarray], np.ndarray]  # columns, int32 [tokens]; lengths, int64 [n_texts]
+
+
+def _flat_tokeniser(
+    model: "SentenceTransformer", task: str, layout: Layout
+) -> Callable[[Sequence[str]], Flat] | None:
+    """The tokenizers library's `encode_batch` into flat arrays, which needs no padded tensors.
+
+    Returns:
+        None if it gives something else than `preprocess` on a few texts, or the model has no such
+        tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer) or layout.packed or layout.padding.keys() - _ATTRIBUTES:
+        return None
+    limit = getattr(model[0], f"{task}_length", None) or model.max_seq_length
+    direction = model.tokenizer.truncation_side
+    prompt = prompt_of(model, task) or ""
+
+    def encode(texts: Sequence[str]) -> Flat:
+        backend.no_padding()  # set anew by whatever else uses the tokenizer, at each call
+        if limit and limit < LONGEST:
+            backend.enable_truncation(limit, direction=direction)
+        else:
+            backend.no_truncation()
+        encodings = backend.encode_batch([prompt + text for text in texts])
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        columns = {}
+        for name in layout.padding:
+            rows = map(attrgetter(_ATTRIBUTES[name]), encodings)
+            flat = itertools.chain.from_iterable(rows)
+            columns[name] = np.fromiter(flat, dtype=np.int32, count=lengths.sum())
+        return columns, lengths
+
+    probes = [*_PROBES, "a long text " * min(limit or LONGEST, 1000)]
+    expected = _by_preprocess(model, probes, task, layout)
+    columns, lengths = encode(probes)
+    for row, (start, end) in enumerate(itertools.pairwise([0, *np.cumsum(lengths)])):
+        begin = expected.starts[row]
+        for name, values in columns.items():
+            wanted = expected.columns[name][begin : begin + expected.lengths[row]]
+            if not np.array_equal(values[start:end], wanted):
+                return None
+    return encode
+
+
+def _by_preprocess(
+    model: "SentenceTransformer", texts: Sequence[str], task: str, layout: Layout
+) -> Tokens:
+    """Tokenise by `preprocess`, similar lengths together."""
     prompt = prompt_of(model, task)
     order = np.argsort([-len(text) for text in texts], kind="stable")
     parts: dict[str, list[np.ndarray]] = {}

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,6 +103,31 @@ class Index:
             filled += shard.documents
         if filled:
             yield buffer[:filled]
+
+    def stored_blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
+        """Stream the vectors of some shards as they are on disk, each block an array of its own.
+
+        Yields:
+            float16 or float32 [up to BLOCK, dimension].
+        """
+        parts: list[np.ndarray] = []
+        for shard in shards:
+            if parts and sum(map(len, parts)) + shard.documents > BLOCK:
+                yield np.concatenate(parts)
+                parts = []
+            parts.append(_stored(self.folder / shard.file))
+        if parts:
+            yield np.concatenate(parts)
+
+
+def _stored(path: Path) -> np.ndarray:
+    """The vectors of a shard, float16 or float32 [n, dimension]."""
+    import faiss
+
+    shard = faiss.read_index(str(path))
+    dtype = np.dtype(np.float32 if isinstance(shard, faiss.IndexFlat) else np.float16)
+    count = shard.ntotal * shard.d * dtype.itemsize
+    return faiss.rev_swig_ptr(shard.codes.data(), count).view(dtype).reshape(-1, shard.d).copy()
 
 
 def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
@@ -323,13 +348,19 @@ def _build(
             texts = [document.text for document in documents]
         return texts, encoder.tokenise(texts, "document")
 
+    def write(path: Path, vectors: np.ndarray) -> None:
+        with encoder.stages.measure("write", len(vectors)):
+            _write_shard(path, vectors, index_dtype)
+
     with (
         ThreadPoolExecutor(1) as ahead,
+        ThreadPoolExecutor(1) as behind,
         progress_bar(
             total=done + share, initial=done, desc=f"index {collection.name}{of_all}", unit="doc"
         ) as bar,
     ):
         upcoming = ahead.submit(read, mine[0]) if mine else None
+        written: Future[None] | None = None  # the disk is not waited for between two shards
         for number, shard in enumerate(mine, start=1):
             texts, tokens = upcoming.result()
             upcoming = ahead.submit(read, mine[number]) if number < len(mine) else None
@@ -337,8 +368,11 @@ def _build(
             check_finite(vectors, texts)
             if score_function == "cos_sim":
                 vectors = normalised(vectors)
-            with encoder.stages.measure("write", shard.documents):
-                _write_shard(index.folder / shard.file, vectors, index_dtype)
+            if written:
+                written.result()
+            written = behind.submit(write, index.folder / shard.file, vectors)
+        if written:
+            written.result()
         distributed.wait_for_all()
 
 

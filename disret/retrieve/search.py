@@ -1,11 +1,13 @@
 """Exact search that streams over the shards of an index and keeps the best so far."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 
 from disret import distributed
-from disret.command_line import progress_bar, say
+from disret.command_line import UserError, progress_bar, say
 from disret.devices import world_size
 from disret.retrieve.index import Index, Shard
 
@@ -14,7 +16,7 @@ QUERIES = 1024  # whose scores with a block are held on the GPU at once: 0.3 GB
 
 
 def search(
-    index: Index, queries: np.ndarray, k: int, device: str
+    index: Index, queries: np.ndarray, k: int, device: str, gpu_library: str = "torch"
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the documents of the greatest inner product with each query.
 
@@ -23,7 +25,8 @@ def search(
     Args:
         queries: float32 [n_queries, dimension].
         k: hits for each query, at most the number of documents.
-        device: on CUDA, the search runs there, by faiss if it was built for GPUs.
+        device: on CUDA, the search runs there.
+        gpu_library: what searches on CUDA: `torch`, or a `faiss` that was built for GPUs.
 
     Returns:
         On rank 0, scores float32 [n_queries, k], falling, and rows int64 [n_queries, k]. None
@@ -39,7 +42,7 @@ def search(
     found = None
     if own:
         depth = min(k, sum(shard.documents for shard in own))
-        scores, rows = _search(index, own, queries, depth, device)
+        scores, rows = _search(index, own, queries, depth, device, gpu_library)
         found = scores, rows + first
     parts = distributed.gathered_by_first(found)
     if parts is None:
@@ -54,25 +57,42 @@ def search(
 
 
 def _search(
-    index: Index, shards: Sequence[Shard], queries: np.ndarray, k: int, device: str
+    index: Index,
+    shards: Sequence[Shard],
+    queries: np.ndarray,
+    k: int,
+    device: str,
+    gpu_library: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search some shards where it is fastest; rows count from the first of them."""
     import faiss
     from faiss.contrib.exhaustive_search import knn_ground_truth
 
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-
-    def blocks() -> Iterator[np.ndarray]:
-        return _with_progress(index, shards)
-
     if not device.startswith("cuda"):
-        return knn_ground_truth(queries, blocks(), k, faiss.METRIC_INNER_PRODUCT, ngpu=0)
-    if faiss.get_num_gpus() and k <= GPU_MAX_K:
+        blocks = _with_progress(index.blocks(shards), shards)
+        return knn_ground_truth(queries, blocks, k, faiss.METRIC_INNER_PRODUCT, ngpu=0)
+    if gpu_library == "faiss" and k > GPU_MAX_K:
+        say(f"faiss finds at most {GPU_MAX_K} hits on a GPU; torch searches.")
+    elif gpu_library == "faiss":
+        import torch
+
+        torch.cuda.empty_cache()  # faiss aborts the process where torch has taken all memory
         try:
-            return search_with_gpu_faiss(blocks(), queries, k, device)
+            blocks = _with_progress(index.blocks(shards), shards)
+            return search_with_gpu_faiss(blocks, queries, k, device)
         except RuntimeError as error:
             say(f"faiss cannot search on {device} ({str(error).splitlines()[0]}); torch does.")
-    return search_with_torch(blocks(), queries, k, device)
+    blocks = _with_progress(index.stored_blocks(shards), shards)
+    return search_with_torch(blocks, queries, k, device)
+
+
+def check_gpu_faiss() -> None:
+    """Raise `UserError` unless this faiss can search on a GPU."""
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        raise UserError("the faiss that is installed was built for the CPU; torch can search.")
 
 
 def search_with_gpu_faiss(
@@ -99,22 +119,36 @@ def search_with_gpu_faiss(
 def search_with_torch(
     blocks: Iterator[np.ndarray], queries: np.ndarray, k: int, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The search by torch, for CUDA where faiss was built without; float32 throughout.
+    """The search by torch, in float32.
+
+    While the device multiplies a block, the next is read, and sent as it is on disk.
+
+    Args:
+        blocks: float16 or float32 [n, dimension], each an array of its own.
 
     Returns:
         Scores float32 [n_queries, k], falling, and rows int64 [n_queries, k].
     """
     import torch
 
-    with torch.inference_mode():
+    def fetch() -> torch.Tensor | None:
+        block = next(blocks, None)
+        if block is None:
+            return None
+        tensor = torch.from_numpy(block)
+        return tensor.pin_memory() if device.startswith("cuda") else tensor
+
+    with torch.inference_mode(), _exact_products(), ThreadPoolExecutor(1) as ahead:
         parts = torch.from_numpy(queries).to(device).split(QUERIES)
         best = [
             (part.new_empty(len(part), 0), part.new_empty(len(part), 0, dtype=torch.int64))
             for part in parts
         ]
         first = 0
-        for block in blocks:
-            documents = torch.from_numpy(block).to(device)
+        upcoming = ahead.submit(fetch)
+        while (block := upcoming.result()) is not None:
+            upcoming = ahead.submit(fetch)
+            documents = block.to(device, non_blocking=True).float()
             for number, part in enumerate(parts):
                 scores, rows = (part @ documents.T).topk(min(k, len(block)))
                 scores = torch.cat([best[number][0], scores], dim=1)
@@ -126,9 +160,22 @@ def search_with_torch(
     return scores, rows
 
 
-def _with_progress(index: Index, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Products in float32 without TF32, which the containers of NVIDIA switch on."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _with_progress(blocks: Iterator[np.ndarray], shards: Sequence[Shard]) -> Iterator[np.ndarray]:
     total = sum(shard.documents for shard in shards)
     with progress_bar(total=total, desc="search", unit="doc", delay=2) as bar:
-        for block in index.blocks(shards):
+        for block in blocks:
             yield block
             bar.update(len(block))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from disret.command_line import UserError, progress_bar
-from disret.encode.models import Description, describe, fingerprint, load_encoder, set_precision
+from disret.encode.models import Description, describe, fingerprint, load_encoder, place
 from disret.encode.stages import Stages
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ class TorchEncoder:
         from disret.encode.batches import BatchEncoder
 
         self.name, self.device, self.dtype = name, device, dtype
-        self.model = load_encoder(name, device)
+        self.model = load_encoder(name, "cpu")
         self.fingerprint = fingerprint(self.model)
         self.size = describe(self.model)
         self.max_length = self.model.max_seq_length
-        set_precision(self.model, dtype)
+        place(self.model, device, dtype, name)
         weights = [*self.model.parameters(), *self.model.buffers()]
         self.weight_bytes = sum(weight.nbytes for weight in weights)
         self.batches = BatchEncoder(self.model, batch_size, stages)

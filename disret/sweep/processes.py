@@ -40,23 +40,35 @@ def children_end_too() -> Iterator[None]:
         raise
 
 
+def visible_gpus() -> int:
+    """The number of GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def call(
     script: str,
     *arguments: object,
+    processes: int = 1,
     environment: dict[str, str] | None = None,
     log: Path | None = None,
 ) -> None:
     """Run one of the scripts and print its command.
 
     Args:
+        processes: how many share the work, by `torchrun`.
         log: a file for what it prints, when several run at once.
 
     Raises:
         UserError: it failed.
     """
     words = [str(argument) for argument in arguments]
-    print(f"\n$ python {script} {shlex.join(words)}", flush=True)
-    command = [sys.executable, str(SCRIPTS / script), *words]
+    several = ["--nproc-per-node", str(processes)] if processes > 1 else []
+    shown = ["torchrun", *several] if several else ["python"]
+    print(f"\n$ {shlex.join([*shown, script, *words])}", flush=True)
+    launcher = ["-m", "torch.distributed.run", *several] if several else []
+    command = [sys.executable, *launcher, str(SCRIPTS / script), *words]
     environment = {**os.environ, **(environment or {})}
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -91,23 +91,33 @@ def test_small_pieces_give_the_same(teacher, monkeypatch, length):
     )
 
 
-def limit_memory(model, tokens: int) -> list[int]:
+def limit_memory(model, tokens: int, error: Exception | None = None) -> list[int]:
     """Let a model run out of memory with more than `tokens` tokens; returns the batches' sizes."""
     sizes = []
 
     def refuse(_module, inputs):
         sizes.append(inputs[0]["input_ids"].numel())
         if sizes[-1] > tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error or torch.OutOfMemoryError("CUDA out of memory")
 
     model[0].register_forward_pre_hook(refuse)
     return sizes
 
 
-def test_batches_are_halved_when_memory_runs_out(teacher, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_batches_are_halved_when_memory_runs_out(teacher, capsys, error):
     wanted = load_encoder(str(teacher), "cpu").encode_query(TEXTS)
     model = load_encoder(str(teacher), "cpu")
-    sizes = limit_memory(model, 300)
+    sizes = limit_memory(model, 300, error)
     encoder = BatchEncoder(model, 16)
     np.testing.assert_allclose(encoder.encode_query(TEXTS), wanted, atol=1e-5)
     assert "out of memory; going on with batches of" in capsys.readouterr().err

@@ -3,10 +3,12 @@
 import faiss
 import numpy as np
 import pytest
+import torch
 
+from disret.command_line import UserError
 from disret.retrieve import index as index_module
 from disret.retrieve.index import Index, Shard, _write_shard
-from disret.retrieve.search import search, search_with_torch
+from disret.retrieve.search import check_gpu_faiss, search, search_with_torch
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +63,50 @@ def test_blocks_hold_whole_shards_in_order(tmp_path, vectors):
     assert index.documents == 930
 
 
+@pytest.mark.parametrize("index_dtype", ["float16", "float32"])
+def test_blocks_as_they_are_on_disk(tmp_path, vectors, index_dtype):
+    index = make_index(tmp_path, vectors, index_dtype)
+    stored = list(index.stored_blocks(index.shards))
+    assert {block.dtype for block in stored} == {np.dtype(index_dtype)}
+    assert [len(block) for block in stored] == [200, 200, 200, 200, 130]
+    widened = np.concatenate([block.copy() for block in index.blocks(index.shards)])
+    np.testing.assert_array_equal(np.concatenate(stored).astype(np.float32), widened)
+
+
+def test_torch_searches_without_tf32(tmp_path, vectors, queries):
+    """Containers of NVIDIA switch it on for every product."""
+    before = torch.get_float32_matmul_precision()
+    seen = []
+
+    def blocks():
+        seen.append(torch.get_float32_matmul_precision())
+        yield vectors
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        search_with_torch(blocks(), queries, 5, "cpu")
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_faiss_without_gpus_is_refused_before_the_work():
+    if faiss.get_num_gpus():
+        check_gpu_faiss()
+    else:
+        with pytest.raises(UserError, match="was built for the CPU"):
+            check_gpu_faiss()
+
+
+@pytest.mark.parametrize("index_dtype", ["float16", "float32"])
 @pytest.mark.parametrize("k", [1, 10, 120, 930])
-def test_search_with_torch(tmp_path, vectors, queries, k, monkeypatch):
+def test_search_with_torch(tmp_path, vectors, queries, k, index_dtype, monkeypatch):
     from disret.retrieve import search as search_module
 
     monkeypatch.setattr(search_module, "QUERIES", 3)
-    index = make_index(tmp_path, vectors)
-    scores, rows = search_with_torch(index.blocks(index.shards), queries, k, "cpu")
+    index = make_index(tmp_path, vectors, index_dtype)
+    scores, rows = search_with_torch(index.stored_blocks(index.shards), queries, k, "cpu")
     wanted_scores, wanted_rows = search(index, queries, k, "cpu")
     np.testing.assert_array_equal(rows, wanted_rows)
     np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5, atol=1e-5)
