@@ -67,10 +67,10 @@ def main() -> None:
     check_writable(args.output)
     train, _ = msmarco_queries(mirror_from(args.mirror))
 
-    from disret.devices import device_name, resolve_device, versions
+    from disret.devices import device_name, training_device, versions
     from disret.tables import format_table
 
-    device = resolve_device(args.device)
+    device = training_device(args.device)  # one GPU, as distill.py takes
     measure = measure_memory if args.memory else measure_speed
     rows, settings = measure(args, read_queries([train]), device)
     report = {"device": device_name(device), "versions": versions(), **settings, "rows": rows}

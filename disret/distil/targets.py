@@ -4,26 +4,30 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from disret import paths
 from disret.command_line import progress_bar, say
 from disret.encode.batches import BatchEncoder, check_finite
+from disret.encode.tokens import Tokens
 from disret.files import check_free_space, is_as_noted, lock, note_checksum, text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+T = TypeVar("T")  # tokenised texts
 BLOCK = 4096  # texts encoded and written together
 
 
 def encode_to_file(
     path: Path,
     key: str,
-    encode: Callable[[list[str], Callable[[int], object]], np.ndarray],
+    tokenise: Callable[[list[str]], T],
+    encode: Callable[[T, Callable[[int], object]], np.ndarray],
     texts: Iterable[str],
     count: int,
     dimension: int,
@@ -38,8 +42,9 @@ def encode_to_file(
     Args:
         path: where the file goes. The caller's lock keeps other processes away.
         key: names the content; an unfinished file with another key is discarded.
-        encode: list of texts to float32 [n, dimension]; calls its second argument with the number
-            of texts as they are done.
+        tokenise: what `encode` takes, of a list of texts; of the next block while one is encoded.
+        encode: that to float32 [n, dimension]; calls its second argument with the number of texts
+            as they are done.
         texts: exactly `count` texts.
         description: for the progress bar.
 
@@ -71,14 +76,23 @@ def encode_to_file(
         with (
             partial.open("r+b" if done else "wb") as file,
             progress_bar(total=count, initial=done, desc=description, unit="text") as bar,
+            ThreadPoolExecutor(1) as ahead,
         ):
             if not done:
                 file.write(header)
             file.truncate(len(header) + done * row_bytes)
             file.seek(0, 2)
             remaining = itertools.islice(iter(texts), done, None)
-            while block := list(itertools.islice(remaining, BLOCK)):
-                vectors = encode(block, bar.update)
+
+            def fetch() -> tuple[list[str], T | None]:
+                block = list(itertools.islice(remaining, BLOCK))
+                return block, tokenise(block) if block else None
+
+            upcoming = ahead.submit(fetch)
+            while (fetched := upcoming.result())[0]:
+                upcoming = ahead.submit(fetch)
+                block, tokens = fetched
+                vectors = encode(tokens, bar.update)
                 check_finite(vectors, block)
                 file.write(vectors.tobytes())
                 file.flush()
@@ -124,10 +138,15 @@ def query_embeddings(
     dimension = model.get_embedding_dimension()
     encoder = BatchEncoder(model, batch_size)
 
-    def encode(texts: list[str], progress: Callable[[int], object]) -> np.ndarray:
-        return encoder.encode(encoder.tokenise(texts, "query"), "query", progress)
+    def tokenise(texts: list[str]) -> Tokens | list[str]:
+        return encoder.tokenise(texts, "query")
+
+    def encode(tokens: Tokens | list[str], progress: Callable[[int], object]) -> np.ndarray:
+        return encoder.encode(tokens, "query", progress)
 
     with lock(path):
         if not path.exists():
             check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
-        return encode_to_file(path, key, encode, queries, len(queries), dimension, "teacher")
+        return encode_to_file(
+            path, key, tokenise, encode, queries, len(queries), dimension, "teacher"
+        )

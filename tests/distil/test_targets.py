@@ -33,7 +33,7 @@ TEXTS = [chr(97 + i % 26) * (i % 13 + 1) for i in range(35)]
 
 
 def encode(path, encoder, key="k" * 16):
-    return encode_to_file(path, key, encoder, iter(TEXTS), len(TEXTS), 2, "test")
+    return encode_to_file(path, key, list, encoder, iter(TEXTS), len(TEXTS), 2, "test")
 
 
 def test_rows_are_in_the_order_of_the_texts(tmp_path):
