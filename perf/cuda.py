@@ -179,7 +179,7 @@ def documents(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[
     model = placed(args, teacher, args.dtype)
     encoder = BatchEncoder(model)
     tokens = encoder.tokenise(some, "document")
-    layers = sum(p.numel() for p in model[0].model.encoder.parameters())
+    layers = sum(p.numel() for p in teacher[0].model.encoder.parameters())
     # Each weight multiplies each token; each token meets each of its text, in scores and in sums.
     products = 2 * layers * tokens.lengths.sum()
     products += 4 * 768 * 12 * (tokens.lengths.astype(float) ** 2).sum()
