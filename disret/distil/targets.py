@@ -14,7 +14,15 @@ from disret import paths
 from disret.command_line import progress_bar, say
 from disret.encode.batches import BatchEncoder, check_finite
 from disret.encode.tokens import Tokens
-from disret.files import check_free_space, is_as_noted, lock, note_checksum, text_sha256
+from disret.files import (
+    check_free_space,
+    is_as_noted,
+    lock,
+    note_checksum,
+    read_record,
+    text_sha256,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,6 +40,7 @@ def encode_to_file(
     count: int,
     dimension: int,
     description: str,
+    block_size: int = BLOCK,
 ) -> np.ndarray:
     """Encode texts into a `.npy` file and return it memory-mapped.
 
@@ -47,6 +56,7 @@ def encode_to_file(
             as they are done.
         texts: exactly `count` texts.
         description: for the progress bar.
+        block_size: texts encoded and written together, at the end of which a kill costs nothing.
 
     Returns:
         float32 [count, dimension], read-only.
@@ -61,17 +71,18 @@ def encode_to_file(
         path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{key[:16]}.partial")
-    for stale in path.parent.glob(f".{path.name}.*.partial"):
-        if stale != partial:
+    for stale in path.parent.glob(f".{path.name}.*"):
+        if stale.suffix in (".partial", ".rows") and stale.stem != partial.stem:
             stale.unlink()
+    progress = partial.with_suffix(".rows")  # how many of the part's rows are on the disk itself
     row_bytes = dimension * 4
     header = _header(count, dimension)
     done = 0
     if partial.exists():
         rows = max(0, partial.stat().st_size - len(header)) // row_bytes
-        # A block is on the disk itself before the next is begun; the last may be zeros after a
-        # power cut, so it is made again.
-        done = max(0, rows - 1) // BLOCK * BLOCK
+        # The file may be longer than what has reached the disk itself: zeros, after a power cut.
+        noted = read_record(progress, {"rows": int}) or {"rows": 0}
+        done = min(rows, noted["rows"])
     try:
         with (
             partial.open("r+b" if done else "wb") as file,
@@ -85,7 +96,7 @@ def encode_to_file(
             remaining = itertools.islice(iter(texts), done, None)
 
             def fetch() -> tuple[list[str], T | None]:
-                block = list(itertools.islice(remaining, BLOCK))
+                block = list(itertools.islice(remaining, block_size))
                 return block, tokenise(block) if block else None
 
             upcoming = ahead.submit(fetch)
@@ -97,10 +108,14 @@ def encode_to_file(
                 file.write(vectors.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
+                done += len(block)
+                write_json(progress, {"rows": done})
     except OSError:
         partial.unlink(missing_ok=True)
+        progress.unlink(missing_ok=True)
         raise
     partial.replace(path)
+    progress.unlink()
     note_checksum(path)
     return np.load(path, mmap_mode="r")
 

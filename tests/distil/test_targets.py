@@ -5,7 +5,6 @@ import pytest
 
 from disret import paths
 from disret.command_line import UserError
-from disret.distil import targets
 from disret.distil.targets import encode_to_file, query_embeddings
 
 
@@ -24,16 +23,11 @@ class Encoder:
         return np.array([[len(text), ord(text[0])] for text in texts], dtype=np.float32)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(targets, "BLOCK", 10)
-
-
 TEXTS = [chr(97 + i % 26) * (i % 13 + 1) for i in range(35)]
 
 
 def encode(path, encoder, key="k" * 16):
-    return encode_to_file(path, key, list, encoder, iter(TEXTS), len(TEXTS), 2, "test")
+    return encode_to_file(path, key, list, encoder, iter(TEXTS), len(TEXTS), 2, "test", 10)
 
 
 def test_rows_are_in_the_order_of_the_texts(tmp_path):
@@ -49,11 +43,25 @@ def test_resumes_at_the_last_whole_block_to_the_same_bytes(tmp_path):
     assert not (tmp_path / "v.npy").exists()
     second = Encoder()
     encode(tmp_path / "v.npy", second)
-    assert second.texts == 25  # of two blocks of ten, the last may have been lost to a power cut
+    assert second.texts == 15  # two blocks of ten were kept
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "unbroken.npy").read_bytes()
     third = Encoder()
     encode(tmp_path / "v.npy", third)
     assert third.texts == 0
+
+
+def test_what_had_not_reached_the_disk_is_made_again(tmp_path):
+    """After a power cut a file may end in zeros, which nothing has noted."""
+    encode(tmp_path / "unbroken.npy", Encoder())
+    with pytest.raises(KeyboardInterrupt):
+        encode(tmp_path / "v.npy", Encoder(fail_after=16))
+    (part,) = tmp_path.glob(".v.npy.*.partial")
+    part.write_bytes(part.read_bytes() + bytes(20 * 8))
+    second = Encoder()
+    encode(tmp_path / "v.npy", second)
+    assert second.texts == 25
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "unbroken.npy").read_bytes()
+    assert {path.name for path in tmp_path.glob(".v*")} == set()
 
 
 @pytest.mark.parametrize("damage", ["zeros", "short", "no checksum"])
