@@ -1,0 +1,231 @@
+"""An embedding service that speaks OpenAI's `/v1/embeddings`, as a teacher without weights."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from disret import paths
+from disret.command_line import UserError, say, without_secrets
+from disret.files import lock, read_record, write_json
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types import CreateEmbeddingResponse
+
+REQUEST = 64  # texts of a request
+AT_ONCE = 8  # requests
+BLOCK = 2 * REQUEST * AT_ONCE  # texts between two writings to disk, which a kill can cost
+ATTEMPTS = 8  # at a request that is refused for a while, with pauses that grow
+TIMEOUT = 120  # seconds
+CHARACTERS = 4  # of a token, roughly, in English
+# Embedded at each start: a service that answers otherwise than before has changed its model.
+FIXED_TEXTS = (
+    "what is dense retrieval?",
+    "a query encoder is distilled into a smaller one",
+    "wie hoch ist der Berg",
+    "12 angry men 1957",
+)
+SAME = 0.999  # cosine of two answers to one text; services round, and batch differently
+
+
+class NoKey(UserError):
+    """A service wants to know who asks."""
+
+
+class Changed(UserError):
+    """A service does not give the vectors that it gave before."""
+
+
+class Service:
+    """An embedding service.
+
+    Args:
+        url: where `/embeddings` lies under, such as `https://api.openai.com/v1`.
+        model: as the service calls it.
+        options: more fields of each request, such as `{"dimensions": 256}`.
+        prompt: put before each text.
+
+    Attributes:
+        name: the model and the host.
+        dimension: of its vectors.
+        fingerprint: SHA-256 of what decides them, as far as it is known: address, model, options
+            and prompt.
+
+    Raises:
+        UserError: it is not there, refuses, or answers with something else than embeddings.
+        Changed: its answers to some fixed texts are not those of an earlier start.
+    """
+
+    def __init__(
+        self, url: str, model: str, options: Mapping[str, Any] | None = None, prompt: str = ""
+    ) -> None:
+        self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
+        self.options = dict(options or {})
+        self.name = f"{model} of {_host(url)}"
+        content = [without_secrets(self.url), model, self.options, prompt]
+        self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self._client = _client(self.url)
+        vectors = self._request(FIXED_TEXTS)
+        self.dimension = vectors.shape[1]
+        self._check_unchanged(vectors)
+
+    def announce(self, texts: Sequence[str]) -> None:
+        """Say what embedding some texts will send."""
+        tokens = sum(len(self.prompt) + len(text) for text in texts) / CHARACTERS
+        say(
+            f"{self.name}: {len(texts):,} texts to embed, roughly {tokens:,.0f} tokens, in "
+            f"requests of {REQUEST}."
+        )
+
+    def embed(
+        self, texts: Sequence[str], progress: Callable[[int], object] = lambda count: None
+    ) -> np.ndarray:
+        """Embed texts, several requests at a time.
+
+        Args:
+            progress: called with the number of texts of each answer.
+
+        Returns:
+            float32 [n_texts, dimension].
+
+        Raises:
+            UserError: the service refuses for good, or answers with something else.
+        """
+        parts = [texts[start : start + REQUEST] for start in range(0, len(texts), REQUEST)]
+        vectors = []
+        pool = ThreadPoolExecutor(AT_ONCE)
+        try:
+            for answer in pool.map(self._request, parts):
+                vectors.append(answer)
+                progress(len(answer))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a refusal, what waits is not sent
+        return np.concatenate(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+
+    def _request(self, texts: Sequence[str]) -> np.ndarray:
+        import openai
+
+        try:
+            answer = self._client.embeddings.create(
+                model=self.model,
+                input=[self.prompt + text for text in texts],
+                extra_body=self.options or None,
+            )
+        except openai.AuthenticationError as error:
+            raise NoKey(f"{self.name} does not accept the key: {_reason(error)}") from None
+        except openai.APITimeoutError:
+            raise UserError(f"{self.name} does not answer within {TIMEOUT} seconds.") from None
+        except openai.APIConnectionError as error:
+            reason = type(error.__cause__ or error).__name__
+            raise UserError(f"cannot reach {without_secrets(self.url)} ({reason}).") from None
+        except openai.APIStatusError as error:
+            raise UserError(f"{self.name} answers {error.status_code}: {_reason(error)}.") from None
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise self._odd(f"({type(error).__name__})") from None
+        return self._checked(answer, len(texts))
+
+    def _checked(self, answer: "CreateEmbeddingResponse", count: int) -> np.ndarray:
+        """The vectors of an answer, in the order of its texts."""
+        try:
+            rows = {item.index: np.asarray(item.embedding, np.float32) for item in answer.data}
+            got = len(answer.data)
+        except (AttributeError, TypeError, ValueError):
+            raise self._odd("") from None
+        if got != count or sorted(rows) != list(range(count)):
+            raise self._odd(f"for {count} texts: {got} vectors")
+        dimensions = {row.shape for row in rows.values()}
+        known = getattr(self, "dimension", None)
+        if len(dimensions) > 1 or (dimensions - {(known,)} and known):
+            shown = ", ".join(sorted(str(shape[0]) for shape in dimensions))
+            raise UserError(f"{self.name} changes its dimension: {known or shown}, then {shown}.")
+        vectors = np.stack([rows[row] for row in range(count)])
+        if not np.isfinite(vectors).all():
+            raise UserError(f"{self.name} gives vectors with values that are not numbers.")
+        return vectors
+
+    def _odd(self, what: str) -> UserError:
+        return UserError(f"{self.name} answers with something else than embeddings {what}".strip())
+
+    def _check_unchanged(self, vectors: np.ndarray) -> None:
+        """Compare the answers to fixed texts with those of an earlier start."""
+        path = paths.DOWNLOADS / "embeddings" / f"{self.fingerprint[:32]}.service.json"
+        with lock(path):
+            known = read_record(path, {"vectors": list})
+            if known is None:
+                write_json(path, {"service": self.name, "vectors": vectors.tolist()})
+                return
+        earlier = np.array(known["vectors"], dtype=np.float32)
+        cosine = 0.0
+        if earlier.shape == vectors.shape:
+            lengths = np.linalg.norm(earlier, axis=1) * np.linalg.norm(vectors, axis=1)
+            cosine = float(((earlier * vectors).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+        if cosine < SAME:
+            raise Changed(
+                f"{self.name} has changed: its vectors of fixed texts have a cosine of "
+                f"{cosine:.3f} to those of an earlier run. An index and a student of the earlier "
+                f"ones do not fit; to begin anew, delete {path}"
+            )
+
+
+def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields of a request from `KEY=VALUE`, whose value is JSON or else a text.
+
+    Raises:
+        UserError: there is no `=`, or the field is one that this project sets.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UserError(f"expected KEY=VALUE, got {pair!r}.")
+        if key in ("input", "model", "encoding_format"):
+            raise UserError(f"{key} is set for each request and is no option.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def is_address(name: str) -> bool:
+    """Whether a teacher's name is the address of a service."""
+    return name.startswith(("http://", "https://"))
+
+
+def _host(url: str) -> str:
+    """The host of a service's address, if it is one."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise UserError(f"{without_secrets(url)} is no address of a service.")
+    if not parts.path.strip("/"):
+        raise UserError(
+            f"{without_secrets(url)} has no path; embedding services lie under one, most under /v1."
+        )
+    return host
+
+
+def _client(url: str) -> "OpenAI":
+    from openai import OpenAI
+
+    # A service on this machine may want no key, but the client does.
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    return OpenAI(base_url=url, api_key=key, max_retries=ATTEMPTS, timeout=TIMEOUT)
+
+
+def _reason(error: Any) -> str:
+    """What a service says, in one line and without the key."""
+    body = error.body if isinstance(error.body, dict) else {}
+    text = str(body.get("message") or body.get("detail") or error.message).strip()
+    text = " ".join(text.split())[:200]
+    key = os.environ.get("OPENAI_API_KEY")
+    return text.replace(key, "…") if key else text
