@@ -1,0 +1,219 @@
+"""How far a student's search agrees with its teacher's on the same index.
+
+It needs no judgments: the teacher's hits are what the student should find. It also sees what nDCG
+does not, namely which of the documents that nobody has judged the student finds.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from disret.files import whole_file
+from disret.retrieve.significance import PERMUTATIONS, p_value
+
+RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
+BOTH = "✓"
+LETTERS = 100  # of a document's text that a person is shown
+
+Hits = list[tuple[str, str]]  # document id, and text or ""
+
+
+def agreement(
+    teacher_rows: np.ndarray,
+    student_rows: np.ndarray,
+    teacher_vectors: np.ndarray,
+    student_vectors: np.ndarray,
+    k_values: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """How far two searches agree, query by query.
+
+    Args:
+        teacher_rows, student_rows: row numbers of the hits, int64 [n_queries, k], best first.
+        teacher_vectors, student_vectors: embeddings of the queries, [n_queries, dimension].
+        k_values: cut-offs of the overlap; one above k counts as k.
+
+    Returns:
+        float64 [n_queries] each, by name:
+
+        - `overlap@K`: the share of the teacher's K best that is among the student's K best;
+        - `rbo`: rank-biased overlap, extrapolated (`rank_biased_overlap`);
+        - `first`: 1 where the student's first hit is the teacher's first, else 0;
+        - `first@10`: 1 where the teacher's first hit is among the student's ten best, else 0;
+        - `cosine`: of the angle between the two embeddings; 0 where one is zero;
+        - `squared_distance`: between the two embeddings.
+    """
+    places = _places(teacher_rows, student_rows)
+    shared = _shared(places)
+    depths = {k: min(k, teacher_rows.shape[1]) for k in k_values}
+    teacher, student = teacher_vectors.astype(np.float64), student_vectors.astype(np.float64)
+    return {
+        **{f"overlap@{k}": shared[:, depth - 1] / depth for k, depth in depths.items()},
+        "rbo": rank_biased_overlap(shared),
+        "first": (places[:, 0] == 0).astype(np.float64),
+        "first@10": (places[:, 0] < min(10, teacher_rows.shape[1])).astype(np.float64),
+        "cosine": _cosines(teacher, student),
+        "squared_distance": ((teacher - student) ** 2).sum(axis=1),
+    }
+
+
+def rank_biased_overlap(shared: np.ndarray) -> np.ndarray:
+    """RBO_ext of two lists of equal length, with p = `RBO_P`.
+
+    A reader goes on from each rank to the next with probability p. This is the share of documents
+    in common that is expected where such a reader stops, if it stays beyond k what it is at k:
+
+    RBO_ext = X_k / k · p^k + (1 - p) / p · Σ_d X_d / d · p^d, d from 1 to k.
+
+    W. Webber, A. Moffat and J. Zobel, "A similarity measure for indefinite rankings", ACM
+    Transactions on Information Systems 28 (4), 2010.
+
+    Args:
+        shared: X_d, how many documents are among the d best of both lists, [n_queries, k].
+
+    Returns:
+        float64 [n_queries], between 0 and 1.
+    """
+    depths = np.arange(1, shared.shape[1] + 1)
+    weights = (1 - RBO_P) * RBO_P ** (depths - 1)
+    weights[-1] += RBO_P ** depths[-1]  # of all that is deeper
+    return np.minimum((weights * shared / depths).sum(axis=1), 1)
+
+
+def _places(teacher_rows: np.ndarray, student_rows: np.ndarray) -> np.ndarray:
+    """Where the student has the teacher's hits, [n_queries, k]: from 0, and k if nowhere."""
+    places = np.full(teacher_rows.shape, teacher_rows.shape[1])
+    for place, found in enumerate(student_rows.T):
+        places[teacher_rows == found[:, None]] = place
+    return places
+
+
+def _shared(places: np.ndarray) -> np.ndarray:
+    """How many hits are among the d best of both lists, [n_queries, k], for d from 1 to k."""
+    depths = np.arange(1, places.shape[1] + 1)
+    return np.stack([(places[:, :depth] < depth).sum(axis=1) for depth in depths], axis=1)
+
+
+def _cosines(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Of each row's vectors, [n_queries]; 0 where one is zero."""
+    lengths = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
+    products = np.einsum("qd,qd->q", teacher, student)
+    return np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1)
+
+
+# --- Over the queries ---------------------------------------------------------------------------
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over queries, by a percentile bootstrap.
+
+    Args:
+        values: [n_queries]; where all are the same, the interval is a point.
+    """
+    from scipy.stats import bootstrap
+
+    if np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    found = bootstrap(
+        (values,), np.mean, n_resamples=PERMUTATIONS, batch=256, method="percentile", rng=0
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Whether two students agree with a teacher to a different degree.
+
+    Args:
+        first, second: [n_queries], of the same queries in the same order.
+
+    Returns:
+        `first` and `second`, the means; `difference` of the second from the first; `p`, two-sided,
+        by `significance.p_value`, and 1 for a single query, which shows nothing.
+    """
+    differences = second - first
+    return {
+        "first": float(first.mean()),
+        "second": float(second.mean()),
+        "difference": float(differences.mean()),
+        "p": p_value(differences) if len(differences) > 1 else 1.0,
+    }
+
+
+def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Columns of a table: each measure's mean, `NAME low` and `NAME high`, to four decimals."""
+    columns = {}
+    for name, values in per_query.items():
+        low, high = interval(values)
+        numbers = {name: float(values.mean()), f"{name} low": low, f"{name} high": high}
+        columns |= {column: round(number, 4) for column, number in numbers.items()}
+    return columns
+
+
+# --- Where they disagree ------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """A query, how far the searches agree on it, and what each has found, best first."""
+
+    query: str
+    score: float
+    teacher: Hits
+    student: Hits
+
+
+def worst(per_query: Mapping[str, np.ndarray], count: int, by: str = "rbo") -> np.ndarray:
+    """The queries with the lowest values, lowest first, of equal ones the first.
+
+    Args:
+        count: how many; all, if there are fewer.
+        by: a measure that grows with agreement.
+
+    Returns:
+        Their numbers, int64 [up to count].
+    """
+    return np.argsort(per_query[by], kind="stable")[:count]
+
+
+def write_worst(path: Path, lines: Sequence[Failure]) -> None:
+    """Write queries and their hits as Markdown for a person, whole or not at all.
+
+    Texts are cut after `LETTERS` characters.
+    """
+    parts = ["# Queries on which student and teacher agree least\n",
+             f"{BOTH} marks a document that both found.\n"]  # fmt: skip
+    for number, failure in enumerate(lines, 1):
+        parts.append(f"## {number}. {_harmless(failure.query)}\n")
+        parts.append(f"Agreement {failure.score:.4f}\n")
+        parts.append(_side_by_side(failure.teacher, failure.student))
+    with whole_file(path) as partial:
+        partial.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _side_by_side(teacher: Hits, student: Hits) -> str:
+    """Two lists as a Markdown table, a rank in each row."""
+    both = dict(teacher).keys() & dict(student).keys()
+
+    def cell(hit: tuple[str, str] | None) -> str:
+        if hit is None:
+            return ""
+        document, text = hit
+        sign = f"{BOTH} " if document in both else ""
+        parts = [_harmless(document), _harmless(text, LETTERS)]
+        return sign + ": ".join(filter(None, parts))
+
+    rows = [
+        f"| {rank} | {cell(left)} | {cell(right)} |\n"
+        for rank, (left, right) in enumerate(zip_longest(teacher, student), 1)
+    ]
+    return "".join(["| rank | teacher | student |\n", "|---:|:---|:---|\n", *rows])
+
+
+def _harmless(text: str, length: int | None = None) -> str:
+    """A text on one line, cut if it is long; nothing in it ends a cell or begins HTML or code."""
+    line = " ".join(text.split())
+    if length is not None and len(line) > length:
+        line = line[:length] + "…"
+    return re.sub(r"([\\`<|])", r"\\\1", line)
