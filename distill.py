@@ -19,6 +19,8 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from disret import command_line, distributed
 from disret.command_line import UserError, about, not_negative, positive, positive_float, say
 from disret.data.collection import check_name
@@ -26,6 +28,7 @@ from disret.data.download import mirror_from
 from disret.data.query_files import training_queries
 from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
+from disret.distil.closed_form import ridge
 from disret.distil.examples import Examples, tokenised_queries
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
@@ -40,29 +43,31 @@ from disret.distil.run import (
     Unfinished,
     Unloaded,
 )
-from disret.distil.static import student_of_tokens
-from disret.distil.targets import query_embeddings
-from disret.encode.models import load_encoder, place
+from disret.distil.static import student_of_texts, student_of_tokens
+from disret.distil.teachers import Teacher, open_teacher
+from disret.encode.models import load_encoder, with_prompt
+from disret.encode.service import NoKey, is_address
 
 if TYPE_CHECKING:
-    import numpy as np
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
 
 # What a recipe decides. An argument of that name takes its place.
 RECIPES = {
     "paper": {
         "num_epochs": 1, "train_batch_size": 128, "adamw_lr": 1e-4, "adamw_eps": 1e-6,
         "lr_schedule": "linear", "warmup_steps": 1000, "eval_steps": 2000, "dropout": True,
-        "mixed_precision": False,
+        "mixed_precision": False, "projection_start": "random",
     },
     "best": {
         "num_epochs": 5, "train_batch_size": 128, "adamw_lr": 1e-3, "adamw_eps": 1e-9,
         "lr_schedule": "cosine", "warmup_steps": 100, "eval_steps": 2000, "dropout": False,
-        "mixed_precision": True,
+        "mixed_precision": True, "projection_start": "ridge",
     },
 }  # fmt: skip
 # The learning rate of `best` for token embeddings, each of which few batches touch.
 STATIC_LR = 1e-2
+START_TEXTS = 20_000  # that a Dense layer is fitted to, at most
 ADVICE = {
     Taken: "name another --output, or replace it with --overwrite",
     Foreign: "name another --output",
@@ -72,6 +77,7 @@ ADVICE = {
     Diverged: "lower --adamw-lr or leave out --mixed-precision, and start with --overwrite",
     Unloaded: "run the same with --resume to try again",
     NoLayerList: "start the student from a model instead (--init-with MODEL)",
+    NoKey: "set the variable OPENAI_API_KEY",
     NotUploaded: "run the same with --resume to try again",
 }
 
@@ -88,31 +94,27 @@ def main() -> None:
     """
     args = parse_args()
     run, publication = Run(args), Publication(args)
-    mirror = mirror_from(args.mirror)
-    queries, valid = training_queries(args.queries, args.valid_queries, args.max_queries, mirror)
-    sentences = collection_sentences(args.adapt, len(queries), args.seed, mirror)
-
     device = training_device(args.device)
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
-    teacher = load_encoder(args.teacher, "cpu", args.max_seq_length)
-    # Token embeddings come from the teacher alone, by long work: later, if at all.
-    student = None if args.init_with == "static" else init_student(args, teacher)
-    run.identify(teacher, student or teacher, queries, sentences, valid)
+    teacher = open_teacher(args, device)
+    queries, sentences, valid = read_texts(args, teacher)
+    texts = queries + sentences
+    if args.dry_run:
+        teacher.announce(texts + valid)
+        return
+    start = load_start(args, teacher)
+    run.identify(teacher, start, queries, sentences, valid)
 
     if run.is_finished:
         say(f"{args.output} is finished already.")
     else:
-        student = student or init_student(args, teacher)
-        texts, dtype, size = queries + sentences, args.teacher_dtype, args.eval_batch_size
-        place(teacher, device, dtype, args.teacher)
-        targets, valid_targets = (
-            query_embeddings(teacher, run.teacher_sha256, dtype, some, size)
-            for some in (texts, valid)
-        )
-        del teacher  # its work is done; leave the memory to the student
+        teacher.announce(texts + valid)
+        student = init_student(args, teacher, start, texts)
+        targets, valid_targets = teacher.embed(texts), teacher.embed(valid)
+        teacher.release()  # its work is done; leave the memory to the student
         run.lap("teacher_embeddings")
         examples = Examples(tokenised_queries(student, texts), targets)
-        curve = distil(args, run, student, examples, (valid, valid_targets), device)
+        curve = distil(args, run, student, examples, (valid, valid_targets[:]), device)
         run.lap("training")
         run.save(student, curve)
     publication.publish(valid)
@@ -123,14 +125,33 @@ def parse_args() -> argparse.Namespace:
     parser = command_line.argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--teacher", required=True, metavar="MODEL",
-        help="directory or hub name of a sentence-transformers model")
+    add("--teacher", metavar="MODEL|URL",
+        help="directory or hub name of a sentence-transformers model, or the address of an "
+        "embedding service in OpenAI's protocol, such as https://HOST/v1")
+    add("--teacher-model", metavar="NAME", help="the model, as the service calls it")
+    add("--teacher-option", nargs="+", default=[], metavar="KEY=VALUE",
+        help="more fields of each request to the service, such as dimensions=256")
+    add("--teacher-vectors", nargs="+", metavar="FILE",
+        help="texts with a teacher's vectors instead of a teacher: .parquet, .jsonl, .npz, or "
+        "hub:NAME[/CONFIG][:SPLIT]")
+    add("--teacher-prompt", metavar="TEXT|NAME",
+        help="put before its queries: a text, or a prompt of the model (default: the model's own)")
+    add("--student-prompt", metavar="TEXT",
+        help="put before the student's queries; '' for none (default: the teacher's)")
+    add("--truncate-dim", type=positive, metavar="N",
+        help="keep the teacher's first N dimensions, as of a Matryoshka model")
+    add("--dry-run", action="store_true", help="say what would be embedded, and stop")
     add("--recipe", choices=list(RECIPES), default="paper",
         help="the authors' training, or the one that keeps most (default: paper)")
     add("--init-with", default="subset", metavar="subset|static|MODEL",
         help="layers of the teacher, embeddings of its tokens, or this model (default: subset)")
     add("--layers", nargs="+", type=int, metavar="N",
         help="layers to keep, from 0, in this order; first and last are best (of MODEL: or all)")
+    add("--vocabulary", metavar="MODEL",
+        help="whose tokens a static student has, where the teacher's are unknown")
+    add("--projection-start", choices=["random", "ridge"],
+        help="of the Dense layer after a MODEL: random, or least squares to the teacher's vectors "
+        "(default: random for --recipe paper, unless the teacher has no weights)")
     add("--projection-activation", choices=["identity", "relu"], default="identity",
         help="after the Dense layer of a MODEL of another dimension; the authors used relu")
     add("--output", type=lambda path: Path(path).resolve(), required=True, metavar="DIR",
@@ -181,6 +202,7 @@ def parse_args() -> argparse.Namespace:
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    check_teacher(args, parser)
     if args.init_with == "subset" and not args.layers:
         parser.error("--layers is missing: say which of the teacher's layers to keep")
     if args.init_with == "static" and args.layers:
@@ -196,22 +218,80 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def check_teacher(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse what does not fit a model, a service or vectors; name vectors as a teacher."""
+    if bool(args.teacher) == bool(args.teacher_vectors):
+        parser.error("name a --teacher or --teacher-vectors")
+    is_service = is_address(args.teacher or "")
+    if is_service != bool(args.teacher_model):
+        parser.error("--teacher-model is the model of a service, whose address --teacher is")
+    if args.teacher_option and not is_service:
+        parser.error("--teacher-option is of a service, whose address --teacher is")
+    args.teacher = args.teacher or Path(args.teacher_vectors[0]).name
+    if not (is_service or args.teacher_vectors):
+        return
+    what = "a service" if is_service else "vectors alone"
+    if args.init_with == "subset":
+        parser.error(f"{what} has no layers to keep: --init-with MODEL or static")
+    if args.init_with == "static" and not args.vocabulary:
+        parser.error(f"{what} has no tokens: name a model that has with --vocabulary")
+    unfit = ["truncate_dim", "router"]
+    if args.teacher_vectors:
+        unfit += ["queries", "valid_queries", "adapt", "teacher_prompt"]
+    for name in unfit:
+        if getattr(args, name):
+            parser.error(f"--{name.replace('_', '-')} is for a model, and not for {what}")
+    args.projection_start = "ridge"
+
+
+def read_texts(
+    args: argparse.Namespace, teacher: Teacher
+) -> tuple[list[str], list[str], list[str]]:
+    """Queries and sentences to train on, and queries to validate on."""
+    if teacher.texts:
+        train, valid = teacher.texts
+        return train, [], valid
+    mirror = mirror_from(args.mirror)
+    queries, valid = training_queries(args.queries, args.valid_queries, args.max_queries, mirror)
+    return queries, collection_sentences(args.adapt, len(queries), args.seed, mirror), valid
+
+
 # --- Student initialisation ---------------------------------------------------------------------
 
 
-def init_student(args: argparse.Namespace, teacher: "SentenceTransformer") -> "SentenceTransformer":
-    """The student before training, from layers or tokens of the teacher or from another model."""
-    if args.init_with == "static":
-        with about("--init-with static"):
-            return student_of_tokens(teacher)
+def load_start(args: argparse.Namespace, teacher: Teacher) -> "SentenceTransformer | None":
+    """What the student starts from: the teacher's layers, or another model; None if static."""
     if args.init_with == "subset":
         with about("--layers"):
-            return init_from_layers(teacher, args.layers)
+            return init_from_layers(teacher.model, args.layers)
+    if args.init_with == "static":
+        return None
     other = load_encoder(args.init_with, "cpu", args.max_seq_length)
     with about(f"--init-with {args.init_with}"):
-        if args.layers:
-            other = init_from_layers(other, args.layers)
-        return init_from_model(teacher, other, args.projection_activation, args.seed)
+        return init_from_layers(other, args.layers) if args.layers else other
+
+
+def init_student(
+    args: argparse.Namespace,
+    teacher: Teacher,
+    start: "SentenceTransformer | None",
+    texts: list[str],
+) -> "SentenceTransformer":
+    """The student before training."""
+    with about(f"--init-with {args.init_with}"):
+        if args.init_with == "subset":
+            student = start
+        elif args.init_with != "static":
+            student = init_from_model(
+                teacher, start, args.projection_activation, args.projection_start, texts, args.seed
+            )
+        elif args.vocabulary:
+            student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
+        else:
+            student = student_of_tokens(teacher.model)
+    if args.student_prompt is not None:
+        with_prompt(student, args.student_prompt)
+    return student
 
 
 def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "SentenceTransformer":
@@ -228,41 +308,63 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
 
 
 def init_from_model(
-    teacher: "SentenceTransformer", other: "SentenceTransformer", activation: str, seed: int
+    teacher: Teacher,
+    other: "SentenceTransformer",
+    activation: str,
+    projection_start: str,
+    texts: list[str],
+    seed: int,
 ) -> "SentenceTransformer":
     """A student with another model's transformer, aligned with the teacher's space.
 
-    Pooling is the teacher's. A Dense layer leads to the teacher's dimension where they differ.
-    Its activation was ReLU in the authors' code, which cannot reach negative coordinates.
+    Pooling is the teacher's, if that is known. A Dense layer leads to the teacher's dimension: a
+    random one where the dimensions differ, or always one of least squares. Its activation was ReLU
+    in the authors' code, which cannot reach negative coordinates.
     """
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as st
 
-    poolings = [module for module in teacher if isinstance(module, st.Pooling)]
-    if not poolings:
-        raise UserError("the teacher has no pooling that a student could copy.")
     if not isinstance(other[0], st.Transformer):
         name = type(other[0]).__name__
         raise UserError(f"a student cannot start from a {name}; name a transformer model.")
+    poolings = [module for module in teacher.model or other if isinstance(module, st.Pooling)]
+    if not poolings:
+        raise UserError("the teacher has no pooling that a student could copy.")
     width = other[0].get_embedding_dimension()
     pooling = st.Pooling(width, poolings[0].pooling_mode, poolings[0].include_prompt)
-    modules = [other[0], pooling]
     pooled = pooling.get_embedding_dimension()
-    dimension = teacher.get_embedding_dimension()
-    if pooled != dimension:
-        torch.manual_seed(seed)
-        function = torch.nn.ReLU() if activation == "relu" else torch.nn.Identity()
-        modules.append(st.Dense(pooled, dimension, activation_function=function))
-    if any(isinstance(module, st.Normalize) for module in teacher):
+    torch.manual_seed(seed)
+    function = torch.nn.ReLU() if activation == "relu" else torch.nn.Identity()
+    dense = st.Dense(pooled, teacher.dimension, activation_function=function)
+    modules = [other[0], pooling]
+    if projection_start == "ridge":
+        align(dense, SentenceTransformer(modules=modules, prompts=other.prompts), teacher, texts)
+    if projection_start == "ridge" or pooled != teacher.dimension:
+        modules.append(dense)
+    if teacher.normalises():
         modules.append(st.Normalize())
     return SentenceTransformer(
         modules=modules,
         prompts=other.prompts,
         default_prompt_name=other.default_prompt_name,
-        similarity_fn_name=teacher.similarity_fn_name,
-        device=str(teacher.device),
+        similarity_fn_name=teacher.model.similarity_fn_name if teacher.model else None,
+        device="cpu",
     )
+
+
+def align(dense: "Dense", body: "SentenceTransformer", teacher: Teacher, texts: list[str]) -> None:
+    """Set a Dense layer to the least squares from pooled states to the teacher's vectors."""
+    import torch
+
+    from disret.encode.batches import BatchEncoder
+
+    some = slice(0, len(texts), max(1, len(texts) // START_TEXTS))
+    states = BatchEncoder(body.eval()).encode_query(texts[some])
+    weight, bias = ridge(states, np.asarray(teacher.embed(texts)[some]))
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.from_numpy(weight))
+        dense.linear.bias.copy_(torch.from_numpy(bias))
 
 
 # --- Distillation by embedding alignment ---------------------------------------------------------
@@ -309,6 +411,7 @@ def distil(
         run.claim()
         before = training.mse_before(run.partial, evaluator, student)
         checkpoint = run.last_checkpoint()
+    untrained = copy.deepcopy(student.state_dict())
     trainer = training.DistillationTrainer(
         model=student,
         args=settings,
@@ -320,9 +423,12 @@ def distil(
     )
     with training.for_short_texts(student, args.dropout):
         trainer.train(resume_from_checkpoint=checkpoint)
-    curve = [{"step": 0, "mse": before}, *trainer.validation_mse()]
+    curve = trainer.validation_mse()
     training.check_best(evaluator, student, curve)
-    return curve
+    if before < min(point["mse"] for point in curve):
+        say("note: training has not brought the student nearer; it is kept as it started.")
+        student.load_state_dict(untrained)
+    return [{"step": 0, "mse": before}, *curve]
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
         for before, word in itertools.pairwise(sys.argv):
-            if not word:
+            if not word and not before.endswith("-prompt"):  # whose text may be none
                 self.error(f"an argument is empty, after {before}")
             if word != word.encode(errors="replace").decode():
                 self.error(f"an argument is not UTF-8: {word!r}")

@@ -168,7 +168,8 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
 
     output = tmp_path / "student"
     run = Run(Namespace(output=output, resume=False, overwrite=True, queries=[], valid_queries=[],
-                        teacher="t", init_with="subset", adapt=None))  # fmt: skip
+                        teacher="t", init_with="subset", adapt=None,
+                        teacher_vectors=None))  # fmt: skip
     for step in (4, 8, 12, 16, 20):
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)

@@ -14,7 +14,6 @@ from disret.command_line import progress_bar
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-TEXTS = 20_000  # that determine a map, at most
 HELD_OUT = 10  # one text in so many chooses the strength of the ridge
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean variance of a state
 STEPS = 60  # of conjugate gradients

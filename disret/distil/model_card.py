@@ -84,13 +84,12 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
     sources = ", ".join(arguments["queries"] or ["MS MARCO"])
     if counts["sentences"]:
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
-    teacher, local = arguments["teacher"], report["teacher_is_local"]
-    hub_name = teacher if "/" in teacher else f"sentence-transformers/{teacher}"
+    on_hub = report.get("teacher_on_hub")
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "query-encoder", "distillation"],
-        base_model=None if local else hub_name,
+        base_model=on_hub,
     )
     before, *after = (point["mse"] for point in report["validation_mse"])
     card = CARD.format(
@@ -98,7 +97,7 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         name=hub_name or folder.name,
         path=hub_name or ".",
         where="" if hub_name else IN_THIS_FOLDER,
-        teacher=Path(teacher).name if local else teacher,
+        teacher=shown_name(arguments, on_hub),
         results=results or NO_RESULTS,
         start=start,
         layers=size["layers"],
@@ -113,6 +112,13 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
     )
     with whole_file(path) as partial:
         partial.write_text(card, encoding="utf-8")
+
+
+def shown_name(arguments: Mapping[str, Any], on_hub: str | None) -> str:
+    """The teacher as readers elsewhere know it."""
+    if arguments.get("teacher_model"):
+        return f"{arguments['teacher_model']} of {arguments['teacher']}"
+    return arguments["teacher"] if on_hub else Path(arguments["teacher"]).name
 
 
 def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str | None:

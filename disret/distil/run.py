@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError, invocation, is_main_process, say
+from disret.command_line import UserError, invocation, is_main_process, say, without_secrets
 from disret.files import (
     check_writable,
     claim,
@@ -24,13 +24,18 @@ from disret.files import (
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from disret.distil.teachers import Teacher
+
 # Arguments that do not decide the student, and so are not recorded with it.
 CIRCUMSTANCES = (
     "resume", "overwrite", "debug", "device", "mirror", "output", "eval_batch_size", "router",
-    "export", "push_to_hub", "results",
+    "export", "push_to_hub", "results", "dry_run",
 )  # fmt: skip
 # Names of files and models, whose content the fingerprints stand for.
-_NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
+_NAMES = (
+    "teacher", "teacher_vectors", "queries", "valid_queries", "max_queries", "adapt",
+    "vocabulary",
+)  # fmt: skip
 
 
 class Taken(UserError):
@@ -81,6 +86,7 @@ class Run:
         self.partial = unfinished(args.output)
         self.args = args
         self.teacher_sha256 = ""
+        self.on_hub: str | None = None
         self.inputs: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self.training_dtype = "float32"
@@ -93,17 +99,21 @@ class Run:
 
     def identify(
         self,
-        teacher: "SentenceTransformer",
-        student: "SentenceTransformer",
+        teacher: "Teacher",
+        start: "SentenceTransformer | None",
         queries: Sequence[str],
         sentences: Sequence[str],
         valid_queries: Sequence[str],
     ) -> None:
-        """Say what the run is made of: the models before anything is done to them, all texts."""
+        """Say what the run is made of: teacher, all texts, and what the student starts from.
+
+        Args:
+            start: None for what follows from the teacher.
+        """
         from disret.encode.models import fingerprint
 
-        self.teacher_sha256 = fingerprint(teacher)
-        initial = self.teacher_sha256 if student is teacher else fingerprint(student)
+        self.teacher_sha256, self.on_hub = teacher.sha256, teacher.on_hub
+        initial = fingerprint(start) if start else self.teacher_sha256
         self.inputs = {
             "teacher_sha256": self.teacher_sha256,
             "initial_student_sha256": initial,
@@ -123,6 +133,7 @@ class Run:
         arguments = {k: v for k, v in vars(self.args).items() if k not in CIRCUMSTANCES}
         for key in ("queries", "valid_queries"):
             arguments[key] = [str(path) for path in arguments[key]] if arguments[key] else None
+        arguments["teacher"] = without_secrets(arguments["teacher"])
         return {"arguments": arguments, "inputs": self.inputs}
 
     @cached_property
@@ -196,7 +207,7 @@ class Run:
         report = {
             **self.content,
             "command": invocation(),
-            "teacher_is_local": Path(self.args.teacher).exists(),
+            "teacher_on_hub": self.on_hub,
             "queries": self.counts,
             "training_dtype": self.training_dtype,
             "processes": world_size(),
@@ -216,7 +227,7 @@ class Run:
 
 # What is read of `distillation.json`.
 _REPORT = {
-    "arguments": dict, "inputs": dict, "command": str, "teacher_is_local": bool, "queries": dict,
+    "arguments": dict, "inputs": dict, "command": str, "queries": dict,
     "validation_mse": list, "student_sha256": str, "size": dict,
 }  # fmt: skip
 
@@ -279,7 +290,7 @@ def _is_whole(checkpoint: Path) -> bool:
 def _check_no_input(args: Namespace) -> None:
     """Raise `UserError` if a run would replace what it reads."""
     named = [args.teacher, args.init_with, args.adapt, *(args.queries or [])]
-    named += args.valid_queries or []
+    named += [*(args.valid_queries or []), *(args.teacher_vectors or [])]
     inputs = {Path(name).resolve() for name in named if name and Path(name).exists()}
     for place in (args.output, unfinished(args.output)):
         for path in inputs:

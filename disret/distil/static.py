@@ -1,14 +1,20 @@
 """A student without transformer layers: the mean of an embedding for each token."""
 
+import itertools
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from disret.command_line import UserError, progress_bar
-from disret.encode.models import prompt_of
+from disret.distil.closed_form import token_table
+from disret.encode.models import prompt_of, tokenizer_of
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    from disret.distil.teachers import Teacher
 
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
 
@@ -30,6 +36,41 @@ def student_of_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
         similarity_fn_name=teacher.similarity_fn_name,
         device=str(teacher.device),
     )
+
+
+def student_of_texts(
+    vocabulary: str, teacher: "Teacher", texts: list[str], max_length: int
+) -> "SentenceTransformer":
+    """A student without layers whose token embeddings fit the teacher's vectors of some texts.
+
+    For a teacher whose vocabulary cannot be run through it.
+
+    Args:
+        vocabulary: the model whose tokenizer splits the texts.
+
+    Raises:
+        UserError: that has no tokenizer of the `tokenizers` library.
+    """
+    import torch
+    from scipy.sparse import csr_array
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    tokenizer = tokenizer_of(vocabulary)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    ids = [found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    columns = np.fromiter(itertools.chain.from_iterable(ids), np.int32, count=starts[-1])
+    values = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
+    shape = len(texts), tokenizer.get_vocab_size()
+    shares = csr_array((values, columns, starts), shape=shape)
+    shares.sum_duplicates()
+    table = torch.from_numpy(token_table(shares, teacher.embed(texts)[:]))
+    modules = [StaticEmbedding(tokenizer, embedding_weights=table)]
+    modules += [Normalize()] if teacher.normalises() else []
+    return SentenceTransformer(modules=modules, device="cpu")
 
 
 def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":

@@ -128,6 +128,33 @@ def _header(count: int, dimension: int) -> bytes:
     return buffer.getvalue()
 
 
+def embedded(
+    key: str,
+    tokenise: Callable[[list[str]], T],
+    encode: Callable[[T, Callable[[int], object]], np.ndarray],
+    texts: list[str],
+    dimension: int,
+    description: str,
+    block_size: int = BLOCK,
+) -> np.ndarray:
+    """Embed texts once: a later call with the same key reads the file under `downloads/embeddings`.
+
+    Args:
+        key: SHA-256 of the texts and of all that decides their vectors.
+        tokenise, encode, description, block_size: those of `encode_to_file`.
+
+    Returns:
+        float32 [n_texts, dimension], memory-mapped.
+    """
+    path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
+    with lock(path):
+        if not path.exists():
+            check_free_space(path, len(texts) * dimension * 4, "the teacher's embeddings")
+        return encode_to_file(
+            path, key, tokenise, encode, texts, len(texts), dimension, description, block_size
+        )
+
+
 def query_embeddings(
     model: "SentenceTransformer",
     model_sha256: str,
@@ -135,10 +162,9 @@ def query_embeddings(
     queries: list[str],
     batch_size: int | None,
 ) -> np.ndarray:
-    """Embed queries as `encode_query` does, once: a later call with the same model reads the file.
+    """Embed queries as a model's `encode_query` does, once.
 
-    The file lies under `downloads/embeddings`, named by the model's weights, prompts and sequence
-    length, by the precision and by the queries.
+    The key is of the model's weights, prompts and sequence length, the precision and the queries.
 
     Args:
         model_sha256: the model's fingerprint.
@@ -149,7 +175,6 @@ def query_embeddings(
         float32 [n_queries, dimension], memory-mapped.
     """
     key = text_sha256(queries, f"{model_sha256} {model.max_seq_length} {dtype}")
-    path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
     dimension = model.get_embedding_dimension()
     encoder = BatchEncoder(model, batch_size)
 
@@ -159,9 +184,4 @@ def query_embeddings(
     def encode(tokens: Tokens | list[str], progress: Callable[[int], object]) -> np.ndarray:
         return encoder.encode(tokens, "query", progress)
 
-    with lock(path):
-        if not path.exists():
-            check_free_space(path, len(queries) * dimension * 4, "the teacher's embeddings")
-        return encode_to_file(
-            path, key, tokenise, encode, queries, len(queries), dimension, "teacher"
-        )
+    return embedded(key, tokenise, encode, queries, dimension, "teacher")

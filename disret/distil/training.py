@@ -167,10 +167,13 @@ def check_best(
     """Raise `Unloaded` unless a trained student has the best MSE of its curve, as it should.
 
     The trainer loads the best checkpoint at the end, and only logs when that fails.
+
+    Args:
+        curve: validation MSE by step, of the training alone.
     """
     if not is_main_process():
         return
-    found, best = evaluator.mse(student), min(point["mse"] for point in curve[1:])
+    found, best = evaluator.mse(student), min(point["mse"] for point in curve)
     if found > 1.05 * best + 1e-9:
         raise Unloaded(
             f"the best checkpoint, of validation MSE {best:.4g}, was not loaded: the student has "

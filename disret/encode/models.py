@@ -16,6 +16,7 @@ from disret.network import hub_obstacle
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
 
@@ -151,6 +152,66 @@ def prompt_of(model: "SentenceTransformer", task: str) -> str | None:
         if name in model.prompts:
             return model.prompts[name]
     return model.prompts.get(model.default_prompt_name)
+
+
+def tokenizer_of(name: str) -> "Tokenizer":
+    """The tokenizer of a model, without the model.
+
+    Raises:
+        UserError: there is none of the `tokenizers` library.
+    """
+    import transformers
+    from tokenizers import Tokenizer
+
+    is_local = Path(name).exists()
+    obstacle = None if is_local else hub_obstacle()
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(
+            str(Path(name).resolve()) if is_local else name,
+            local_files_only=obstacle is not None,
+        )
+    except Exception as error:
+        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
+    backend = getattr(found, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer) or not _knows_words(found):
+        raise UserError(f"{name} has no tokenizer of the tokenizers library that knows a word.")
+    return backend
+
+
+def with_prompt(model: "SentenceTransformer", prompt: str) -> None:
+    """Let a model put a text before its queries: one of its prompts by name, or the text itself."""
+    model.prompts = {**model.prompts, "query": model.prompts.get(prompt, prompt)}
+
+
+def with_dimensions(model: "SentenceTransformer", dimensions: int) -> "SentenceTransformer":
+    """A model that gives the first coordinates only, as of a Matryoshka model.
+
+    They are normalised where the model normalises: after they are cut.
+
+    Raises:
+        UserError: the model has not so many.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    whole = model.get_embedding_dimension()
+    if dimensions > whole:
+        raise UserError(f"the model has {whole} dimensions, so {dimensions} cannot be kept.")
+    cut = Dense(whole, dimensions, bias=False, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        cut.linear.weight.copy_(torch.eye(dimensions, whole))
+    *modules, last = model
+    end = [last] if isinstance(last, Normalize) else []
+    modules += [last] if not end else []
+    shortened = SentenceTransformer(
+        modules=[*modules, cut, *end],
+        prompts=model.prompts,
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+        device=str(model.device),
+    )
+    return shortened.eval()
 
 
 def set_precision(model: "SentenceTransformer", dtype: str, device: str | None = None) -> None:

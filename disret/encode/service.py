@@ -54,6 +54,7 @@ class Service:
     Attributes:
         name: the model and the host.
         dimension: of its vectors.
+        normalises: whether these have length 1.
         fingerprint: SHA-256 of what decides them, as far as it is known: address, model, options
             and prompt.
 
@@ -73,6 +74,7 @@ class Service:
         self._client = _client(self.url)
         vectors = self._request(FIXED_TEXTS)
         self.dimension = vectors.shape[1]
+        self.normalises = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
         self._check_unchanged(vectors)
 
     def announce(self, texts: Sequence[str]) -> None:

@@ -194,7 +194,7 @@ def test_judgments_with_a_header_or_without(collection, text):
 def test_a_grade_is_a_whole_number(collection, grade):
     (collection / "qrels" / "test.tsv").write_text(f"h\th\th\nq1\td1\t1\nq1\td2\t{grade}\n")
     found = Collection("c", collection)
-    with pytest.raises(UserError, match="line 3: expected query, document and grade"):
+    with pytest.raises(UserError, match="line 3: expected query, document and a grade"):
         found.qrels("test", found.queries())
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from disret.command_line import at_end
 from disret.distil.run import Different, Foreign, Run, Taken, Unfinished
+from disret.distil.teachers import ModelTeacher
 from disret.encode.models import load_encoder
 
 
@@ -21,14 +22,14 @@ def locks_are_given_back():
 def arguments(tmp_path, teacher):
     return {"output": tmp_path / "s", "resume": False, "overwrite": False, "teacher": str(teacher),
             "queries": None, "valid_queries": None, "layers": [0], "device": "cpu",
-            "init_with": "subset", "adapt": None}  # fmt: skip
+            "init_with": "subset", "adapt": None, "teacher_vectors": None}  # fmt: skip
 
 
 def run(arguments, texts=("a", "b"), **changes):
     at_end.close()
     model = load_encoder(arguments["teacher"], "cpu")
     found = Run(Namespace(**{**arguments, **changes}))
-    found.identify(model, model, texts, [], ["v"])
+    found.identify(ModelTeacher(model, "t", "cpu", "float32"), None, texts, [], ["v"])
     return found
 
 
