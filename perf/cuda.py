@@ -208,8 +208,8 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
     from disret.devices import mixed_precision
     from disret.distil.examples import Examples, tokenised_queries
     from disret.distil.layers import keep_layers
-    from disret.distil.targets import query_embeddings
     from disret.distil.training import DistillationTrainer, for_short_texts, trainer_settings
+    from disret.encode.cached import query_embeddings
 
     queries = texts(scaled(args, QUERIES), QUERY_WORDS)
     whole = teacher[0].model

@@ -285,8 +285,8 @@ def measure_memory(
 
     from disret import paths
     from disret.distil.examples import Examples, tokenised_queries
-    from disret.distil.targets import query_embeddings
     from disret.distil.training import QueryBatchSampler
+    from disret.encode.cached import query_embeddings
     from disret.encode.stages import Stages
 
     queries = [f"{query} {round}" if round else query

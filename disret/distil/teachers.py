@@ -3,16 +3,15 @@
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from disret.command_line import UserError, say
 from disret.data.vectors import is_normalised, read_vectors, split
-from disret.distil.targets import embedded, query_embeddings
+from disret.encode.cached import Rows, embedded_once, query_embeddings
 from disret.encode.models import fingerprint, load_encoder, place, with_dimensions, with_prompt
-from disret.encode.service import BLOCK, Service, is_address, parsed_options
-from disret.files import text_sha256
+from disret.encode.service import Service, is_address, parsed_options
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -48,24 +47,6 @@ class Teacher(Protocol):
 
     def release(self) -> None:
         """Give memory back; nothing is embedded after that."""
-
-
-class Rows:
-    """Some rows of an array on disk, in any order and repeated, which are read when asked for.
-
-    Args:
-        array: [n, dimension].
-        rows: int64 [m].
-    """
-
-    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
-        self.array, self.rows = array, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, numbers: Any) -> np.ndarray:
-        return self.array[self.rows[numbers]]
 
 
 class ModelTeacher:
@@ -124,12 +105,7 @@ class ServiceTeacher:
         self.sha256, self.dimension = service.fingerprint, service.dimension
 
     def embed(self, texts: list[str]) -> Rows:
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        key = text_sha256(places, f"service {self.sha256}")
-        vectors = embedded(
-            key, list, self.service.embed, list(places), self.dimension, self.name, BLOCK
-        )
-        return Rows(vectors, np.array([places[text] for text in texts]))
+        return embedded_once(self.service, texts)
 
     def normalises(self) -> bool:
         return self.service.normalises

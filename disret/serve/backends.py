@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from disret.command_line import UserError, progress_bar
+from disret.encode.cached import embedded_once
 from disret.encode.models import Description, describe, fingerprint, load_encoder, place
 from disret.encode.stages import Stages
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from disret.encode.service import Service
 
 PRECISIONS = {"export": "float32", "export-int8": "int8"}
 BACKENDS = ("torch", *PRECISIONS)
@@ -93,6 +96,28 @@ class TorchEncoder:
         )
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
+
+
+class ServiceEncoder:
+    """An embedding service; a query is sent once, however often it is asked for."""
+
+    backend, device, dtype = "service", "cpu", "float32"
+    max_length, weight_bytes = math.inf, 0
+
+    def __init__(self, service: "Service", stages: Stages | None = None) -> None:
+        self.service, self.name = service, service.name
+        self.fingerprint = service.fingerprint
+        self.size = Description(0, 0, service.dimension)
+        self.stages = stages or Stages()
+
+    def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
+        with self.stages.measure("encode queries", len(queries)):
+            return embedded_once(self.service, queries)[:]
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By requests of `batch_size` queries, one after the other."""
+        for start in range(0, len(queries), batch_size):
+            self.service.embed(queries[start : start + batch_size])
 
 
 class ExportedEncoder:

@@ -21,7 +21,7 @@ from disret.data.download import mirror_from
 from disret.data.query_files import training_queries
 from disret.devices import mixed_precision, resolve_dtype
 from disret.distil.examples import Examples, tokenised_queries
-from disret.distil.targets import query_embeddings
+from disret.encode.cached import query_embeddings
 from disret.encode.models import fingerprint, load_encoder, set_precision
 from disret.files import write_json
 from distill import RECIPES, init_from_layers

@@ -1,18 +1,20 @@
-"""Texts to vectors on disk, in blocks, so that a kill loses one block at most."""
+"""Texts to vectors on disk, once for all runs, in blocks: a kill costs the one in flight."""
 
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from disret import paths
 from disret.command_line import progress_bar, say
 from disret.encode.batches import BatchEncoder, check_finite
+from disret.encode.service import BLOCK as SERVICE_BLOCK
+from disret.encode.service import Service
 from disret.encode.tokens import Tokens
 from disret.files import (
     check_free_space,
@@ -185,3 +187,31 @@ def query_embeddings(
         return encoder.encode(tokens, "query", progress)
 
     return embedded(key, tokenise, encode, queries, dimension, "teacher")
+
+
+class Rows:
+    """Some rows of an array on disk, in any order and repeated, which are read when asked for.
+
+    Args:
+        array: [n, dimension].
+        rows: int64 [m].
+    """
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, numbers: Any) -> np.ndarray:
+        return self.array[self.rows[numbers]]
+
+
+def embedded_once(service: Service, texts: Sequence[str]) -> Rows:
+    """The vectors that a service gives; each text is sent once, in this run or an earlier one."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    key = text_sha256(places, f"service {service.fingerprint}")
+    vectors = embedded(
+        key, list, service.embed, list(places), service.dimension, service.name, SERVICE_BLOCK
+    )
+    return Rows(vectors, np.array([places[text] for text in texts]))

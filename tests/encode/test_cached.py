@@ -5,7 +5,7 @@ import pytest
 
 from disret import paths
 from disret.command_line import UserError
-from disret.distil.targets import encode_to_file, query_embeddings
+from disret.encode.cached import encode_to_file, query_embeddings
 
 
 class Encoder:
