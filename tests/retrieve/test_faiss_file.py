@@ -1,0 +1,262 @@
+"""FAISS indexes of every kind, as faiss writes them."""
+
+import faiss
+import numpy as np
+import pytest
+
+from disret.command_line import UserError
+from disret.encode.stages import resident_bytes
+from disret.retrieve.existing import open_existing
+
+D, N, K = 32, 1500, 10
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def points(seed, count):
+    return np.random.default_rng(seed).standard_normal((count, D), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return unit(points(0, N))
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return unit(points(1, 40))
+
+
+def write(path, kind, vectors, metric=faiss.METRIC_INNER_PRODUCT, numbers=None, nprobe=None):
+    index = faiss.index_factory(D, kind, metric)
+    index.train(vectors)
+    if numbers is None:
+        index.add(vectors)
+    else:
+        index.add_with_ids(vectors, numbers)
+    if nprobe:
+        faiss.extract_index_ivf(index).nprobe = nprobe
+    if "HNSW" in kind and "IDMap" not in kind:
+        index.hnsw.efSearch = 64
+    faiss.write_index(index, str(path))
+    return path
+
+
+def best(vectors, queries, k=K):
+    return np.argsort(-(queries @ vectors.T), axis=1)[:, :k]
+
+
+def recall(rows, wanted):
+    pairs = zip(rows, wanted, strict=True)
+    return np.mean([len(np.intersect1d(found, right)) / len(right) for found, right in pairs])
+
+
+@pytest.mark.parametrize("suffix", [".faiss", ".index", ".bin", ""])
+@pytest.mark.parametrize("score_function", ["dot", "cos_sim"])
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+def test_flat_is_exact(tmp_path, vectors, queries, metric, score_function, suffix):
+    path = write(tmp_path / f"x{suffix}", "Flat", vectors, metric)
+    index = open_existing(path, None, D, score_function)
+    scores, rows = index.search(queries, K)
+    assert (rows == best(vectors, queries)).all()
+    products = np.take_along_axis(queries @ vectors.T, rows, 1)
+    is_l2 = metric == faiss.METRIC_L2
+    np.testing.assert_allclose(scores, 2 * products - 2 if is_l2 else products, atol=1e-5)
+    assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
+    assert index.description == ("IndexFlatL2, L2" if is_l2 else "IndexFlatIP, inner product")
+
+
+@pytest.mark.parametrize(
+    "kind, at_least",
+    [("IVF8,Flat", 1), ("HNSW16", 0.9), ("SQ8", 0.9), ("SQfp16", 0.98), ("IVF8,SQ8", 0.9),
+     ("HNSW16_SQ8", 0.8), ("PQ16x4", 0.2), ("IVF8,PQ16x4", 0.2), ("PQ16x4fs", 0.2),
+     ("IVF8,PQ16x4fs", 0.2), ("RR32,Flat", 1), ("RR32,IVF8,Flat", 1), ("L2norm,Flat", 1),
+     ("OPQ16_32,PQ16x4", 0.2), ("PCA16,Flat", 0.2), ("IVF8,Flat,RFlat", 1), ("NSG16,Flat", 0.7),
+     ("RQ4x8", 0.2), ("RaBitQ", 0.1)],
+)  # fmt: skip
+def test_every_kind(tmp_path, vectors, queries, kind, at_least):
+    path = write(tmp_path / "x.faiss", kind, vectors, nprobe=8 if "IVF" in kind else None)
+    before = path.read_bytes()
+    index = open_existing(path, None, D, "cos_sim")
+    assert (index.documents, index.dimension) == (N, D)
+    scores, rows = index.search(queries, K)
+    wanted_scores, wanted_rows = faiss.read_index(str(path)).search(queries, K)
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_array_equal(scores, wanted_scores)
+    assert recall(rows, best(vectors, queries)) >= at_least
+    assert (np.diff(scores) <= 0).all()
+    assert list(index.ids()) == [str(row) for row in range(N)]
+    assert ("8 of 8 lists probed" in index.description) == ("IVF" in kind)
+    index.check_unchanged()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["IVF8,Flat", "HNSW16", "IVF8,PQ16x4", "PQ16x4"])
+def test_l2_of_one_length_serves_the_dot_product(tmp_path, vectors, queries, kind):
+    path = write(tmp_path / "x.faiss", kind, 3 * vectors, faiss.METRIC_L2)
+    scores, rows = open_existing(path, None, D, "dot").search(queries, K)
+    assert (scores <= 0).all()
+    assert (np.diff(scores) <= 0).all()
+    assert rows.min() >= 0
+
+
+@pytest.mark.parametrize("nprobe", [1, 8])
+@pytest.mark.parametrize(
+    "kind", ["IDMap,Flat", "IDMap2,Flat", "IDMap,HNSW16", "IDMap2,IVF8,Flat", "RR32,IDMap,Flat",
+             "IVF8,Flat", "RR32,IVF8,Flat"]
+)  # fmt: skip
+def test_numbers_of_its_own(tmp_path, vectors, queries, kind, nprobe):
+    numbers = np.random.default_rng(3).permutation(N) * 3 - 701
+    path = write(
+        tmp_path / "x.faiss", kind, vectors, numbers=numbers, nprobe="IVF" in kind and nprobe
+    )
+    index = open_existing(path, None, D, "dot")
+    scores, rows = index.search(queries, 2 * K)
+    wanted_scores, wanted = faiss.read_index(str(path)).search(queries, 2 * K)
+    np.testing.assert_array_equal(scores[wanted != -1], wanted_scores[wanted != -1])
+    texts = index.ids().take(rows)
+    assert texts.ravel().tolist() == [str(n) if n != -1 else "" for n in wanted.ravel().tolist()]
+    assert sorted(index.ids()) == sorted(map(str, numbers.tolist()))
+    lines = tmp_path / "ids.txt"
+    lines.write_text("".join(f"d{i}\n" for i in range(N)))
+    if "IDMap" in kind:
+        names = open_existing(path, lines, D, "dot")
+        position = {number: f"d{i}" for i, number in enumerate(numbers.tolist())}
+        assert names.ids().take(names.search(queries, K)[1]).ravel().tolist() == [
+            position.get(number, "") for number in wanted[:, :K].ravel().tolist()
+        ]
+    else:
+        with pytest.raises(UserError, match=r"x\.faiss has numbers of its own .* lines of .*ids"):
+            open_existing(path, lines, D, "dot")
+
+
+def test_an_inverted_file_filled_out_of_order(tmp_path, vectors, queries):
+    """Its numbers are positions, whatever list they are in, so that lines can name them."""
+    order = np.random.default_rng(4).permutation(N)
+    path = write(tmp_path / "x.faiss", "IVF8,Flat", vectors[order], numbers=order, nprobe=8)
+    lines = tmp_path / "ids.txt"
+    lines.write_text("".join(f"d{i}\n" for i in range(N)))
+    index = open_existing(path, lines, D, "dot")
+    found = index.ids().take(index.search(queries, K)[1])
+    assert (found == np.char.add("d", best(vectors, queries).astype(str))).all()
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+def test_missing_hits(tmp_path, vectors, queries, metric):
+    path = write(tmp_path / "x.faiss", "IVF64,Flat", vectors, metric, nprobe=1)
+    index = open_existing(path, None, D, "dot")
+    assert index.description.endswith("1 of 64 lists probed")
+    scores, rows = index.search(queries, 200)
+    assert (rows == -1).any()
+    assert (scores[rows == -1] == -np.inf).all()
+    assert (np.isfinite(scores) == (rows != -1)).all()
+    assert (scores[:, 1:] <= scores[:, :-1]).all()
+    assert set(index.ids().take(rows)[rows == -1]) == {""}
+
+
+def test_lists_in_a_file_of_their_own(tmp_path, vectors, queries):
+    index = faiss.index_factory(D, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    lists = faiss.OnDiskInvertedLists(8, index.code_size, str(tmp_path / "x.ivfdata"))
+    index.replace_invlists(lists)
+    index.add(vectors)
+    index.nprobe = 8
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    del index, lists
+    before = (tmp_path / "x.ivfdata").read_bytes()
+    index = open_existing(tmp_path / "x.faiss", None, D, "cos_sim")
+    assert (index.search(queries, K)[1] == best(vectors, queries)).all()
+    assert (tmp_path / "x.ivfdata").read_bytes() == before
+    (tmp_path / "x.ivfdata").write_bytes(before + b"\0")
+    with pytest.raises(UserError, match=r"x\.ivfdata was changed"):
+        index.check_unchanged()
+
+
+def test_mapping_takes_no_memory(tmp_path):
+    flat = faiss.IndexFlatIP(1000)
+    flat.add(np.zeros((25_000, 1000), dtype=np.float32))
+    faiss.write_index(flat, str(tmp_path / "x.faiss"))
+    del flat
+    before = resident_bytes()
+    assert open_existing(tmp_path / "x.faiss", None, 1000, "dot").documents == 25_000
+    assert resident_bytes() - before < 50e6
+
+
+def refused(path, score_function="dot", dimension=D):
+    with pytest.raises(UserError) as error:
+        open_existing(path, None, dimension, score_function)
+    return str(error.value).replace(f"{path}", "FILE")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"a document\nper line\n", b"\0" * 4096])
+def test_files_that_are_no_index(tmp_path, content):
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    assert refused(path) == "FILE cannot be read as a FAISS index; it is none, or is cut off."
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF8,Flat", "HNSW16", "PQ16x4", "IDMap2,Flat"])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_an_index_cut_off(tmp_path, vectors, kind, share):
+    numbers = np.arange(N) if "IDMap" in kind else None
+    path = write(tmp_path / "x.faiss", kind, vectors, numbers=numbers)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert refused(path) == "FILE cannot be read as a FAISS index; it is none, or is cut off."
+
+
+def test_indexes_that_cannot_serve(tmp_path, vectors):
+    path = tmp_path / "x.faiss"
+    binary = faiss.IndexBinaryFlat(64)
+    binary.add(np.zeros((3, 8), dtype=np.uint8))
+    faiss.write_index_binary(binary, str(path))
+    assert refused(path) == "FILE is a binary FAISS index, whose vectors are no floats."
+    faiss.write_index(faiss.index_factory(D, "IVF8,Flat"), str(path))
+    assert refused(path) == "FILE was never trained, so it has no vectors."
+    faiss.write_index(faiss.IndexFlatIP(D), str(path))
+    assert refused(path) == "FILE has no vectors."
+    write(path, "Flat", vectors, faiss.METRIC_L1)
+    assert refused(path) == "FILE ranks neither by inner product nor by L2 distance."
+    write(path, "Flat", vectors)
+    wanted = "FILE has vectors of 32 dimensions, but those of the encoder have 384."
+    assert refused(path, dimension=384) == wanted
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF8,Flat", "HNSW16", "SQ8", "PQ16x4", "RR32,Flat"])
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+def test_cosines_need_vectors_of_length_1(tmp_path, vectors, kind, metric):
+    path = write(tmp_path / "x.faiss", kind, 3 * vectors, metric)
+    assert "FILE should have vectors of length 1 for cosines" in refused(path, "cos_sim")
+
+
+def test_by_how_much_lengths_may_differ(tmp_path, vectors):
+    path = tmp_path / "x.faiss"
+    for kind, factor, is_taken in (
+        ("Flat", 1.005, True), ("Flat", 1.02, False), ("SQ8", 1.03, True), ("SQ8", 1.07, False)
+    ):  # fmt: skip
+        write(path, kind, factor * vectors)
+        if is_taken:
+            open_existing(path, None, D, "cos_sim")
+        else:
+            assert "should have vectors of length 1" in refused(path, "cos_sim")
+    longer = vectors.copy()
+    longer[-1] *= 2
+    write(path, "Flat", longer)
+    wanted = "FILE should have vectors of length 1 for cosines, but theirs are 1 to 2 long."
+    assert refused(path, "cos_sim") == wanted
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF8,Flat", "HNSW16", "SQ8", "IVF8,PQ16x4"])
+def test_l2_of_many_lengths_is_another_order(tmp_path, vectors, kind):
+    lengths = np.random.default_rng(5).uniform(0.5, 3, (N, 1)).astype(np.float32)
+    path = write(tmp_path / "x.faiss", kind, lengths * vectors, faiss.METRIC_L2)
+    order = "the order of the dot product only among vectors of one length"
+    assert refused(path).startswith(f"FILE ranks by L2 distance, {order}; its own are ")
+
+
+def test_l2_that_does_not_tell(tmp_path, vectors):
+    path = write(tmp_path / "x.faiss", "IVF8,PQ16x4fs", vectors, faiss.METRIC_L2)
+    assert refused(path).endswith("it does not tell theirs.")
+    open_existing(path, None, D, "cos_sim")
