@@ -5,6 +5,8 @@
     python benchmark.py --datasets scifact nfcorpus --document-encoder models/all-MiniLM-L6-v2 \\
         --query-encoder models/student --score-function cos_sim
     python benchmark.py --datasets path/to/my/collection …          # a folder in BEIR's layout
+    python benchmark.py --queries log.tsv --index documents.faiss --document-encoder T \\
+        --query-encoder models/student                  # your index, no judgments: agreement with T
     torchrun --nproc-per-node 4 benchmark.py …                      # several GPUs, or CPUs
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
         benchmark.py …                                 # several machines, one shared file system
@@ -16,7 +18,7 @@ few gigabytes of memory, and a run that was killed goes on where it was.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +29,7 @@ from disret import command_line, distributed
 from disret.command_line import UserError, about, is_main_process, positive, say
 from disret.data.catalog import datasets
 from disret.data.collection import (
-    Collection,
     NoJudgments,
-    Qrels,
     check_name,
     default_split,
     find_collections,
@@ -38,18 +38,31 @@ from disret.data.collection import (
 from disret.data.download import mirror_from
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
 from disret.encode.batches import normalised
+from disret.encode.service import NoKey, Service, is_address, parsed_options
 from disret.encode.stages import Stages
-from disret.files import check_writable
+from disret.files import check_writable, text_sha256
 from disret.paths import HOME
+from disret.retrieve.agreement import Failure, agreement, worst, write_worst
+from disret.retrieve.agreement import summary as agreement_summary
+from disret.retrieve.existing import ExistingIndex, open_existing
 from disret.retrieve.index import Index, TooLarge, open_index
 from disret.retrieve.metrics import to_run
-from disret.retrieve.score_file import ScoreFile, average_parts, summary
+from disret.retrieve.run_files import run_name
+from disret.retrieve.score_file import ScoreFile, average_parts, encoder_of, summary
 from disret.retrieve.search import check_gpu_faiss, search
-from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
+from disret.retrieve.tasks import Target, Task, find_tasks, log_task
+from disret.serve.backends import (
+    BACKENDS,
+    Encoder,
+    ExportedEncoder,
+    ServiceEncoder,
+    TorchEncoder,
+)
 from disret.tables import Row, append_run, format_table, read_runs
 
 HITS = 50_000_000  # held at once, 12 bytes each, of the queries of several encoders
 ADVICE = {
+    NoKey: "set the variable OPENAI_API_KEY",
     TooLarge: "use --index-dtype float32",
     NoJudgments: "distill.py --queries and ispeed.py --queries need none",
 }
@@ -67,29 +80,27 @@ def main() -> None:
         with about("--gpu-search faiss"):
             check_gpu_faiss()
     args.dtype = distributed.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
-    scores = ScoreFile(
-        args.output, args.k_values, args.save_runs,
-        score_function=args.score_function, dtype=args.dtype, index_dtype=args.index_dtype,
-    )  # fmt: skip
     stages = Stages()
-    teacher = TorchEncoder(args.document_encoder, args.device, args.dtype, args.batch_size, stages)
+    teacher = load_teacher(args, stages)
+    index = open_own_index(args, teacher)
+    scores = open_score_file(args, index)
     students = [
         load_student(args, name, backend, teacher, stages)
         for name in args.query_encoder
         for backend in args.query_backend
     ]
-    # The teacher first: retention is measured against it.
-    contestants = students if students and args.no_baseline else [teacher, *students]
+    # The teacher first: retention is measured against it. Without judgments it has no score.
+    leave_out = args.queries or (students and args.no_baseline)
+    contestants = students if leave_out else [teacher, *students]
 
     rows: list[Row] = []
     for name in args.datasets:
         with stages.measure("download", 1):
-            collections = find_collections(name, args.mirror)
-        split = args.split or default_split(name)
-        rows += score_dataset(args, collections, split, teacher, contestants, scores)
+            tasks = tasks_of(args, name)
+        rows += score_dataset(args, tasks, teacher, contestants, scores, index)
     if is_main_process():
         append_run(args.output.with_suffix(".json"), stages.report(vars(args), args.device))
-        print(format_table(summary(rows, scores.main_metric)))
+        print("\n".join([format_table(summary(rows, scores.main_metric)), *scores.comparisons()]))
         print(f"\n{format_table(stages.rows())}")
         print(f"\nEvery metric is in {args.output}.")
     distributed.leave()
@@ -99,10 +110,23 @@ def parse_args() -> argparse.Namespace:
     parser = command_line.argument_parser(__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--datasets", nargs="+", default=list(datasets()), metavar="NAME|DIR",
+    add("--datasets", nargs="+", metavar="NAME|DIR",
         help="data sets, or directories in BEIR's layout (default: the paper's 15)")
     add("--document-encoder", default="msmarco-bert-base-dot-v5", metavar="MODEL",
-        help="model that embeds the documents (default: %(default)s)")
+        help="model that embeds the documents, or the address of a service that embedded those of "
+        "--index (default: %(default)s)")
+    add("--service-model", metavar="NAME", help="the model, as the service calls it")
+    add("--service-option", nargs="+", default=[], metavar="KEY=VALUE",
+        help="more fields of each request to the service")
+    add("--index", type=Path, metavar="PATH",
+        help="search this index, as it is, instead of one that is built here: FAISS of any kind, "
+        ".npy, .fvecs, .parquet or a folder of benchmarks/faiss")
+    add("--ids", type=Path, metavar="FILE", help="document ids of --index, one a line")
+    add("--queries", nargs="+", type=Path, metavar="FILE",
+        help="a query log instead of --datasets: agreement with the document encoder's own queries")
+    add("--max-queries", type=positive, metavar="N", help="of --queries, the first N")
+    add("--worst", type=Path, metavar="DIR",
+        help="write there, for each query encoder, the ten queries on which it agrees least")
     add("--query-encoder", nargs="+", default=[], metavar="MODEL",
         help="models that embed the queries, each scored by itself (default: the document encoder)")
     add("--query-backend", nargs="+", choices=BACKENDS, default=["torch"],
@@ -139,26 +163,68 @@ def parse_args() -> argparse.Namespace:
         parser.error("--query-backend is of --query-encoder, which is missing")
     if args.output.suffix == ".json":
         parser.error("--output is a CSV table; what the run took goes to a .json file beside it")
+    check_index_arguments(args, parser)
     args.k_values = sorted(set(args.k_values))
     args.mirror = mirror_from(args.mirror)
     return args
 
 
+def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse what does not go together; a query log takes the place of the data sets."""
+    if is_address(args.document_encoder) != bool(args.service_model):
+        parser.error("--service-model is the model of a service, the address --document-encoder")
+    if args.queries and args.datasets:
+        parser.error("--queries and --datasets exclude each other")
+    if not args.index and (args.ids or args.queries or args.service_model):
+        parser.error("--ids, --queries and a service need the documents' --index")
+    if args.queries and not args.query_encoder:
+        parser.error("--queries compares each --query-encoder with the document encoder's own")
+    if args.index and not args.queries and len(args.datasets or []) != 1:
+        parser.error("--index is of one data set: name it with --datasets, or a log with --queries")
+    default = [args.queries[0].name] if args.queries else list(datasets())
+    args.datasets = args.datasets or default
+
+
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse unknown data sets, missing splits and an output that cannot be written."""
-    for name in args.datasets:
+    for name in args.datasets if not args.queries else []:
         check_name(name)
         if is_present(name):
             for collection in find_collections(name):
                 collection.check_split(args.split or default_split(name))
     check_writable(args.output)
     read_runs(args.output.with_suffix(".json"))
-    if args.save_runs:
-        check_writable(args.save_runs / "run")
+    for folder in filter(None, (args.save_runs, args.worst)):
+        check_writable(folder / "run")
+
+
+def load_teacher(args: argparse.Namespace, stages: Stages) -> Encoder:
+    """What embedded the documents, or will."""
+    if args.service_model:
+        options = parsed_options(args.service_option)
+        return ServiceEncoder(Service(args.document_encoder, args.service_model, options), stages)
+    return TorchEncoder(args.document_encoder, args.device, args.dtype, args.batch_size, stages)
+
+
+def open_own_index(args: argparse.Namespace, teacher: Encoder) -> ExistingIndex | None:
+    """The index that the user has, if it fits the encoder."""
+    if not args.index:
+        return None
+    with about("--index"):
+        return open_existing(args.index, args.ids, teacher.size.dimension, args.score_function)
+
+
+def open_score_file(args: argparse.Namespace, index: ExistingIndex | None) -> ScoreFile:
+    """The output, and what its rows have in common."""
+    return ScoreFile(
+        args.output, args.k_values, args.save_runs, judged=not args.queries,
+        score_function=args.score_function, dtype=args.dtype,
+        index_dtype=index.description if index else args.index_dtype,
+    )  # fmt: skip
 
 
 def load_student(
-    args: argparse.Namespace, name: str, backend: str, teacher: TorchEncoder, stages: Stages
+    args: argparse.Namespace, name: str, backend: str, teacher: Encoder, stages: Stages
 ) -> Encoder:
     """An encoder of queries, if its vectors are of the index's dimension."""
     if backend == "torch":
@@ -173,33 +239,38 @@ def load_student(
     return student
 
 
+def tasks_of(args: argparse.Namespace, name: str) -> list[Task]:
+    """The queries of a log, or of a data set and its parts."""
+    if args.queries:
+        return [log_task(args.queries, args.max_queries)]
+    return find_tasks(name, args.split, args.mirror)
+
+
 # --- Scoring ------------------------------------------------------------------------------------
 
 
 def score_dataset(
     args: argparse.Namespace,
-    collections: Sequence[Collection],
-    split: str,
-    teacher: TorchEncoder,
+    tasks: Sequence[Task],
+    teacher: Encoder,
     contestants: Sequence[Encoder],
     scores: ScoreFile,
+    index: ExistingIndex | None,
 ) -> list[Row]:
     """Score every contestant on a data set; each row goes to the output as soon as it is known.
 
     Args:
-        collections: one, or the parts of a data set that counts as their average.
+        index: to be searched instead of one that is built here.
 
     Returns:
         A row for each contestant.
     """
-    for collection in collections:
-        collection.check_split(split)
     rows: list[Row] = []
     by_part: list[list[tuple[Row, dict[str, float]]]] = [[] for _ in contestants]
-    for collection in collections:
-        content = distributed.decided_by_first(partial(collection.fingerprint, split))
+    for task in tasks:
+        content = text_sha256([task.content, index.fingerprint]) if index else task.content
         identities = [
-            scores.identify(collection.name, split, content, teacher, contestant)
+            scores.identify(task.name, task.split, content, teacher, contestant)
             for contestant in contestants
         ]
         known = [scores.scores(identity) for identity in identities]
@@ -208,56 +279,52 @@ def score_dataset(
             if found is None:
                 missing[contestant] = identity
             else:
-                say(f"{collection.name}, {contestant.name}: in {args.output} already.")
+                say(f"{task.name}, {contestant.name}: in {args.output} already.")
         computed = iter(())
         if missing:
-            target = open_target(args, collection, split, teacher, scores)
-            computed = evaluate(args, target, missing, scores)
+            target = open_target(args, task, teacher, scores, index)
+            computed = evaluate(args, target, teacher, missing, scores)
         rows = []
         for identity, found, parts in zip(identities, known, by_part, strict=True):
             parts.append((identity, next(computed) if found is None else found))
             rows.append(scores.add(*parts[-1]))
-    if len(collections) > 1:
+    if len(tasks) > 1:
         rows = [scores.add(*average_parts(parts)) for parts in by_part]
     return rows
 
 
-class Target(NamedTuple):
-    """What queries are scored against: a collection's judged queries and its documents' index."""
-
-    name: str
-    queries: dict[str, str]
-    qrels: Qrels
-    index: Index
-
-
 def open_target(
     args: argparse.Namespace,
-    collection: Collection,
-    split: str,
-    teacher: TorchEncoder,
+    task: Task,
+    teacher: Encoder,
     scores: ScoreFile,
+    index: ExistingIndex | None,
 ) -> Target:
-    """Read and check a collection, then embed and index its documents with the teacher."""
-    queries = collection.queries()
-    qrels = collection.qrels(split, queries)
-    judged = {document for grades in qrels.values() for document in grades}
+    """Read and check a collection, then embed and index its documents, unless there is an index."""
+    queries, qrels, check_judged = task.read()
 
-    def check(ids: Sequence[str]) -> None:
-        collection.check_judged(split, judged, judged.intersection(ids))
+    def check(ids: Iterable[str]) -> None:
+        check_judged(ids)
         scores.runs.check_ids(ids, "document")
 
-    scores.runs.check_ids(qrels, "query")
-    index = open_index(
-        collection, teacher, args.score_function, args.index_dtype, args.extension, check
-    )
-    return Target(collection.name, {query: queries[query] for query in qrels}, qrels, index)
+    scores.runs.check_ids(queries, "query")
+    if index:
+        check(index.ids())
+    else:
+        index = open_index(
+            task.collection, teacher, args.score_function, args.index_dtype, args.extension, check
+        )
+    return Target(task.name, queries, qrels, index)
 
 
 def evaluate(
-    args: argparse.Namespace, target: Target, wanted: dict[Encoder, Row], scores: ScoreFile
+    args: argparse.Namespace,
+    target: Target,
+    teacher: Encoder,
+    wanted: dict[Encoder, Row],
+    scores: ScoreFile,
 ) -> Iterator[dict[str, float]]:
-    """Embed the queries with each encoder, search, and score.
+    """Embed the queries with each encoder, search, and score; by the teacher's hits as well.
 
     The queries of many encoders go through the index together, which is read once for them.
 
@@ -265,25 +332,48 @@ def evaluate(
         wanted: encoders, and what tells their rows from others.
 
     Yields:
-        For each encoder, the metrics, and the numbers of documents and of queries scored.
+        For each encoder, the metrics, agreement with the teacher, and the numbers of documents and
+        of queries.
     """
     count = len(target.queries)
     depth = scores.depth + 1  # a query's own document, if retrieved, does not count
-    encoders, at_once = list(wanted), max(1, HITS // (count * depth))
+    encoders = list(dict.fromkeys([teacher, *wanted]))
+    at_once = max(1, HITS // (count * depth))
+    reference = None
     for start in range(0, len(encoders), at_once):
         group = encoders[start : start + at_once]
         vectors = np.concatenate([query_vectors(args, target, encoder) for encoder in group])
         stages = group[0].stages
         with stages.measure("search", len(vectors)):
-            found = search(target.index, vectors, depth, args.device, args.gpu_search)
+            found = search_in(target.index, vectors, depth, args)
             target.index.check_unchanged()
         for number, encoder in enumerate(group):
             own = slice(number * count, (number + 1) * count)
-            with stages.measure("score", count):
-                metrics = distributed.decided_by_first(
-                    partial(score, target, found, own, wanted[encoder], scores)
-                )
-            yield {**metrics, "documents": target.index.documents, "queries": count}
+            hits = found and Hits(vectors[own], found[0][own], found[1][own])
+            reference = reference or hits
+            if encoder in wanted:
+                with stages.measure("score", count):
+                    values = distributed.decided_by_first(
+                        partial(score, args, target, wanted[encoder], hits, reference, scores)
+                    )
+                yield {**values, "documents": target.index.documents, "queries": count}
+
+
+class Hits(NamedTuple):
+    """An encoder's query vectors, [n_queries, dimension], and scores and rows of its hits."""
+
+    vectors: np.ndarray
+    scores: np.ndarray
+    rows: np.ndarray
+
+
+def search_in(
+    index: Index | ExistingIndex, vectors: np.ndarray, depth: int, args: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scores and rows of the hits, [n_queries, depth], on rank 0; None on the others."""
+    if isinstance(index, Index):
+        return search(index, vectors, depth, args.device, args.gpu_search)
+    return index.search(vectors, depth) if is_main_process() else None
 
 
 def query_vectors(args: argparse.Namespace, target: Target, encoder: Encoder) -> np.ndarray:
@@ -295,17 +385,46 @@ def query_vectors(args: argparse.Namespace, target: Target, encoder: Encoder) ->
 
 
 def score(
+    args: argparse.Namespace,
     target: Target,
-    found: tuple[np.ndarray, np.ndarray],
-    own: slice,
     identity: Row,
+    hits: Hits,
+    reference: Hits,
     scores: ScoreFile,
 ) -> dict[str, float]:
-    """The metrics of one encoder's hits, which are some rows of all that was found."""
-    values, rows = (column[own] for column in found)
-    hits = target.index.ids().take(rows)
-    run = to_run(list(target.queries), hits, values, scores.depth)
-    return scores.score(identity, target.qrels, run)
+    """What is measured of one encoder's hits, beside the teacher's."""
+    values = {}
+    if target.qrels:
+        documents = target.index.ids().take(hits.rows)
+        run = to_run(list(target.queries), documents, hits.scores, scores.depth)
+        values = scores.score(identity, target.qrels, run)
+    if hits is reference:
+        return values
+    per_query = agreement(
+        reference.rows, hits.rows, reference.vectors, hits.vectors, scores.k_values
+    )
+    name = f"overlap@{scores.cut}"
+    scores.per_query.setdefault(target.name, {})[encoder_of(identity)] = per_query[name]
+    if args.worst:
+        path = args.worst / f"{run_name(identity)}.md"
+        write_worst(path, failures(target, per_query, reference, hits))
+        say(f"{path}: where {identity['query_encoder']} agrees least.")
+    return {**values, **agreement_summary(per_query)}
+
+
+def failures(
+    target: Target, per_query: dict[str, np.ndarray], reference: Hits, hits: Hits
+) -> list[Failure]:
+    """The queries of least agreement, with the ten best documents that each found."""
+    queries = list(target.queries.values())
+    found = []
+    for row in worst(per_query, 10).tolist():
+        of_both = [
+            [(document, "") for document in target.index.ids().take(some.rows[row, :10])]
+            for some in (reference, hits)
+        ]
+        found.append(Failure(queries[row], float(per_query["rbo"][row]), *of_both))
+    return found
 
 
 if __name__ == "__main__":

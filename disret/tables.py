@@ -17,7 +17,10 @@ NUMBERS = frozenset((
     "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
     "layers", "parameters", "peak_memory_mb", "threads", "value", "validation_mse",
     "training_seconds", "difference", "float32_mb", "int8_mb", "int8_mean_cosine",
+    "rbo", "first", "cosine", "squared_distance",
 ))  # fmt: skip
+
+_ENDS = (" retention", " low", " high")
 
 
 def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
@@ -51,7 +54,8 @@ def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
 
 
 def _value(path: Path, column: str, cell: str) -> str | float | int | None:
-    if not (column in NUMBERS or "@" in column or column.endswith(" retention")) or not cell:
+    is_number = column in NUMBERS or "@" in column or column.endswith(_ENDS)
+    if not (is_number and cell):
         return cell or None
     try:
         return int(cell) if cell.isdecimal() else float(cell)

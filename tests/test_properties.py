@@ -14,7 +14,7 @@ from disret.data.collection import Collection
 from disret.data.query_files import read_queries
 from disret.files import read_record, write_json
 from disret.query_encoder import ExportError, QueryEncoder
-from disret.retrieve.index import _shards
+from disret.retrieve.index import shards_of
 from disret.tables import read_rows, read_runs, write_rows
 
 # The same examples each time, and no more time than the other tests.
@@ -163,7 +163,7 @@ def _tolerant(collection: Collection):
 )
 def test_a_manifest_names_no_file(listed):
     """Files are named by their number, whatever the manifest says; counts are counts."""
-    for number, shard in enumerate(_shards(listed)):
+    for number, shard in enumerate(shards_of(listed)):
         assert shard.file == f"shard-{number:05d}.faiss"
         assert type(shard.documents) is int
         assert type(shard.offset) is int

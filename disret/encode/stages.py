@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from disret.command_line import without_secrets
+
 STATM = Path("/proc/self/statm")
 INTERVAL = 0.05  # seconds between two looks at the memory
 
@@ -94,7 +96,7 @@ class Stages:
         on_gpu = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
         return {
             "arguments": {
-                name: str(value) if isinstance(value, Path) else value
+                name: _recorded(value)
                 for name, value in arguments.items()
                 if value is not None and name != "mirror"  # a place of this machine
             },
@@ -104,6 +106,13 @@ class Stages:
             "versions": versions(),
             "stages": self.rows(),
         }
+
+
+def _recorded(value: Any) -> Any:
+    """An argument as JSON, without secrets."""
+    if isinstance(value, list | tuple):
+        return [_recorded(item) for item in value]
+    return without_secrets(str(value)) if isinstance(value, str | Path) else value
 
 
 def peak_growth(call: Callable[[], object], device: str) -> int:

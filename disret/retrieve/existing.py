@@ -11,7 +11,7 @@ from disret.command_line import UserError, progress_bar
 from disret.files import checksum, checksum_path, is_as_noted, read_record, readable, text_sha256
 from disret.retrieve.document_ids import DocumentIds
 from disret.retrieve.faiss_file import FaissFile
-from disret.retrieve.index import FORMAT, Index, _shards
+from disret.retrieve.index import FORMAT, Index, shards_of
 from disret.retrieve.row_ids import LineIds, RowIds
 from disret.retrieve.vector_files import Vectors, open_fvecs, open_npy, open_parquet
 
@@ -152,7 +152,7 @@ def _open_folder(folder: Path) -> tuple[Index, Vectors]:
         raise UserError(f"{folder} is a folder without an index: it has no sound manifest.json.")
     if manifest["format"] != FORMAT:
         raise UserError(f"{folder} has an index of format {manifest['format']}, not {FORMAT}.")
-    shards = tuple(_shards(manifest.get("shards")))
+    shards = tuple(shards_of(manifest.get("shards")))
     digest = checksum(folder / "manifest.json")
     index = Index(folder, manifest["dimension"], shards, digest)
     if checksum(readable(folder / "ids.txt")) != manifest["ids_sha256"]:

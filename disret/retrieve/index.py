@@ -224,7 +224,7 @@ def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: 
     found = read_record(folder / "manifest.json", {}) or {}
     # The name is for the reader; the weights decide.
     differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
-    shards = [] if differing else _shards(found.get("shards"))
+    shards = [] if differing else shards_of(found.get("shards"))
     if not shards:
         if found:
             what = ", ".join(differing) or "list of shards"
@@ -237,12 +237,12 @@ def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: 
     return Index(
         folder,
         source["dimension"],
-        tuple(_shards(found["shards"])),
+        tuple(shards_of(found["shards"])),
         _sha256(folder / "manifest.json"),
     )
 
 
-def _shards(listed: Any) -> list[Shard]:
+def shards_of(listed: Any) -> list[Shard]:
     """The shards that a manifest lists; none if it lists something else. Files are named here."""
     try:
         found = [

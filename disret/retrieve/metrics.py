@@ -24,6 +24,7 @@ def to_run(query_ids: Sequence[str], hits: np.ndarray, scores: np.ndarray, k: in
     run: Run = {}
     for query_id, documents, values in zip(query_ids, hits, scores, strict=True):
         found = dict(zip(documents.tolist(), values.tolist(), strict=True))
+        found.pop("", None)  # an approximate index may find fewer
         found.pop(query_id, None)
         if len(found) > k:
             found.popitem()  # the last

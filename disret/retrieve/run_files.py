@@ -25,12 +25,10 @@ class RunFiles:
 
     def path(self, identity: Row) -> Path:
         """Named by all that decides its content but weights and texts."""
-        encoder = re.sub(r"[^\w.+-]+", "--", identity["query_encoder"].strip("/."))
-        encoder += f".{identity['query_backend']}"
-        data = f"{identity['dataset'].replace('/', '-')}.{identity['split']}"
+        name = run_name(identity)
         precision = f"{identity['dtype']}-{identity['index_dtype']}"
         kind = f"{identity['score_function']}.{precision}.top{self.depth}"
-        return self.folder / f"{data}.{encoder}.{kind}.trec"
+        return self.folder / f"{name}.{kind}.trec"
 
     def is_there(self, identity: Row) -> bool:
         """Whether the file is there and of the same weights and texts, or not wanted."""
@@ -57,6 +55,13 @@ class RunFiles:
                     f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
                     "run file."
                 )
+
+
+def run_name(identity: Row) -> str:
+    """Of a data set, split, encoder and backend, for the name of a file."""
+    encoder = re.sub(r"[^\w.+-]+", "--", identity["query_encoder"].strip("/."))
+    data = f"{identity['dataset'].replace('/', '-')}.{identity['split']}"
+    return f"{data}.{encoder}.{identity['query_backend']}"
 
 
 def _tag(identity: Row) -> str:

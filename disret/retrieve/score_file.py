@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol
 
+import numpy as np
+
 from disret import distributed
 from disret.command_line import is_main_process
 from disret.data.collection import Qrels
+from disret.retrieve.agreement import paired
 from disret.retrieve.metrics import Run, metrics, retention
 from disret.retrieve.run_files import RunFiles
 from disret.tables import Row, append_row, read_rows
@@ -20,6 +23,9 @@ IDENTITY = (
     "document_max_length", "query_max_length", "dtype", "index_dtype", "query_backend",
 )  # fmt: skip
 COUNTS = ("documents", "queries")
+# Of agreement with the document encoder's own queries; beside each, its interval.
+AGREEMENT = ("rbo", "first", "first@10", "cosine", "squared_distance")
+_OF_AGREEMENT = ("overlap@", *AGREEMENT)
 
 
 class Described(Protocol):
@@ -48,12 +54,17 @@ class ScoreFile:
     Args:
         k_values: cut-offs that a row must have to be of use.
         run_folder: where TREC run files go, if they are wanted.
+        judged: whether there are judgments; without, agreement with the document encoder's own
+            queries is all there is.
         settings: `score_function`, and `dtype` and `index_dtype`, the precision of the encoders
             and of the vectors on disk.
 
     Attributes:
         depth: hits that the metrics look at; MRR@10 needs ten.
         runs: the run files.
+        cut: the cut-off of the main metric.
+        per_query: by data set and query encoder, its overlap with the document encoder's own hits
+            on each query, of this run.
 
     Raises:
         UserError: the file is something else.
@@ -64,16 +75,24 @@ class ScoreFile:
         path: Path,
         k_values: Sequence[int],
         run_folder: Path | None = None,
+        judged: bool = True,
         **settings: str,
     ) -> None:
         self.path = path
         self.k_values = k_values
+        self.judged = judged
         self.depth = max(10, *k_values)
-        self.main_metric = f"NDCG@{10 if 10 in k_values else min(k_values)}"
+        self.cut = 10 if 10 in k_values else min(k_values)
+        self.main_metric = f"NDCG@{self.cut}" if judged else f"overlap@{self.cut}"
+        self.per_query: dict[str, dict[str, np.ndarray]] = {}
         self._settings = settings
+        self._document_backend = "torch"
         self.runs = RunFiles(run_folder, self.depth)
         kinds = ("NDCG", "MAP", "Recall", "P")
-        self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
+        if judged:
+            self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
+        else:
+            self._needed = [*(f"overlap@{k}" for k in k_values), *AGREEMENT, *COUNTS]
         self._rows: list[Row] = distributed.decided_by_first(lambda: read_scores(path))
 
     def identify(
@@ -84,6 +103,7 @@ class ScoreFile:
         Args:
             content: fingerprint of the collection and its split.
         """
+        self._document_backend = teacher.backend
         return {
             "dataset": dataset,
             "document_encoder": teacher.name,
@@ -105,7 +125,8 @@ class ScoreFile:
         row = self._find(identity)
         if not row or not distributed.decided_by_first(lambda: self.runs.is_there(identity)):
             return None
-        return {name: row[name] for name in self._needed}
+        more = [name for name in row if name.startswith(_OF_AGREEMENT) and row[name] is not None]
+        return {name: row[name] for name in dict.fromkeys([*self._needed, *more])}
 
     def score(self, identity: Row, qrels: Qrels, run: Run) -> dict[str, float]:
         """The metrics of a run, which is written if it is wanted."""
@@ -123,10 +144,12 @@ class ScoreFile:
             "query_encoder": identity["document_encoder"],
             "query_weights": identity["document_weights"],
             "query_max_length": identity["document_max_length"],
-            "query_backend": "torch",
+            "query_backend": self._document_backend,
         }
         share = None
-        if of_teacher == identity:
+        if not self.judged:
+            pass
+        elif of_teacher == identity:
             share = 100.0
         elif teacher := self._find(of_teacher):
             share = retention(scores[self.main_metric], teacher[self.main_metric])
@@ -137,6 +160,20 @@ class ScoreFile:
             append_row(self.path, row)
         self._rows.append(row)
         return row
+
+    def comparisons(self) -> list[str]:
+        """Of each data set, whether later query encoders agree more or less than the first."""
+        lines = []
+        for dataset, encoders in self.per_query.items():
+            (first, of_first), *others = encoders.items()
+            for name, values in others:
+                found = paired(of_first, values)
+                more = "higher" if found["difference"] > 0 else "lower"
+                lines.append(
+                    f"{dataset}: overlap@{self.cut} of {name} is {more} than that of {first} by "
+                    f"{abs(found['difference']):.4f} (p = {found['p']:.4f})."
+                )
+        return lines
 
     def _find(self, identity: Row) -> Row | None:
         """The newest row about the same that has all the cut-offs."""
@@ -171,7 +208,11 @@ def average_parts(
         "dataset": identities[0]["dataset"].rpartition("/")[0],
         "collection": hashlib.sha256(contents.encode()).hexdigest()[:16],
     }
-    totals = {name: sum(scores[name] for _, scores in parts) for name in parts[0][1]}
+    names = [
+        name for name in parts[0][1]
+        if all(name in scores for _, scores in parts) and not name.endswith((" low", " high"))
+    ]  # fmt: skip
+    totals = {name: sum(scores[name] for _, scores in parts) for name in names}
     means = {
         name: total if name in COUNTS else round(total / len(parts), 5)
         for name, total in totals.items()
@@ -227,14 +268,18 @@ def summary(rows: Sequence[Row], metric: str) -> list[Row]:
     for row in rows:
         counts = {name: row[name] for name in COUNTS}
         line = lines.setdefault(row["dataset"], {"dataset": row["dataset"], **counts})
-        line[f"{metric} {encoder_of(row)}"] = row[metric]
+        line[f"{metric} {encoder_of(row)}"] = row.get(metric)
+        overlap = f"overlap@{metric.partition('@')[2]}"
+        if row.get(overlap) is not None:
+            line[overlap] = row[overlap]
         if row["query_weights"] != row["document_weights"] and row["retention"] is not None:
             line["retention %"] = row["retention"]
     table = list(lines.values())
     if len(table) > 1:
         average: Row = {"dataset": "average"}
         for column in list(table[0])[1 + len(COUNTS) :]:
-            average[column] = round(mean(line[column] for line in table if column in line), 5)
+            known = [line[column] for line in table if line.get(column) is not None]
+            average[column] = round(mean(known), 5) if known else None
         table.append(average)
     return table
 
@@ -243,8 +288,14 @@ def _by_encoder(rows: Sequence[Row], metric: str) -> list[Row]:
     table = []
     for name in dict.fromkeys(map(encoder_of, rows)):
         own = [row for row in rows if encoder_of(row) == name]
-        line = {"query encoder": name, **{f"{metric} {row['dataset']}": row[metric] for row in own}}
+        line = {
+            "query encoder": name,
+            **{f"{metric} {row['dataset']}": row.get(metric) for row in own},
+        }
         if (share := mean_retention(own)) is not None:
             line["retention %"] = round(share, 2)
+        overlap = f"overlap@{metric.partition('@')[2]}"
+        if metric != overlap and (known := [r[overlap] for r in own if r.get(overlap) is not None]):
+            line[overlap] = round(mean(known), 4)
         table.append(line)
     return table
