@@ -114,7 +114,7 @@ def test_a_rank_alone_is_no_run_of_several(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "flag", "near"),
-    [("benchmark", "--index", "--index-dtype"), ("distill", "--epochs", "--num-epochs"),
+    [("benchmark", "--index-type", "--index-dtype"), ("distill", "--epochs", "--num-epochs"),
      ("ispeed", "--batch-size", "--batch-sizes")],
 )  # fmt: skip
 def test_flags_are_not_abbreviated(script, name, flag, near):

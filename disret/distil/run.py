@@ -310,4 +310,5 @@ def _check_same(earlier: dict[str, dict], now: dict[str, dict], folder: Path) ->
         if key not in _NAMES and earlier.get(part, {}).get(key) != now[part][key]
     ]
     if differing:
-        raise Different(f"{folder} was made with another {', '.join(differing)}")
+        shown = ", ".join(differing[:5]) + (" and others" if differing[5:] else "")
+        raise Different(f"{folder} was made with another {shown}")
