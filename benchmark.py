@@ -38,7 +38,7 @@ from disret.data.collection import (
 from disret.data.download import mirror_from
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
 from disret.encode.batches import normalised
-from disret.encode.service import NoKey, Service, is_address, parsed_options
+from disret.encode.service import NoKey, Service, host_of, is_address, parsed_options
 from disret.encode.stages import Stages
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
@@ -173,6 +173,9 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
     """Refuse what does not go together; a query log takes the place of the data sets."""
     if is_address(args.document_encoder) != bool(args.service_model):
         parser.error("--service-model is the model of a service, the address --document-encoder")
+    if args.service_model:
+        host_of(args.document_encoder)
+        parsed_options(args.service_option)
     if args.queries and args.datasets:
         parser.error("--queries and --datasets exclude each other")
     if not args.index and (args.ids or args.queries or args.service_model):

@@ -19,8 +19,6 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from disret import command_line, distributed
 from disret.command_line import UserError, about, not_negative, positive, positive_float, say
 from disret.data.collection import check_name
@@ -28,7 +26,7 @@ from disret.data.download import mirror_from
 from disret.data.query_files import training_queries
 from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
-from disret.distil.closed_form import ridge
+from disret.distil.closed_form import align
 from disret.distil.examples import Examples, tokenised_queries
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
@@ -46,11 +44,11 @@ from disret.distil.run import (
 from disret.distil.static import student_of_texts, student_of_tokens
 from disret.distil.teachers import Teacher, open_teacher
 from disret.encode.models import load_encoder, with_prompt
-from disret.encode.service import NoKey, is_address
+from disret.encode.service import NoKey, host_of, is_address, parsed_options
 
 if TYPE_CHECKING:
+    import numpy as np
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense
 
 # What a recipe decides. An argument of that name takes its place.
 RECIPES = {
@@ -67,7 +65,6 @@ RECIPES = {
 }  # fmt: skip
 # The learning rate of `best` for token embeddings, each of which few batches touch.
 STATIC_LR = 1e-2
-START_TEXTS = 20_000  # that a Dense layer is fitted to, at most
 ADVICE = {
     Taken: "name another --output, or replace it with --overwrite",
     Foreign: "name another --output",
@@ -94,10 +91,11 @@ def main() -> None:
     """
     args = parse_args()
     run, publication = Run(args), Publication(args)
+    found = read_texts(args)
     device = training_device(args.device)
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
     teacher = open_teacher(args, device)
-    queries, sentences, valid = read_texts(args, teacher)
+    queries, sentences, valid = found or teacher.texts
     texts = queries + sentences
     if args.dry_run:
         teacher.announce(texts + valid)
@@ -173,7 +171,7 @@ def parse_args() -> argparse.Namespace:
     add("--max-seq-length", type=positive, default=256, help="tokens of a query (default: 256)")
     add("--warmup-steps", type=not_negative)
     add("--eval-steps", type=positive, help="steps between checkpoints")
-    add("--num-epochs", type=positive)
+    add("--num-epochs", type=not_negative, help="0 leaves the student as it starts")
     add("--adamw-lr", type=positive_float, help="learning rate")
     add("--adamw-eps", type=positive_float)
     add("--lr-schedule", choices=["linear", "cosine"], help="decay of the learning rate to 0")
@@ -230,6 +228,9 @@ def check_teacher(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     args.teacher = args.teacher or Path(args.teacher_vectors[0]).name
     if not (is_service or args.teacher_vectors):
         return
+    if is_service:
+        host_of(args.teacher)
+        parsed_options(args.teacher_option)
     what = "a service" if is_service else "vectors alone"
     if args.init_with == "subset":
         parser.error(f"{what} has no layers to keep: --init-with MODEL or static")
@@ -244,13 +245,10 @@ def check_teacher(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     args.projection_start = "ridge"
 
 
-def read_texts(
-    args: argparse.Namespace, teacher: Teacher
-) -> tuple[list[str], list[str], list[str]]:
-    """Queries and sentences to train on, and queries to validate on."""
-    if teacher.texts:
-        train, valid = teacher.texts
-        return train, [], valid
+def read_texts(args: argparse.Namespace) -> tuple[list[str], list[str], list[str]] | None:
+    """Queries and sentences to train on, and queries to validate on; None if vectors have them."""
+    if args.teacher_vectors:
+        return None
     mirror = mirror_from(args.mirror)
     queries, valid = training_queries(args.queries, args.valid_queries, args.max_queries, mirror)
     return queries, collection_sentences(args.adapt, len(queries), args.seed, mirror), valid
@@ -288,7 +286,7 @@ def init_student(
         elif args.vocabulary:
             student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
         else:
-            student = student_of_tokens(teacher.model)
+            student = student_of_tokens(teacher.on_device())
     if args.student_prompt is not None:
         with_prompt(student, args.student_prompt)
     return student
@@ -339,7 +337,8 @@ def init_from_model(
     dense = st.Dense(pooled, teacher.dimension, activation_function=function)
     modules = [other[0], pooling]
     if projection_start == "ridge":
-        align(dense, SentenceTransformer(modules=modules, prompts=other.prompts), teacher, texts)
+        body = SentenceTransformer(modules=modules, prompts=other.prompts, device="cpu")
+        align(dense, body, texts, teacher.embed(texts))
     if projection_start == "ridge" or pooled != teacher.dimension:
         modules.append(dense)
     if teacher.normalises():
@@ -351,20 +350,6 @@ def init_from_model(
         similarity_fn_name=teacher.model.similarity_fn_name if teacher.model else None,
         device="cpu",
     )
-
-
-def align(dense: "Dense", body: "SentenceTransformer", teacher: Teacher, texts: list[str]) -> None:
-    """Set a Dense layer to the least squares from pooled states to the teacher's vectors."""
-    import torch
-
-    from disret.encode.batches import BatchEncoder
-
-    some = slice(0, len(texts), max(1, len(texts) // START_TEXTS))
-    states = BatchEncoder(body.eval()).encode_query(texts[some])
-    weight, bias = ridge(states, np.asarray(teacher.embed(texts)[some]))
-    with torch.no_grad():
-        dense.linear.weight.copy_(torch.from_numpy(weight))
-        dense.linear.bias.copy_(torch.from_numpy(bias))
 
 
 # --- Distillation by embedding alignment ---------------------------------------------------------
@@ -397,7 +382,7 @@ def distil(
         if run.training_dtype == "float32":
             say("note: this CPU has no bfloat16, so --mixed-precision trains in float32.")
     steps = -(-len(examples.embeddings) // args.train_batch_size) * args.num_epochs
-    if args.warmup_steps >= steps:
+    if 0 < steps <= args.warmup_steps:
         say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
     settings = training.trainer_settings(
         run.checkpoints, device, run.training_dtype, seed=args.seed,
@@ -411,6 +396,8 @@ def distil(
         run.claim()
         before = training.mse_before(run.partial, evaluator, student)
         checkpoint = run.last_checkpoint()
+    if not args.num_epochs:
+        return [{"step": 0, "mse": before}]
     untrained = copy.deepcopy(student.state_dict())
     trainer = training.DistillationTrainer(
         model=student,

@@ -366,7 +366,7 @@ ARGUMENTS: list[Case] = [
         ("distill --max-seq-length 0", "must be positive"),
         ("distill --max-seq-length " + "9" * 40, "too large"),
         ("distill --max-queries 0", "must be positive"),
-        ("distill --num-epochs 0", "must be positive"),
+        ("distill --num-epochs -1", "must not be negative"),
         ("distill --num-epochs " + "9" * 40, "too large"),
         ("distill --eval-steps 0", "must be positive"),
         ("distill --eval-steps " + "9" * 40, "too large"),

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret.command_line import progress_bar
+from disret.encode.batches import BatchEncoder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
 
+    from disret.encode.cached import Rows
+
+TEXTS = 20_000  # that a layer is fitted to, at most
 HELD_OUT = 10  # one text in so many chooses the strength of the ridge
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean variance of a state
 STEPS = 60  # of conjugate gradients
@@ -42,6 +48,25 @@ def ridge(states: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarr
         ]
         strength = STRENGTHS[int(np.argmin(errors))]
     return _maps(states, targets, (strength,))[0]
+
+
+def align(
+    dense: "Dense", body: "SentenceTransformer", texts: Sequence[str], targets: "Rows | np.ndarray"
+) -> None:
+    """Set a Dense layer to the least squares from pooled states to a teacher's vectors.
+
+    Args:
+        body: a transformer and its pooling.
+        targets: float32 [n_texts, dimension]; of many texts, TEXTS are taken.
+    """
+    import torch
+
+    some = slice(0, len(texts), max(1, len(texts) // TEXTS))
+    states = BatchEncoder(body.eval()).encode_query(texts[some])
+    weight, bias = ridge(states, np.asarray(targets[some]))
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.from_numpy(weight))
+        dense.linear.bias.copy_(torch.from_numpy(bias))
 
 
 def _maps(

@@ -107,7 +107,7 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         queries=sources,
         recipe=arguments["recipe"],
         before=before,
-        after=min(after),
+        after=min(after, default=before),
         command=report["command"],
     )
     with whole_file(path) as partial:

@@ -222,7 +222,8 @@ class Run:
         (self.partial / "run.json").unlink()  # first: what is left after a kill is no run
         shutil.rmtree(self.partial)
         before, *after = (point["mse"] for point in curve)
-        print(f"{self.output}: validation MSE {before:.3g} before, {min(after):.3g} after.")
+        best = min(after, default=before)
+        print(f"{self.output}: validation MSE {before:.3g} before, {best:.3g} after.")
 
 
 # What is read of `distillation.json`.

@@ -26,7 +26,8 @@ class Teacher(Protocol):
         model: if its weights are at hand.
         sha256: of what decides its vectors.
         dimension: of them.
-        texts: to train and to validate on, if it knows no others.
+        texts: queries and sentences to train on, and queries to validate on, if it has vectors of
+            no others.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Teacher(Protocol):
     model: "SentenceTransformer | None"
     sha256: str
     dimension: int
-    texts: tuple[list[str], list[str]] | None
+    texts: tuple[list[str], list[str], list[str]] | None
 
     def embed(self, texts: list[str]) -> "np.ndarray | Rows":
         """Their vectors, float32 [n_texts, dimension], on disk: computed once for all runs."""
@@ -85,6 +86,10 @@ class ModelTeacher:
             self._is_placed = True
         return query_embeddings(self.model, self.sha256, self.dtype, texts, self.batch_size)
 
+    def on_device(self) -> "SentenceTransformer":
+        """The model in float32, where it will embed."""
+        return self.model.to(self.device)
+
     def normalises(self) -> bool:
         return self._normalises
 
@@ -129,7 +134,7 @@ class VectorTeacher:
         self.dimension = vectors.embeddings.shape[1]
         self._places = {text: place for place, text in enumerate(vectors.texts)}
         train, valid = split(vectors)
-        self.texts = tuple([vectors.texts[row] for row in rows] for rows in (train, valid))
+        self.texts = tuple([vectors.texts[row] for row in rows] for rows in (train, [], valid))
 
     def embed(self, texts: list[str]) -> Rows:
         """The vectors that the texts have.

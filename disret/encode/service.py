@@ -68,7 +68,7 @@ class Service:
     ) -> None:
         self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
         self.options = dict(options or {})
-        self.name = f"{model} of {_host(url)}"
+        self.name = f"{model} of {host_of(url)}"
         content = [without_secrets(self.url), model, self.options, prompt]
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self._client = _client(self.url)
@@ -200,8 +200,12 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def _host(url: str) -> str:
-    """The host of a service's address, if it is one."""
+def host_of(url: str) -> str:
+    """The host of a service's address.
+
+    Raises:
+        UserError: it is no address, or has no path.
+    """
     try:
         parts = urlsplit(url)
         host = parts.hostname
