@@ -182,6 +182,8 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
         parser.error("--ids, --queries and a service need the documents' --index")
     if args.queries and not args.query_encoder:
         parser.error("--queries compares each --query-encoder with the document encoder's own")
+    if args.queries and args.no_baseline:
+        parser.error("--queries compares with the baseline, which --no-baseline leaves out")
     if args.index and not args.queries and len(args.datasets or []) != 1:
         parser.error("--index is of one data set: name it with --datasets, or a log with --queries")
     default = [args.queries[0].name] if args.queries else list(datasets())
@@ -340,7 +342,7 @@ def evaluate(
     """
     count = len(target.queries)
     depth = scores.depth + 1  # a query's own document, if retrieved, does not count
-    encoders = list(dict.fromkeys([teacher, *wanted]))
+    encoders = list(dict.fromkeys([*([] if args.no_baseline else [teacher]), *wanted]))
     at_once = max(1, HITS // (count * depth))
     reference = None
     for start in range(0, len(encoders), at_once):
@@ -353,7 +355,7 @@ def evaluate(
         for number, encoder in enumerate(group):
             own = slice(number * count, (number + 1) * count)
             hits = found and Hits(vectors[own], found[0][own], found[1][own])
-            reference = reference or hits
+            reference = hits if encoder is teacher else reference
             if encoder in wanted:
                 with stages.measure("score", count):
                     values = distributed.decided_by_first(
@@ -392,16 +394,16 @@ def score(
     target: Target,
     identity: Row,
     hits: Hits,
-    reference: Hits,
+    reference: Hits | None,
     scores: ScoreFile,
 ) -> dict[str, float]:
-    """What is measured of one encoder's hits, beside the teacher's."""
+    """What is measured of one encoder's hits, beside the teacher's if these are there."""
     values = {}
     if target.qrels:
         documents = target.index.ids().take(hits.rows)
         run = to_run(list(target.queries), documents, hits.scores, scores.depth)
         values = scores.score(identity, target.qrels, run)
-    if hits is reference:
+    if reference is None or hits is reference:
         return values
     per_query = agreement(
         reference.rows, hits.rows, reference.vectors, hits.vectors, scores.k_values

@@ -200,6 +200,8 @@ def parse_args() -> argparse.Namespace:
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    if args.projection_activation == "relu":
+        args.projection_start = "random"  # least squares know no ReLU
     check_teacher(args, parser)
     if args.init_with == "subset" and not args.layers:
         parser.error("--layers is missing: say which of the teacher's layers to keep")
@@ -236,6 +238,8 @@ def check_teacher(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         parser.error(f"{what} has no layers to keep: --init-with MODEL or static")
     if args.init_with == "static" and not args.vocabulary:
         parser.error(f"{what} has no tokens: name a model that has with --vocabulary")
+    if args.projection_activation == "relu":
+        parser.error(f"--projection-activation relu cannot start from {what}")
     unfit = ["truncate_dim", "router"]
     if args.teacher_vectors:
         unfit += ["queries", "valid_queries", "adapt", "teacher_prompt"]

@@ -284,6 +284,25 @@ def more() -> list[Row]:
     return rows
 
 
+def black_box() -> list[Row]:
+    """Students of a teacher whose vectors alone are there, by passes over the queries."""
+    rows = []
+    for (encoder, _), found in scores(HERE / "black-box").items():
+        start, _, passes = Path(encoder).name.partition("-")
+        if not passes.isdecimal():
+            continue  # the teacher
+        rows.append({
+            "student": {"model": "from all-MiniLM-L6-v2, 6 layers", "static": "static"}[start],
+            "passes": passes,
+            **{f"{d} nDCG@10": f"{row[METRIC]:.4f}" for d, row in found.items()},
+            **{f"{d} retention": percent(row["retention"]) for d, row in found.items()},
+            **{f"{d} overlap@10": f"{row['overlap@10']:.3f} ({row['overlap@10 low']:.3f} to "
+               f"{row['overlap@10 high']:.3f})" for d, row in found.items()},
+            **{f"{d} cosine": f"{row['cosine']:.3f}" for d, row in found.items()},
+        })  # fmt: skip
+    return sorted(rows, key=lambda row: (row["student"], int(row["passes"])))
+
+
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "first": first,
     "example": example,
@@ -297,6 +316,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "sweep-twelve": lambda: sweep(SWEEPS["twelve"]),
     "paper-recipe": paper_recipe,
     "other-model": other_model,
+    "black-box": black_box,
 }
 
 

@@ -143,6 +143,8 @@ def test_two_students_are_compared(call, teacher, tmp_path, collection):
     ("arguments", "says"),
     [
         (["--queries", "held-out.tsv"], "need the documents' --index"),
+        (["--queries", "held-out.tsv", "--index", "documents.faiss", "--query-encoder", "small",
+          "--no-baseline"], "which --no-baseline leaves out"),
         (["--ids", "ids.txt"], "need the documents' --index"),
         (["--index", "documents.faiss"], "--index is of one data set"),
         (["--index", "documents.faiss", "--queries", "held-out.tsv"], "compares each"),
