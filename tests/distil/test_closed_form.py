@@ -47,6 +47,30 @@ def test_states_that_never_vary():
     np.testing.assert_allclose(np.ones(4) @ weight.T + bias, 2, atol=1e-5)
 
 
+def test_a_layer_is_fitted_to_no_more_texts_than_it_needs(teacher, monkeypatch):
+    import torch
+
+    from disret.distil import closed_form
+    from disret.encode.models import load_encoder
+
+    monkeypatch.setattr(closed_form, "TEXTS", 30)
+    body = load_encoder(str(teacher), "cpu")
+    texts = [f"what is {i} of {i * i}" for i in range(70)]
+    targets = 2 * body.encode_query(texts) + 1
+    asked = []
+    original = closed_form.BatchEncoder.encode_query
+    monkeypatch.setattr(
+        closed_form.BatchEncoder, "encode_query",
+        lambda self, some: asked.append(len(some)) or original(self, some),
+    )  # fmt: skip
+    dense = torch.nn.Module()
+    dense.linear = torch.nn.Linear(32, 32)
+    closed_form.align(dense, body, texts, targets)
+    assert asked == [24]
+    found = dense.linear(torch.from_numpy(body.encode_query(texts))).detach().numpy()
+    np.testing.assert_allclose(found, targets, atol=0.15)
+
+
 def test_a_token_table_is_the_ridge_solution():
     counts = GENERATOR.poisson(0.3, (400, 30)).astype(np.float32)
     counts[:, 7] = 0  # a token that no text has
