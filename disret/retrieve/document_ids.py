@@ -1,6 +1,6 @@
 """The ids of millions of documents, on disk, by row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,20 @@ class DocumentIds(Sequence[str]):
         Returns:
             str objects, of the same shape.
         """
-        unique, places = np.unique(rows, return_inverse=True)
-        ids = np.empty(len(unique), dtype=object)
-        ids[:] = [self[row] for row in unique.tolist()]
-        return ids[places].reshape(rows.shape)
+        return each_once(rows, lambda some: [self[row] for row in some.tolist()])
+
+
+def each_once(rows: np.ndarray, ids_of: Callable[[np.ndarray], Sequence[str]]) -> np.ndarray:
+    """The ids of many rows, repeated ones asked for once; row -1, which is no hit, has the id "".
+
+    Args:
+        rows: int64, any shape.
+        ids_of: the ids of rows that are there, int64 [n], rising.
+
+    Returns:
+        str objects, of the same shape.
+    """
+    unique, places = np.unique(rows, return_inverse=True)
+    ids = np.full(len(unique), "", dtype=object)
+    ids[unique >= 0] = ids_of(unique[unique >= 0])
+    return ids[places].reshape(rows.shape)

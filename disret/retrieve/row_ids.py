@@ -9,7 +9,7 @@ import numpy as np
 
 from disret.command_line import UserError
 from disret.files import readable
-from disret.retrieve.document_ids import DocumentIds
+from disret.retrieve.document_ids import DocumentIds, each_once
 
 CHUNK = 1 << 24  # bytes of a file of ids that are checked together
 
@@ -71,10 +71,7 @@ class RowIds(Sequence[str]):
         Returns:
             str objects, of the same shape.
         """
-        unique, places = np.unique(rows, return_inverse=True)
-        ids = np.full(len(unique), "", dtype=object)
-        ids[unique >= 0] = self._of(unique[unique >= 0])
-        return ids[places].reshape(rows.shape)
+        return each_once(rows, self._of)
 
 
 class NumberIds(RowIds):

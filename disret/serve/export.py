@@ -18,6 +18,7 @@ import numpy as np
 
 from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.encode.models import describe, load_encoder, prompt_of
+from disret.encode.tokens import LONGEST
 from disret.files import check_writable, claim, whole_folder, write_json
 from disret.query_encoder import (
     FOLDER,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 QUERIES = 500  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
-LONGEST = 1_000_000  # tokens; transformers writes a number beyond for "no maximum"
 # What decides a model's vectors, as sentence-transformers saves it.
 MODEL_FILES = (
     "modules.json", "tokenizer.json", "*config*.json", "*/config.json", "*.safetensors",
