@@ -47,8 +47,12 @@ from disret.encode.models import load_encoder, with_prompt
 from disret.encode.service import NoKey, host_of, is_address, parsed_options
 
 if TYPE_CHECKING:
-    import numpy as np
     from sentence_transformers import SentenceTransformer
+
+    from disret.encode.cached import Rows
+
+    # Queries, and the teacher's embeddings of them, float32 [n_queries, dimension].
+    Validation = tuple[list[str], Rows]
 
 # What a recipe decides. An argument of that name takes its place.
 RECIPES = {
@@ -91,31 +95,20 @@ def main() -> None:
     """
     args = parse_args()
     run, publication = Run(args), Publication(args)
-    found = read_texts(args)
+    texts = read_texts(args)
     device = training_device(args.device)
-    args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
-    teacher = open_teacher(args, device)
-    queries, sentences, valid = found or teacher.texts
-    texts = queries + sentences
+    distributed.join(device)
+    prepared = distributed.decided_by_first(lambda: prepare(args, run, texts, device))
     if args.dry_run:
-        teacher.announce(texts + valid)
         return
-    start = load_start(args, teacher)
-    run.identify(teacher, start, queries, sentences, valid)
-
-    if run.is_finished:
+    student, examples, validation = prepared
+    if student is None:
         say(f"{args.output} is finished already.")
     else:
-        teacher.announce(texts + valid)
-        student = init_student(args, teacher, start, texts)
-        targets, valid_targets = teacher.embed(texts), teacher.embed(valid)
-        teacher.release()  # its work is done; leave the memory to the student
-        run.lap("teacher_embeddings")
-        examples = Examples(tokenised_queries(student, texts), targets)
-        curve = distil(args, run, student, examples, (valid, valid_targets[:]), device)
+        curve = distil(args, run, student, examples, validation, device)
         run.lap("training")
         run.save(student, curve)
-    publication.publish(valid)
+    publication.publish(validation[0])
     distributed.leave()
 
 
@@ -258,6 +251,37 @@ def read_texts(args: argparse.Namespace) -> tuple[list[str], list[str], list[str
     return queries, collection_sentences(args.adapt, len(queries), args.seed, mirror), valid
 
 
+def prepare(
+    args: argparse.Namespace,
+    run: Run,
+    found: tuple[list[str], list[str], list[str]] | None,
+    device: str,
+) -> "tuple[SentenceTransformer | None, Examples | None, Validation]":
+    """All that needs the teacher, of which one process has room: the student before training,
+    what it trains on, and what it is validated on; no student if that is finished already.
+
+    Args:
+        found: the texts; None if the teacher has them.
+    """
+    args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
+    teacher = open_teacher(args, device)
+    queries, sentences, valid = found or teacher.texts
+    texts = queries + sentences
+    if args.dry_run:
+        teacher.announce(texts + valid)
+        return None, None, (valid, None)
+    start = load_start(args, teacher)
+    run.identify(teacher, start, queries, sentences, valid)
+    if run.is_finished:
+        return None, None, (valid, None)
+    teacher.announce(texts + valid)
+    student = init_student(args, teacher, start, texts)
+    targets, valid_targets = teacher.embed(texts), teacher.embed(valid)
+    teacher.release()  # its work is done; leave the memory to the student
+    run.lap("teacher_embeddings")
+    return student, Examples(tokenised_queries(student, texts), targets), (valid, valid_targets)
+
+
 # --- Student initialisation ---------------------------------------------------------------------
 
 
@@ -364,14 +388,10 @@ def distil(
     run: Run,
     student: "SentenceTransformer",
     examples: Examples,
-    validation: tuple[list[str], "np.ndarray"],
+    validation: "Validation",
     device: str,
 ) -> list[dict[str, float]]:
     """Train the student's query embeddings onto the teacher's; leaves the best weights in it.
-
-    Args:
-        validation: queries, and the teacher's embeddings of them, float32
-            [n_queries, dimension].
 
     Returns:
         The validation MSE by step, from step 0, before training.
@@ -395,7 +415,7 @@ def distil(
         learning_rate=args.adamw_lr, adam_epsilon=args.adamw_eps, weight_decay=0.01,
         warmup_steps=args.warmup_steps, lr_scheduler_type=args.lr_schedule,
     )  # fmt: skip
-    evaluator = training.QueryMSEEvaluator(*validation)
+    evaluator = training.QueryMSEEvaluator(validation[0], validation[1][:])
     with settings.main_process_first(local=False):
         run.claim()
         before = training.mse_before(run.partial, evaluator, student)

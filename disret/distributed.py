@@ -12,16 +12,22 @@ from disret.devices import world_size
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=7)  # rank 0 may score a large data set while the others wait for it
+# Rank 0 may embed queries, or score a large data set, while the others wait for it.
+PATIENCE = timedelta(days=7)
 
 
-def join() -> None:
-    """Meet the other processes; to be called once, before anything else here."""
+def join(device: str = "cpu") -> None:
+    """Meet the other processes; to be called once, before anything else here.
+
+    Args:
+        device: where tensors lie that all bring together. Decisions and results travel from
+            memory to memory in any case.
+    """
     if world_size() > 1:
         import torch.distributed
 
-        # Only decisions and results travel, from memory to memory, so gloo does on GPUs as well.
-        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        backend = "gloo" if device.partition(":")[0] == "cpu" else "cpu:gloo,cuda:nccl"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
 
 
 def leave() -> None:

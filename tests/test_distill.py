@@ -290,6 +290,37 @@ def test_two_processes_make_one_model(arguments, call, tmp_path, home):
     )
 
 
+WATCHED = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+import distill
+from disret import command_line
+real = distill.open_teacher
+def watched(*arguments):
+    open(f"opened-by-{{os.environ['RANK']}}", "w").close()
+    return real(*arguments)
+distill.open_teacher = watched
+command_line.run(distill.main)
+"""
+
+
+@pytest.mark.torchrun
+@pytest.mark.parametrize("start", [("--layers", 0, "--resume"), ("--init-with", "static")])
+def test_one_process_alone_holds_the_teacher(arguments, tmp_path, home, start):
+    """The others are given the student, and open the file of embeddings themselves."""
+    (tmp_path / "watched.py").write_text(WATCHED)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               "watched.py", *map(str, arguments), *map(str, start)]  # fmt: skip
+    for _ in range(2 if "--resume" in start else 1):  # the second finds it finished
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert [path.name for path in tmp_path.glob("opened-by-*")] == ["opened-by-0"]
+        assert report(tmp_path / "student")["processes"] == 2
+
+
 def test_mixed_precision(script, arguments, tmp_path):
     outcome = script("distill", *arguments, "--layers", 0, "--mixed-precision", "--keep-order")
     assert outcome.status == 0, outcome.err

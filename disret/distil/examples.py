@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
+    from disret.encode.cached import Rows
+
 FORMAT = 2  # of the files
 
 
@@ -29,7 +31,7 @@ class Examples:
     """
 
     tokens: Tokens
-    embeddings: np.ndarray
+    embeddings: "Rows | np.ndarray"
 
     def dataset(self) -> "Dataset":
         """The numbers of the queries, of which `collate` makes batches."""

@@ -37,7 +37,7 @@ class Teacher(Protocol):
     dimension: int
     texts: tuple[list[str], list[str], list[str]] | None
 
-    def embed(self, texts: list[str]) -> "np.ndarray | Rows":
+    def embed(self, texts: list[str]) -> Rows:
         """Their vectors, float32 [n_texts, dimension], on disk: computed once for all runs."""
 
     def normalises(self) -> bool:
@@ -80,11 +80,11 @@ class ModelTeacher:
         self._normalises = any(isinstance(module, Normalize) for module in model)
         self._is_placed = False
 
-    def embed(self, texts: list[str]) -> np.ndarray:
+    def embed(self, texts: list[str]) -> Rows:
         if not self._is_placed:
             place(self.model, self.device, self.dtype, self.name)
             self._is_placed = True
-        return query_embeddings(self.model, self.sha256, self.dtype, texts, self.batch_size)
+        return Rows(query_embeddings(self.model, self.sha256, self.dtype, texts, self.batch_size))
 
     def on_device(self) -> "SentenceTransformer":
         """The model in float32, where it will embed."""

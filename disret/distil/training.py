@@ -23,7 +23,6 @@ from disret.command_line import is_main_process
 from disret.devices import world_size
 from disret.distil.examples import Examples
 from disret.distil.run import Diverged, Unloaded
-from disret.distributed import PATIENCE
 from disret.encode.batches import BatchEncoder
 from disret.encode.tokens import Tokens
 from disret.files import read_record, write_json
@@ -97,7 +96,6 @@ def trainer_settings(
         logging_steps=50,
         logging_nan_inf_filter=False,
         report_to="none",
-        ddp_timeout=int(PATIENCE.total_seconds()),  # rank 0 validates while the others wait
         disable_tqdm=False,  # whatever the level of transformers' logging
         **{**steps, **recipe},
     )

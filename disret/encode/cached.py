@@ -192,19 +192,29 @@ def query_embeddings(
 class Rows:
     """Some rows of an array on disk, in any order and repeated, which are read when asked for.
 
+    Another process that is sent them opens the file itself.
+
     Args:
-        array: [n, dimension].
-        rows: int64 [m].
+        array: [n, dimension], memory-mapped from a `.npy` file.
+        rows: int64 [m]; all of them, if None.
     """
 
-    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
-        self.array, self.rows = array, rows
+    def __init__(self, array: np.memmap, rows: np.ndarray | None = None) -> None:
+        self.array = array
+        self.rows = np.arange(len(array)) if rows is None else rows
+
+    def __reduce__(self) -> tuple:
+        return _reopened, (str(self.array.filename), self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, numbers: Any) -> np.ndarray:
         return self.array[self.rows[numbers]]
+
+
+def _reopened(path: str, rows: np.ndarray) -> Rows:
+    return Rows(np.load(path, mmap_mode="r"), rows)
 
 
 def embedded_once(service: Service, texts: Sequence[str]) -> Rows:
