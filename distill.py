@@ -330,7 +330,8 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
     if not isinstance(teacher[0], Transformer):
         raise UserError(f"the model is a {type(teacher[0]).__name__} and has no layers to keep.")
     whole = teacher[0].model
-    return copy.deepcopy(teacher, {id(whole): keep_layers(whole, layers)})  # that for the whole
+    kept = keep_layers(whole, layers)
+    return copy.deepcopy(teacher, {id(whole): kept}).float()  # what is kept for the whole
 
 
 def init_from_model(

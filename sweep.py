@@ -66,7 +66,7 @@ def main() -> None:
     scores, speed = args.output / "scores.csv", args.output / "speed.csv"
     read_scores(scores)
     read_rows(speed, SPEED)
-    depth = describe(load_encoder(args.teacher, "cpu")).layers
+    depth = describe(load_encoder(args.teacher, "cpu", dtype="auto")).layers
     with about("--others"):
         students = plan(depth, args.others)
     distil_all(args, students)

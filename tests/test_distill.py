@@ -321,6 +321,20 @@ def test_one_process_alone_holds_the_teacher(arguments, tmp_path, home, start):
         assert report(tmp_path / "student")["processes"] == 2
 
 
+@pytest.mark.parametrize("start", [("--layers", 0, 3), ("--init-with", "static")])
+def test_a_teacher_of_16_bits(call, arguments, tmp_path, start):
+    """Its student has 32, and learns."""
+    narrow = SentenceTransformer(str(arguments[1]), device="cpu").bfloat16()
+    narrow.save_pretrained(str(tmp_path / "narrow"), create_model_card=False)
+    arguments[1] = tmp_path / "narrow"
+    outcome = call("distill", *arguments, *start, "--teacher-dtype", "float32")
+    assert outcome.status == 0, outcome.err
+    curve = report(tmp_path / "student")["validation_mse"]
+    assert curve[-1]["mse"] < curve[0]["mse"]
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert {p.element_size() for p in student.parameters()} == {4}
+
+
 def test_mixed_precision(script, arguments, tmp_path):
     outcome = script("distill", *arguments, "--layers", 0, "--mixed-precision", "--keep-order")
     assert outcome.status == 0, outcome.err

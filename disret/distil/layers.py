@@ -29,9 +29,9 @@ class NoLayerList(UserError):
 
 
 def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":
-    """Build a transformer of the same kind from the given layers of `model`, in that order.
+    """Build a transformer of the same kind from the given layers of `model`, in float32.
 
-    Embeddings and everything else outside the layers are copied. The configuration follows: the
+    The layers are in the order given; embeddings and everything else outside them are copied. The configuration follows: the
     layer count, and each list with an entry a layer (attention types, for example).
 
     Where position decides a layer's structure, the new position's applies: what the kept layer
@@ -54,9 +54,11 @@ def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedM
     # Building draws initial weights that are overwritten below; the caller's random state stays.
     with torch.random.fork_rng(devices=[]):
         student = type(model)._from_config(
-            _shortened(model.config, layers), attn_implementation=model.config._attn_implementation
+            _shortened(model.config, layers),
+            attn_implementation=model.config._attn_implementation,
+            dtype=torch.float32,
         )
-    student = student.to(device=model.device, dtype=model.dtype)
+    student = student.to(model.device)
     state = {}
     for key in student.state_dict():
         old = _renumbered(key, prefix, layers)

@@ -81,14 +81,19 @@ class ModelTeacher:
         self._is_placed = False
 
     def embed(self, texts: list[str]) -> Rows:
-        if not self._is_placed:
-            place(self.model, self.device, self.dtype, self.name)
-            self._is_placed = True
+        self._place()
         return Rows(query_embeddings(self.model, self.sha256, self.dtype, texts, self.batch_size))
 
     def on_device(self) -> "SentenceTransformer":
-        """The model in float32, where it will embed."""
+        """The model where it will embed; in float32, unless its files hold less."""
+        if any(parameter.itemsize < 4 for parameter in self.model.parameters()):
+            self._place()
         return self.model.to(self.device)
+
+    def _place(self) -> None:
+        if not self._is_placed:
+            place(self.model, self.device, self.dtype, self.name)
+            self._is_placed = True
 
     def normalises(self) -> bool:
         return self._normalises
@@ -169,7 +174,7 @@ def open_teacher(args: Namespace, device: str) -> Teacher:
         options = parsed_options(args.teacher_option)
         prompt = args.teacher_prompt or ""
         return ServiceTeacher(Service(args.teacher, args.teacher_model, options, prompt))
-    model = load_encoder(args.teacher, "cpu", args.max_seq_length)
+    model = load_encoder(args.teacher, "cpu", args.max_seq_length, dtype="auto")
     if args.teacher_prompt is not None:
         with_prompt(model, args.teacher_prompt)
     if args.truncate_dim is not None:

@@ -31,12 +31,14 @@ class Description:
 
 
 def load_encoder(
-    name: str, device: str, max_seq_length: int | None = None
+    name: str, device: str, max_seq_length: int | None = None, dtype: str = "float32"
 ) -> "SentenceTransformer":
-    """Load a model from a directory or the Hugging Face hub, in float32.
+    """Load a model from a directory or the Hugging Face hub.
 
     Args:
         max_seq_length: cut texts to so many tokens, or to the model's own maximum if that is less.
+        dtype: `float32`, or `auto` for what its files hold: a model in bfloat16 takes half the
+            memory, and its fingerprint is the same.
 
     Raises:
         UserError: it cannot be had, it is not a text encoder, or weights or words are missing.
@@ -56,7 +58,7 @@ def load_encoder(
                 str(Path(name).resolve()) if is_local else name,
                 device="cpu",  # where all of it fits; what is wanted of it moves
                 local_files_only=obstacle is not None,  # else each file is asked for and waited for
-                model_kwargs={"dtype": torch.float32},
+                model_kwargs={"dtype": torch.float32 if dtype == "float32" else dtype},
             )
         except Exception as error:
             reason = _what_is_absent(name, reports)
@@ -233,11 +235,11 @@ def set_precision(model: "SentenceTransformer", dtype: str, device: str | None =
             for key, value in output.items()
         }
 
-    if dtype == "float32":
-        return
     for module in model.modules():
         if isinstance(module, Transformer):
             cast(module.auto_model, getattr(torch, dtype))
+            if dtype == "float32":
+                continue
             on_cpu = (device or model.device.type) == "cpu"
             if on_cpu and dtype == "bfloat16" and has_bfloat16("cpu"):
                 from disret.encode.cpu_kernels import speed_up
@@ -287,6 +289,8 @@ def fingerprint(model: "SentenceTransformer") -> str:
 
     digest = hashlib.sha256()
     for key, tensor in [*model.state_dict().items(), *computed_buffers(model)]:
+        if tensor.is_floating_point() and tensor.itemsize < 4:
+            tensor = tensor.float()  # as it may be loaded as well
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         array = tensor.detach().cpu().contiguous().flatten()
         digest.update(memoryview(array.view(dtype=torch.uint8).numpy()))

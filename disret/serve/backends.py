@@ -74,7 +74,7 @@ class TorchEncoder:
         from disret.encode.batches import BatchEncoder
 
         self.name, self.device, self.dtype = name, device, dtype
-        self.model = load_encoder(name, "cpu")
+        self.model = load_encoder(name, "cpu", dtype="auto")
         self.fingerprint = fingerprint(self.model)
         self.size = describe(self.model)
         self.max_length = self.model.max_seq_length

@@ -71,7 +71,7 @@ def plan(depth: int, others: list[str]) -> list[Student]:
 def _from_other(model: str, cut: str) -> Student:
     """A student that starts from another model, whole or with some of its layers."""
     layers = cut.split(",") if cut else []
-    depth = describe(load_encoder(model, "cpu")).layers
+    depth = describe(load_encoder(model, "cpu", dtype="auto")).layers
     with about(f"{model}:{cut}"):
         try:
             check_layers([int(layer) for layer in layers], depth)

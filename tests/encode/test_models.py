@@ -16,8 +16,10 @@ from disret.encode.models import (
     describe,
     fingerprint,
     load_encoder,
+    place,
     prompt_of,
 )
+from distill import init_from_layers
 
 
 def test_description(teacher):
@@ -39,6 +41,23 @@ def test_fingerprint_is_of_the_content(teacher, tmp_path):
     assert fingerprint(copy) != original
     other = SentenceTransformer(str(save_encoder(tmp_path / "other", seed=1)), device="cpu")
     assert fingerprint(other) != original
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "qwen3", "t5"])
+def test_a_model_of_16_bits_takes_no_more_and_is_the_same(kind, tmp_path):
+    """A teacher too large for float32 is loaded as its files hold it."""
+    model = SentenceTransformer(str(save_encoder(tmp_path / "wide", kind)), device="cpu")
+    model.bfloat16().save_pretrained(str(tmp_path / "m"), create_model_card=False)
+    whole = load_encoder(str(tmp_path / "m"), "cpu")
+    half = load_encoder(str(tmp_path / "m"), "cpu", dtype="auto")
+    assert {p.dtype for p in whole.parameters()} == {torch.float32}
+    assert {p.dtype for p in half.transformers_model.parameters()} == {torch.bfloat16}
+    assert fingerprint(half) == fingerprint(whole)
+    assert fingerprint(init_from_layers(half, [0])) == fingerprint(init_from_layers(whole, [0]))
+    assert {p.dtype for p in init_from_layers(half, [0]).parameters()} == {torch.float32}
+    place(half, "cpu", "float32")  # where 16 bits would be slow
+    texts = ["what is number 4", "thing 5"]
+    assert (half.encode_query(texts) == whole.encode_query(texts)).all()
 
 
 def test_query_prompt(teacher):
