@@ -36,15 +36,18 @@ from disret.data.collection import (
     is_present,
 )
 from disret.data.download import mirror_from
+from disret.data.query_files import read_queries
+from disret.data.vectors import read_vectors, split
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
 from disret.encode.batches import normalised
 from disret.encode.service import NoKey, Service, host_of, is_address, parsed_options
 from disret.encode.stages import Stages
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
-from disret.retrieve.agreement import Failure, agreement, worst, write_worst
+from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.existing import ExistingIndex, open_existing
+from disret.retrieve.failures import failures, write_worst
 from disret.retrieve.index import Index, TooLarge, open_index
 from disret.retrieve.metrics import to_run
 from disret.retrieve.run_files import run_name
@@ -57,9 +60,11 @@ from disret.serve.backends import (
     ExportedEncoder,
     ServiceEncoder,
     TorchEncoder,
+    VectorEncoder,
 )
 from disret.tables import Row, append_run, format_table, read_runs
 
+TEACHER = "msmarco-bert-base-dot-v5"
 HITS = 50_000_000  # held at once, 12 bytes each, of the queries of several encoders
 ADVICE = {
     NoKey: "set the variable OPENAI_API_KEY",
@@ -90,13 +95,13 @@ def main() -> None:
         for backend in args.query_backend
     ]
     # The teacher first: retention is measured against it. Without judgments it has no score.
-    leave_out = args.queries or (students and args.no_baseline)
+    leave_out = not args.judged or (students and args.no_baseline)
     contestants = students if leave_out else [teacher, *students]
 
     rows: list[Row] = []
     for name in args.datasets:
         with stages.measure("download", 1):
-            tasks = tasks_of(args, name)
+            tasks = tasks_of(args, name, teacher)
         rows += score_dataset(args, tasks, teacher, contestants, scores, index)
     if is_main_process():
         append_run(args.output.with_suffix(".json"), stages.report(vars(args), args.device))
@@ -112,9 +117,12 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     add("--datasets", nargs="+", metavar="NAME|DIR",
         help="data sets, or directories in BEIR's layout (default: the paper's 15)")
-    add("--document-encoder", default="msmarco-bert-base-dot-v5", metavar="MODEL",
+    add("--document-encoder", metavar="MODEL",
         help="model that embeds the documents, or the address of a service that embedded those of "
-        "--index (default: %(default)s)")
+        f"--index (default: {TEACHER})")
+    add("--document-vectors", nargs="+", metavar="FILE",
+        help="instead of the encoder, the vectors that it gave to queries: the --teacher-vectors "
+        "of distill.py; those that it validated on, if there are no --queries and --datasets")
     add("--service-model", metavar="NAME", help="the model, as the service calls it")
     add("--service-option", nargs="+", default=[], metavar="KEY=VALUE",
         help="more fields of each request to the service")
@@ -171,6 +179,9 @@ def parse_args() -> argparse.Namespace:
 
 def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuse what does not go together; a query log takes the place of the data sets."""
+    if args.document_vectors and (args.document_encoder or args.service_model):
+        parser.error("--document-vectors take the place of a --document-encoder")
+    args.document_encoder = args.document_encoder or TEACHER
     if is_address(args.document_encoder) != bool(args.service_model):
         parser.error("--service-model is the model of a service, the address --document-encoder")
     if args.service_model:
@@ -178,21 +189,24 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
         parsed_options(args.service_option)
     if args.queries and args.datasets:
         parser.error("--queries and --datasets exclude each other")
-    if not args.index and (args.ids or args.queries or args.service_model):
-        parser.error("--ids, --queries and a service need the documents' --index")
-    if args.queries and not args.query_encoder:
-        parser.error("--queries compares each --query-encoder with the document encoder's own")
-    if args.queries and args.no_baseline:
-        parser.error("--queries compares with the baseline, which --no-baseline leaves out")
-    if args.index and not args.queries and len(args.datasets or []) != 1:
+    if not args.index and (args.ids or args.queries or args.service_model or args.document_vectors):
+        parser.error(
+            "--ids, --queries, --document-vectors and a service need the documents' --index"
+        )
+    args.judged = not (args.queries or (args.document_vectors and not args.datasets))
+    if not args.judged and not args.query_encoder:
+        parser.error("a log compares each --query-encoder with the document encoder's own queries")
+    if not args.judged and args.no_baseline:
+        parser.error("a log is compared with the baseline, which --no-baseline leaves out")
+    if args.index and args.judged and len(args.datasets or []) != 1:
         parser.error("--index is of one data set: name it with --datasets, or a log with --queries")
-    default = [args.queries[0].name] if args.queries else list(datasets())
-    args.datasets = args.datasets or default
+    log = args.queries or args.document_vectors
+    args.datasets = args.datasets or (list(datasets()) if args.judged else [Path(log[0]).name])
 
 
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse unknown data sets, missing splits and an output that cannot be written."""
-    for name in args.datasets if not args.queries else []:
+    for name in args.datasets if args.judged else []:
         check_name(name)
         if is_present(name):
             for collection in find_collections(name):
@@ -204,7 +218,10 @@ def check_before_long_work(args: argparse.Namespace) -> None:
 
 
 def load_teacher(args: argparse.Namespace, stages: Stages) -> Encoder:
-    """What embedded the documents, or will."""
+    """What embedded the documents, or will; or what is left of it, the vectors of queries."""
+    if args.document_vectors:
+        name = Path(args.document_vectors[0]).name
+        return VectorEncoder(read_vectors(args.document_vectors), name, stages)
     if args.service_model:
         options = parsed_options(args.service_option)
         return ServiceEncoder(Service(args.document_encoder, args.service_model, options), stages)
@@ -222,7 +239,7 @@ def open_own_index(args: argparse.Namespace, teacher: Encoder) -> ExistingIndex 
 def open_score_file(args: argparse.Namespace, index: ExistingIndex | None) -> ScoreFile:
     """The output, and what its rows have in common."""
     return ScoreFile(
-        args.output, args.k_values, args.save_runs, judged=not args.queries,
+        args.output, args.k_values, args.save_runs, judged=args.judged,
         score_function=args.score_function, dtype=args.dtype,
         index_dtype=index.description if index else args.index_dtype,
     )  # fmt: skip
@@ -244,11 +261,14 @@ def load_student(
     return student
 
 
-def tasks_of(args: argparse.Namespace, name: str) -> list[Task]:
-    """The queries of a log, or of a data set and its parts."""
+def tasks_of(args: argparse.Namespace, name: str, teacher: Encoder) -> list[Task]:
+    """The queries of a log, of a data set and its parts, or those that vectors are held out for."""
+    if args.judged:
+        return find_tasks(name, args.split, args.mirror)
     if args.queries:
-        return [log_task(args.queries, args.max_queries)]
-    return find_tasks(name, args.split, args.mirror)
+        return [log_task(name, read_queries(args.queries, args.max_queries))]
+    held_out = split(teacher.vectors)[1][: args.max_queries]
+    return [log_task(name, [teacher.vectors.texts[row] for row in held_out])]
 
 
 # --- Scoring ------------------------------------------------------------------------------------
@@ -319,7 +339,7 @@ def open_target(
         index = open_index(
             task.collection, teacher, args.score_function, args.index_dtype, args.extension, check
         )
-    return Target(task.name, queries, qrels, index)
+    return Target(task.name, queries, qrels, index, task.collection)
 
 
 def evaluate(
@@ -412,24 +432,9 @@ def score(
     scores.per_query.setdefault(target.name, {})[encoder_of(identity)] = per_query[name]
     if args.worst:
         path = args.worst / f"{run_name(identity)}.md"
-        write_worst(path, failures(target, per_query, reference, hits))
+        write_worst(path, failures(target, per_query, reference.rows, hits.rows))
         say(f"{path}: where {identity['query_encoder']} agrees least.")
     return {**values, **agreement_summary(per_query)}
-
-
-def failures(
-    target: Target, per_query: dict[str, np.ndarray], reference: Hits, hits: Hits
-) -> list[Failure]:
-    """The queries of least agreement, with the ten best documents that each found."""
-    queries = list(target.queries.values())
-    found = []
-    for row in worst(per_query, 10).tolist():
-        of_both = [
-            [(document, "") for document in target.index.ids().take(some.rows[row, :10])]
-            for some in (reference, hits)
-        ]
-        found.append(Failure(queries[row], float(per_query["rbo"][row]), *of_both))
-    return found
 
 
 if __name__ == "__main__":

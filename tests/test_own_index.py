@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
 from disret import paths
+from disret.data.vectors import read_vectors, split
 from disret.encode.service import FIXED_TEXTS
 from disret.query_encoder import QueryEncoder
 from disret.tables import read_rows
@@ -95,6 +96,63 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
     assert len(read_rows(tmp_path / "scores.csv")) == 2
 
 
+VECTORS = ["--document-vectors", "vectors.npz", "--index", "documents.faiss",
+           "--ids", "ids.txt", "--query-encoder", "small", "--score-function", "cos_sim",
+           "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture
+def kept(owner, teacher, tmp_path):
+    """What is left of the service: vectors of the log's queries. No request goes out any more."""
+    owner.close()
+    texts = [line.split("\t")[1] for line in (tmp_path / "log.tsv").read_text().splitlines()]
+    model = SentenceTransformer(str(teacher), device="cpu")
+    np.savez("vectors.npz", texts=np.array(texts), embeddings=model.encode_query(texts))
+    save_encoder(tmp_path / "small", "distilbert", layers=1, seed=4)
+    return texts
+
+
+def test_vectors_take_the_place_of_the_service(call, kept, teacher, tmp_path):
+    """Agreement is the same with the encoder and with its vectors of the queries."""
+    (tmp_path / "some.txt").write_text("".join(f"{text}\n" for text in kept[:50]))
+    log = ["--queries", "some.txt", "--dtype", "float32"]
+    outcome = call("benchmark", *VECTORS, *log, "--output", "vectors.csv")
+    assert outcome.status == 0, outcome.err
+    model = ["--document-encoder", teacher, *VECTORS[2:]]
+    assert call("benchmark", *model, *log, "--output", "model.csv").status == 0
+    (found,), (wanted,) = (read_rows(tmp_path / f"{name}.csv") for name in ("vectors", "model"))
+    for name in ("overlap@10", "rbo", "cosine", "squared_distance", "queries"):
+        assert found[name] == pytest.approx(wanted[name], abs=2e-4)
+
+
+def test_vectors_alone_are_a_log(call, kept, tmp_path):
+    """Those that distill.py would validate on."""
+    outcome = call("benchmark", *VECTORS, "--output", "s.csv", "--worst", "worst")
+    assert outcome.status == 0, outcome.err
+    (row,) = read_rows(tmp_path / "s.csv")
+    assert row["dataset"] == "vectors.npz"
+    assert row["queries"] == len(split(read_vectors(["vectors.npz"]))[1])
+    assert list((tmp_path / "worst").glob("*.md"))
+
+
+def test_a_query_without_a_vector_is_named(call, kept, tmp_path):
+    (tmp_path / "other.txt").write_text("who was that\nand that\n")
+    outcome = call("benchmark", *VECTORS, "--queries", "other.txt", "--output", "s.csv")
+    assert outcome.status == 2
+    assert "no vector of 'who was that', and of 1 others" in outcome.err
+
+
+def test_the_worst_show_texts(call, teacher, tmp_path, collection):
+    outcome = call(
+        "benchmark", "--datasets", collection, "--document-encoder", teacher, "--query-encoder",
+        save_encoder(tmp_path / "far", layers=1, seed=5), "--worst", tmp_path / "worst",
+        "--output", tmp_path / "s.csv", "--device", "cpu",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    (worst,) = (tmp_path / "worst").glob("*.md")
+    assert re.search(r"\| 1 \| (✓ )?d\d+: title \d+ thing \d+ ", worst.read_text())
+
+
 @pytest.mark.parametrize("kind", ["faiss", "npy", "folder"])
 def test_an_index_with_judgments(call, teacher, tmp_path, collection, kind):
     """Scores are those of the index that is built here, whatever the index that is there."""
@@ -151,6 +209,7 @@ def test_two_students_are_compared(call, teacher, tmp_path, collection):
         (["--index", "documents.faiss", "--queries", "q", "--datasets", "d"], "exclude each other"),
         (["--document-encoder", "http://127.0.0.1:9/v1"], "--service-model is the model"),
         (["--service-model", "m"], "--service-model is the model"),
+        (["--document-vectors", "v.npz"], "take the place of a --document-encoder"),
         (["--index", "none", "--queries", "held-out.tsv", "--query-encoder", "small"], "no file"),
         (["--index", "ids.txt", "--queries", "held-out.tsv", "--query-encoder", "small"],
          "--index: ids.txt"),

@@ -6,9 +6,11 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
@@ -29,12 +31,33 @@ from disret.files import (
 BLOCK = 4096  # rows checked and written together
 
 
-class Vectors(NamedTuple):
+@dataclass(frozen=True)
+class Vectors:
     """Texts and their embeddings, float32 [n, dimension], memory-mapped; SHA-256 of both."""
 
     texts: list[str]
     embeddings: np.ndarray
     sha256: str
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Rows of texts, and of texts without the spaces around them, as query files have them."""
+        places = {text: row for row, text in enumerate(self.texts)}
+        for row, text in enumerate(self.texts):
+            places.setdefault(text.strip(), row)
+        return places
+
+    def rows(self, texts: Sequence[str]) -> np.ndarray:
+        """The rows of some texts, int64 [n_texts].
+
+        Raises:
+            UserError: one has no vector.
+        """
+        absent = [text for text in texts if text not in self._places]
+        if absent:
+            others = f", and of {len(absent) - 1:,} others" if absent[1:] else ""
+            raise UserError(f"there is no vector of {shortened(absent[0])!r}{others}.")
+        return np.array([self._places[text] for text in texts], dtype=np.int64)
 
 
 def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:

@@ -31,8 +31,9 @@ class NoLayerList(UserError):
 def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":
     """Build a transformer of the same kind from the given layers of `model`, in float32.
 
-    The layers are in the order given; embeddings and everything else outside them are copied. The configuration follows: the
-    layer count, and each list with an entry a layer (attention types, for example).
+    The layers are in the order given; embeddings and everything else outside them are copied. The
+    configuration follows: the layer count, and each list with an entry a layer (attention types,
+    for example).
 
     Where position decides a layer's structure, the new position's applies: what the kept layer
     has beyond it is dropped (ModernBERT's first layer has no norm before attention), and what it

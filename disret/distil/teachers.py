@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from disret.command_line import UserError, say
+from disret.command_line import say
 from disret.data.vectors import is_normalised, read_vectors, split
 from disret.encode.cached import Rows, embedded_once, query_embeddings
 from disret.encode.models import fingerprint, load_encoder, place, with_dimensions, with_prompt
@@ -135,9 +133,8 @@ class VectorTeacher:
     def __init__(self, sources: Sequence[str], limit: int | None = None) -> None:
         vectors = read_vectors(sources, limit)
         self.name = ", ".join(Path(source).name for source in sources)
-        self.sha256, self.vectors = vectors.sha256, vectors.embeddings
+        self.sha256, self.vectors = vectors.sha256, vectors
         self.dimension = vectors.embeddings.shape[1]
-        self._places = {text: place for place, text in enumerate(vectors.texts)}
         train, valid = split(vectors)
         self.texts = tuple([vectors.texts[row] for row in rows] for rows in (train, [], valid))
 
@@ -147,16 +144,13 @@ class VectorTeacher:
         Raises:
             UserError: one has none.
         """
-        try:
-            return Rows(self.vectors, np.array([self._places[text] for text in texts]))
-        except KeyError as error:
-            raise UserError(f"there is no vector of {error.args[0][:60]!r}.") from None
+        return Rows(self.vectors.embeddings, self.vectors.rows(texts))
 
     def normalises(self) -> bool:
-        return is_normalised(self.vectors)
+        return is_normalised(self.vectors.embeddings)
 
     def announce(self, texts: Sequence[str]) -> None:
-        say(f"{self.name}: {len(self.vectors):,} vectors of {self.dimension} dimensions.")
+        say(f"{self.name}: {len(self.vectors.texts):,} vectors of {self.dimension} dimensions.")
 
     def release(self) -> None:
         pass

@@ -4,22 +4,13 @@ It needs no judgments: the teacher's hits are what the student should find. It a
 does not, namely which of the documents that nobody has judged the student finds.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from disret.files import whole_file
 from disret.retrieve.significance import PERMUTATIONS, p_value
 
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
-BOTH = "✓"
-LETTERS = 100  # of a document's text that a person is shown
-
-Hits = list[tuple[str, str]]  # document id, and text or ""
 
 
 def agreement(
@@ -150,70 +141,3 @@ def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
         numbers = {name: float(values.mean()), f"{name} low": low, f"{name} high": high}
         columns |= {column: round(number, 4) for column, number in numbers.items()}
     return columns
-
-
-# --- Where they disagree ------------------------------------------------------------------------
-
-
-class Failure(NamedTuple):
-    """A query, how far the searches agree on it, and what each has found, best first."""
-
-    query: str
-    score: float
-    teacher: Hits
-    student: Hits
-
-
-def worst(per_query: Mapping[str, np.ndarray], count: int, by: str = "rbo") -> np.ndarray:
-    """The queries with the lowest values, lowest first, of equal ones the first.
-
-    Args:
-        count: how many; all, if there are fewer.
-        by: a measure that grows with agreement.
-
-    Returns:
-        Their numbers, int64 [up to count].
-    """
-    return np.argsort(per_query[by], kind="stable")[:count]
-
-
-def write_worst(path: Path, lines: Sequence[Failure]) -> None:
-    """Write queries and their hits as Markdown for a person, whole or not at all.
-
-    Texts are cut after `LETTERS` characters.
-    """
-    parts = ["# Queries on which student and teacher agree least\n",
-             f"{BOTH} marks a document that both found.\n"]  # fmt: skip
-    for number, failure in enumerate(lines, 1):
-        parts.append(f"## {number}. {_harmless(failure.query)}\n")
-        parts.append(f"Agreement {failure.score:.4f}\n")
-        parts.append(_side_by_side(failure.teacher, failure.student))
-    with whole_file(path) as partial:
-        partial.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _side_by_side(teacher: Hits, student: Hits) -> str:
-    """Two lists as a Markdown table, a rank in each row."""
-    both = dict(teacher).keys() & dict(student).keys()
-
-    def cell(hit: tuple[str, str] | None) -> str:
-        if hit is None:
-            return ""
-        document, text = hit
-        sign = f"{BOTH} " if document in both else ""
-        parts = [_harmless(document), _harmless(text, LETTERS)]
-        return sign + ": ".join(filter(None, parts))
-
-    rows = [
-        f"| {rank} | {cell(left)} | {cell(right)} |\n"
-        for rank, (left, right) in enumerate(zip_longest(teacher, student), 1)
-    ]
-    return "".join(["| rank | teacher | student |\n", "|---:|:---|:---|\n", *rows])
-
-
-def _harmless(text: str, length: int | None = None) -> str:
-    """A text on one line, cut if it is long; nothing in it ends a cell or begins HTML or code."""
-    line = " ".join(text.split())
-    if length is not None and len(line) > length:
-        line = line[:length] + "…"
-    return re.sub(r"([\\`<|])", r"\\\1", line)

@@ -1,13 +1,11 @@
 """What encoders are scored on: queries, the judgments of them, if any, and documents."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from disret import distributed
 from disret.data.collection import Collection, Qrels, default_split, find_collections
-from disret.data.query_files import read_queries
 from disret.files import text_sha256
 from disret.retrieve.existing import ExistingIndex
 from disret.retrieve.index import Index
@@ -16,12 +14,24 @@ Check = Callable[[Iterable[str]], None]  # of the documents' ids
 
 
 class Target(NamedTuple):
-    """What is searched and judged by: queries by id, judgments (none of a log), and an index."""
+    """What is searched and judged by: queries by id, judgments (none of a log), and an index.
+
+    Attributes:
+        collection: None for a log.
+    """
 
     name: str
     queries: dict[str, str]
     qrels: Qrels
     index: Index | ExistingIndex
+    collection: Collection | None
+
+    def document_texts(self, ids: set[str]) -> dict[str, str]:
+        """The texts of some documents by id, where the collection is there to read them from."""
+        if self.collection is None:
+            return {}
+        documents = self.collection.documents()
+        return {document.id: document.text for document in documents if document.id in ids}
 
 
 class Task(NamedTuple):
@@ -71,8 +81,8 @@ def find_tasks(name: str, split: str | None, mirror: str | None) -> list[Task]:
     return tasks
 
 
-def log_task(files: Sequence[Path], limit: int | None = None) -> Task:
-    """The queries of files, each once, under the first file's name."""
-    texts = list(dict.fromkeys(read_queries(files, limit)))
+def log_task(name: str, queries: Iterable[str]) -> Task:
+    """Queries without judgments, each once."""
+    texts = list(dict.fromkeys(queries))
     log = {str(number): text for number, text in enumerate(texts, start=1)}
-    return Task(files[0].name, "log", text_sha256(texts), log=log)
+    return Task(name, "log", text_sha256(texts), log=log)

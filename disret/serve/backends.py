@@ -14,6 +14,7 @@ from disret.encode.stages import Stages
 if TYPE_CHECKING:
     import numpy as np
 
+    from disret.data.vectors import Vectors
     from disret.encode.service import Service
 
 PRECISIONS = {"export": "float32", "export-int8": "int8"}
@@ -118,6 +119,26 @@ class ServiceEncoder:
         """By requests of `batch_size` queries, one after the other."""
         for start in range(0, len(queries), batch_size):
             self.service.embed(queries[start : start + batch_size])
+
+
+class VectorEncoder:
+    """Vectors that somebody has, of no other texts than theirs."""
+
+    backend, device, dtype = "vectors", "cpu", "float32"
+    max_length, weight_bytes = math.inf, 0
+
+    def __init__(self, vectors: "Vectors", name: str, stages: Stages | None = None) -> None:
+        self.vectors, self.name = vectors, name
+        self.fingerprint = vectors.sha256
+        self.size = Description(0, 0, vectors.embeddings.shape[1])
+        self.stages = stages or Stages()
+
+    def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
+        return self.vectors.embeddings[self.vectors.rows(queries)]
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By looking them up."""
+        self.encode_query(queries)
 
 
 class ExportedEncoder:
