@@ -1,8 +1,13 @@
 """Files that appear whole or not at all, and folders that are made once."""
 
 import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from disret.command_line import UserError
@@ -33,6 +38,44 @@ def test_unfinished_files_and_folders_leave_the_old(tmp_path):
     with whole_folder(tmp_path / "d") as partial:
         (partial / "new").touch()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "f", "new"]
+
+
+def left_by(process: int, path: Path, seconds_ago: float = 0) -> Path:
+    """What a process would leave beside a file if it were killed."""
+    with whole_file(path) as partial:
+        partial.touch()
+        left = partial.with_name(partial.name.replace(f"-{os.getpid()}.", f"-{process}."))
+    left.touch()
+    os.utime(left, (time.time() - seconds_ago,) * 2)
+    return left
+
+
+def test_what_the_killed_have_left_is_removed(tmp_path):
+    """Also where its number is that of a zombie, of a thread, or of somebody later."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    zombie = subprocess.Popen(["true"])
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    path = tmp_path / "f"
+    kept = left_by(child.pid, path)
+    stale = [
+        left_by(zombie.pid, path),
+        left_by(thread.native_id, path),
+        left_by(os.getppid(), path, seconds_ago=1e9),
+    ]
+    with whole_file(path) as partial:
+        partial.touch()
+    assert not [file for file in stale if file.exists()]
+    assert kept.exists()
+    stop.set()
+    child.communicate(b"\n")
+    zombie.wait()
+    with whole_file(path) as partial:
+        partial.touch()
+    assert [file.name for file in tmp_path.iterdir()] == ["f"]
 
 
 def test_places_that_cannot_be_written(tmp_path):
