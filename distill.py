@@ -67,8 +67,9 @@ RECIPES = {
         "mixed_precision": True, "projection_start": "ridge",
     },
 }  # fmt: skip
-# The learning rate of `best` for token embeddings, each of which few batches touch.
-STATIC_LR = 1e-2
+# The learning rate of `best` where the student does not start from the teacher's layers: higher for
+# token embeddings, each of which few batches touch, and lower for another model, which forgets.
+STATIC_LR, MODEL_LR = 1e-2, 3e-4
 ADVICE = {
     Taken: "name another --output, or replace it with --overwrite",
     Foreign: "name another --output",
@@ -186,10 +187,13 @@ def parse_args() -> argparse.Namespace:
     # fmt: on
     command_line.add_device(parser)
     command_line.add_mirror(parser)
-    parser.epilog = command_line.described(RECIPES) + f"; static students: adamw_lr {STATIC_LR}"
+    parser.epilog = command_line.described(RECIPES) + (
+        f"; adamw_lr {STATIC_LR} of best for static students, {MODEL_LR} from another model"
+    )
     args = parser.parse_args()
-    if args.recipe == "best" and args.init_with == "static":
-        args.adamw_lr = args.adamw_lr or STATIC_LR
+    if args.recipe == "best" and args.init_with != "subset":
+        of_start = STATIC_LR if args.init_with == "static" else MODEL_LR
+        args.adamw_lr = args.adamw_lr or of_start
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
