@@ -27,6 +27,7 @@ from disret.data.query_files import training_queries
 from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align
+from disret.distil.dose import PASSES, PRESENTATIONS, dose
 from disret.distil.examples import Examples, tokenised_queries
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
@@ -62,9 +63,8 @@ RECIPES = {
         "mixed_precision": False, "projection_start": "random",
     },
     "best": {
-        "num_epochs": 5, "train_batch_size": 128, "adamw_lr": 1e-3, "adamw_eps": 1e-9,
-        "lr_schedule": "cosine", "warmup_steps": 100, "eval_steps": 2000, "dropout": False,
-        "mixed_precision": True, "projection_start": "ridge",
+        "train_batch_size": 128, "adamw_lr": 1e-3, "adamw_eps": 1e-9, "lr_schedule": "cosine",
+        "dropout": False, "mixed_precision": True, "projection_start": "ridge",
     },
 }  # fmt: skip
 # The learning rate of `best` where the student does not start from the teacher's layers: higher for
@@ -165,7 +165,10 @@ def parse_args() -> argparse.Namespace:
     add("--max-seq-length", type=positive, default=256, help="tokens of a query (default: 256)")
     add("--warmup-steps", type=not_negative)
     add("--eval-steps", type=positive, help="steps between checkpoints")
-    add("--num-epochs", type=not_negative, help="0 leaves the student as it starts")
+    add("--num-epochs", type=not_negative,
+        help="passes over the texts; 0 leaves the student as it starts")
+    add("--presentations", type=positive, metavar="N",
+        help="train until texts were shown so often, all together, instead of --num-epochs")
     add("--adamw-lr", type=positive_float, help="learning rate")
     add("--adamw-eps", type=positive_float)
     add("--lr-schedule", choices=["linear", "cosine"], help="decay of the learning rate to 0")
@@ -188,14 +191,17 @@ def parse_args() -> argparse.Namespace:
     command_line.add_device(parser)
     command_line.add_mirror(parser)
     parser.epilog = command_line.described(RECIPES) + (
-        f"; adamw_lr {STATIC_LR} of best for static students, {MODEL_LR} from another model"
+        f"; {PASSES} passes, or {PRESENTATIONS:,} presentations if that is more; adamw_lr "
+        f"{STATIC_LR} for static students, {MODEL_LR} from another model"
     )
     args = parser.parse_args()
     if args.recipe == "best" and args.init_with != "subset":
         of_start = STATIC_LR if args.init_with == "static" else MODEL_LR
         args.adamw_lr = args.adamw_lr or of_start
+    if args.presentations and args.num_epochs is not None:
+        parser.error("--presentations and --num-epochs exclude each other")
     for name, value in RECIPES[args.recipe].items():
-        if getattr(args, name) is None:
+        if getattr(args, name) is None and not (name == "num_epochs" and args.presentations):
             setattr(args, name, value)
     if args.projection_activation == "relu":
         args.projection_start = "random"  # least squares know no ReLU
@@ -410,22 +416,28 @@ def distil(
         run.training_dtype = mixed_precision(device)
         if run.training_dtype == "float32":
             say("note: this CPU has no bfloat16, so --mixed-precision trains in float32.")
-    steps = -(-len(examples.embeddings) // args.train_batch_size) * args.num_epochs
-    if 0 < steps <= args.warmup_steps:
-        say(f"note: {args.warmup_steps} warm-up steps cover all {steps} steps of training.")
+    plan = dose(
+        len(examples.embeddings), args.train_batch_size, args.presentations, args.num_epochs,
+        args.warmup_steps, args.eval_steps,
+    )  # fmt: skip
+    if 0 < plan.steps <= plan.warmup_steps:
+        say(
+            f"note: {plan.warmup_steps} warm-up steps cover all {plan.steps} steps of training, so "
+            "the student will learn almost nothing; use --recipe best."
+        )
     settings = training.trainer_settings(
         run.checkpoints, device, run.training_dtype, seed=args.seed,
-        num_train_epochs=args.num_epochs, eval_steps=args.eval_steps,
+        num_train_epochs=plan.num_epochs, eval_steps=plan.eval_steps,
         per_device_train_batch_size=args.train_batch_size // world_size(),
         learning_rate=args.adamw_lr, adam_epsilon=args.adamw_eps, weight_decay=0.01,
-        warmup_steps=args.warmup_steps, lr_scheduler_type=args.lr_schedule,
+        warmup_steps=plan.warmup_steps, lr_scheduler_type=args.lr_schedule,
     )  # fmt: skip
     evaluator = training.QueryMSEEvaluator(validation[0], validation[1][:])
     with settings.main_process_first(local=False):
         run.claim()
         before = training.mse_before(run.partial, evaluator, student)
         checkpoint = run.last_checkpoint()
-    if not args.num_epochs:
+    if not plan.steps:
         return [{"step": 0, "mse": before}]
     untrained = copy.deepcopy(student.state_dict())
     trainer = training.DistillationTrainer(

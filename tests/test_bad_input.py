@@ -367,6 +367,8 @@ ARGUMENTS: list[Case] = [
         ("distill --max-seq-length " + "9" * 40, "too large"),
         ("distill --max-queries 0", "must be positive"),
         ("distill --num-epochs -1", "must not be negative"),
+        ("distill --presentations 0", "must be positive"),
+        ("distill --presentations 9 --num-epochs 1", "exclude each other"),
         ("distill --num-epochs " + "9" * 40, "too large"),
         ("distill --eval-steps 0", "must be positive"),
         ("distill --eval-steps " + "9" * 40, "too large"),

@@ -356,6 +356,27 @@ def test_mixed_precision_on_a_cpu_without_bfloat16(call, arguments, monkeypatch,
     assert report(tmp_path / "student")["training_dtype"] == "float32"
 
 
+def test_the_best_recipe_fits_the_number_of_queries(call, arguments, tmp_path):
+    """200 queries are shown as often as it takes, and warm-up does not eat up the steps."""
+    i = arguments.index("--warmup-steps")
+    del arguments[i : i + 4]  # and --eval-steps
+    outcome = call("distill", *arguments, "--layers", 0, 3, "--recipe", "best",
+                   "--presentations", 6400)  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    steps = [point["step"] for point in report(tmp_path / "student")["validation_mse"]]
+    assert steps == [0, *range(41, 411, 41), 416]
+    assert "warm-up" not in outcome.err
+
+
+def test_the_papers_recipe_says_what_it_cannot_do(call, arguments):
+    i = arguments.index("--warmup-steps")
+    del arguments[i : i + 2]
+    outcome = call("distill", *arguments, "--layers", 0, 3)
+    assert outcome.status == 0, outcome.err
+    assert "1000 warm-up steps cover all 13 steps" in outcome.err
+    assert "use --recipe best" in outcome.err
+
+
 def test_divergence_is_said(call, arguments, tmp_path):
     arguments[arguments.index("--adamw-lr") + 1] = 1e30
     outcome = call("distill", *arguments, "--layers", 0)

@@ -120,9 +120,9 @@ def main() -> None:
         learning_rate=recipe["adamw_lr"],
         adam_epsilon=recipe["adamw_eps"],
         weight_decay=0.01,
-        warmup_steps=recipe["warmup_steps"],
+        warmup_steps=100,
         lr_scheduler_type=recipe["lr_schedule"],
-        eval_steps=recipe["eval_steps"],
+        eval_steps=2000,
         seed=42,
     )
     trainer = DistillationTrainer(
