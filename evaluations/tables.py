@@ -11,7 +11,11 @@ README's prose may state.
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
+
+from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,7 +24,7 @@ from disret.files import whole_file
 from disret.retrieve.score_file import mean_retention, newest_scores
 from disret.sweep import report, tradeoff
 from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
-from disret.sweep.plots import plot_speed, plot_tradeoff, timed_on
+from disret.sweep.plots import plot_agreement, plot_speed, plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -47,6 +51,9 @@ FIRST = [
 ]
 RETENTION = "retention, three sets (95 % interval)"
 SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
+
+
+OVERLAPS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
 
 # --- What the files say -------------------------------------------------------------------------
@@ -134,6 +141,7 @@ def students() -> list[Row]:
 
 def online() -> list[Row]:
     """Each size in torch, float32 and int8: one query, a batch, scores."""
+    plot_agreement(pairs(), HERE / "agreement.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
     reference = TEACHER, "torch"
@@ -303,6 +311,43 @@ def black_box() -> list[Row]:
     return sorted(rows, key=lambda row: (row["student"], int(row["passes"])))
 
 
+def pairs() -> list[Row]:
+    """Every student on every collection for which agreement and retention were measured."""
+    found = {}
+    for path in sorted(HERE.glob("*/scores.csv")):
+        for row in read_rows(path):
+            if row.get("overlap@10") is not None and row["retention"] is not None:
+                found[row["collection"], row["query_weights"], row["query_backend"]] = row
+    return list(found.values())
+
+
+def agreement() -> list[Row]:
+    """What retention goes with how much agreement."""
+    rows = []
+    for low, high in pairwise(OVERLAPS):
+        shares = [row["retention"] for row in pairs() if low <= row["overlap@10"] < high]
+        if shares:
+            rows.append({
+                "overlap@10": f"{low:.1f} to {min(high, 1):.1f}",
+                "students and sets": len(shares),
+                "median retention": percent(median(shares)),
+                "lowest": percent(min(shares)),
+                "highest": percent(max(shares)),
+            })  # fmt: skip
+    return rows
+
+
+def correlations() -> list[Row]:
+    """How well each measure of agreement orders students and sets by retention."""
+    shares = [row["retention"] for row in pairs()]
+    return [
+        {"measure": name,
+         "Spearman correlation with retention":
+         f"{spearmanr([row[name] for row in pairs()], shares).statistic:.2f}"}
+        for name in ("overlap@10", "overlap@100", "rbo", "first@10", "cosine")
+    ]  # fmt: skip
+
+
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "first": first,
     "example": example,
@@ -317,6 +362,8 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "paper-recipe": paper_recipe,
     "other-model": other_model,
     "black-box": black_box,
+    "agreement": agreement,
+    "correlations": correlations,
 }
 
 
@@ -354,6 +401,7 @@ def draw_figures() -> None:
     for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "pydocs"):
         folder = HERE / name
         tradeoff.report(folder / "scores.csv", folder / "speed.csv", folder / "tradeoff.png")
+    plot_agreement(pairs(), HERE / "agreement.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
     shown = [*alone.values(), *batch.values()]  # as in the table of the same runs

@@ -161,6 +161,22 @@ def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             ax.set_title(title, fontsize=10)
 
 
+def plot_agreement(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Retention against agreement with the teacher, a colour for each collection.
+
+    Args:
+        rows: of `benchmark.py`, with `dataset`, `overlap@10` and `retention`.
+    """
+    with _figure(path, 5.6, 4.2) as (_, (axes,)):
+        for dataset in dict.fromkeys(row["dataset"] for row in rows):
+            points = [(r["overlap@10"], r["retention"]) for r in rows if r["dataset"] == dataset]
+            axes.plot(*zip(*points, strict=True), "o", label=dataset, alpha=0.8)
+        axes.axhline(100, color="0.7", lw=0.8)
+        axes.set_xlabel("overlap@10 with the teacher")
+        axes.set_ylabel("retention of nDCG@10, percent")
+        axes.legend(frameon=False, fontsize=8)
+
+
 @contextmanager
 def _figure(
     path: Path,

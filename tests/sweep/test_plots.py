@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from disret.sweep.plots import (
+    plot_agreement,
     plot_layers,
     plot_speed,
     plot_throughput,
@@ -49,6 +50,7 @@ def test_a_figure_names_data_and_machine(tmp_path, monkeypatch):
     source = "timed on queries of nq and fiqa; a chip"
     plot_speed(rows, tmp_path / "speed.svg")
     plot_throughput({"a": {4: 1.0}}, tmp_path / "throughput.svg", timed_on(rows))
+    plot_agreement([{"dataset": source, "overlap@10": 0.5, "retention": 80.0}], tmp_path / "a.svg")
     plot_tradeoff([], tmp_path / "tradeoff.svg", source)
     for path in tmp_path.glob("*.svg"):
         assert source in path.read_text(), path
