@@ -8,19 +8,20 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. `facts` are th
 README's prose may state.
 """
 
+import math
 import re
 import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from disret.command_line import argument_parser, run
-from disret.files import whole_file
+from disret.files import read_json, whole_file
 from disret.retrieve.score_file import mean_retention, newest_scores
 from disret.sweep import report, tradeoff
 from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
@@ -311,6 +312,47 @@ def black_box() -> list[Row]:
     return sorted(rows, key=lambda row: (row["student"], int(row["passes"])))
 
 
+def twelve() -> list[Row]:
+    """Two of twelve layers, trained on all queries, beside the paper's student on the same sets."""
+    rows = []
+    paper = paper_student((0, 11))
+    for found in scores(HERE / "twelve").values():
+        for dataset, row in found.items():
+            if row["overlap@10"] is None:
+                continue  # the teacher
+            rows.append({
+                "data set": dataset,
+                "teacher nDCG@10": f"{100 * row[METRIC] / row['retention']:.4f}",
+                "student nDCG@10": f"{row[METRIC]:.4f}",
+                "retention": percent(row["retention"]),
+                "the paper's": percent(paper_retention(paper, [dataset])),
+                "overlap@10": f"{row['overlap@10']:.3f}",
+                "cosine": f"{row['cosine']:.3f}",
+            })  # fmt: skip
+    return rows
+
+
+def doses() -> list[Row]:
+    """Two layers of six by the number of queries that a user has."""
+    rows = []
+    for (encoder, _), found in scores(HERE / "dose").items():
+        name, _, queries = Path(encoder).name.partition("-")
+        if name != "queries":
+            continue  # the teacher
+        report = read_json(HERE / "dose" / f"{Path(encoder).name}.json")
+        steps = report["validation_mse"][-1]["step"]
+        per_pass = math.ceil(int(queries) / report["arguments"]["train_batch_size"])
+        rows.append({
+            "queries": f"{int(queries):,}",
+            "passes": f"{steps / per_pass:.0f}",
+            "training, one core": f"{report['seconds']['training'] / 60:.0f} min",
+            **{f"{d} retention": percent(row["retention"]) for d, row in found.items()},
+            "mean": percent(mean_retention(found.values())),
+            "mean overlap@10": f"{mean(row['overlap@10'] for row in found.values()):.3f}",
+        })  # fmt: skip
+    return sorted(rows, key=lambda row: int(row["queries"].replace(",", "")))
+
+
 def pairs() -> list[Row]:
     """Every student on every collection for which agreement and retention were measured."""
     found = {}
@@ -362,6 +404,8 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "paper-recipe": paper_recipe,
     "other-model": other_model,
     "black-box": black_box,
+    "twelve": twelve,
+    "dose": doses,
     "agreement": agreement,
     "correlations": correlations,
 }
