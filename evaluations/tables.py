@@ -353,6 +353,20 @@ def doses() -> list[Row]:
     return sorted(rows, key=lambda row: int(row["queries"].replace(",", "")))
 
 
+def prompts() -> list[Row]:
+    """What an instruction before each query costs a student of two layers."""
+    alone, batch = (timed(HERE / "prompt" / "speed.csv", size) for size in (1, 64))
+    slow = next(iter(alone))
+    return [
+        {"student": {"with": "with the prompt", "without": "without"}[Path(key[0]).name],
+         "one query": f"{alone[key]['p50_ms']:.2f} ms "
+         f"({times(alone[slow]['p50_ms'] / alone[key]['p50_ms'])})",
+         "queries/s, batch 64": f"{batch[key]['queries_per_second']:.0f} "
+         f"({times(batch[key]['queries_per_second'] / batch[slow]['queries_per_second'])})"}
+        for key in alone
+    ]  # fmt: skip
+
+
 def pairs() -> list[Row]:
     """Every student on every collection for which agreement and retention were measured."""
     found = {}
@@ -406,6 +420,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "black-box": black_box,
     "twelve": twelve,
     "dose": doses,
+    "prompt": prompts,
     "agreement": agreement,
     "correlations": correlations,
 }
