@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from disret.command_line import UserError, shortened
+from disret.data.arrow_columns import column_kinds, column_texts
+from disret.data.hub_data import BLOCK, FORM, HUB, Stream, first_line, look_up, parse_name
 from disret.files import readable
-from disret.network import hub_obstacle
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BLOCK = 1024  # rows read together; of a wide vector, some megabytes
-HUB = "hub:"
 TEXT_COLUMNS = ("text", "query", "sentence")
 VECTOR_COLUMNS = ("embedding", "vector", "emb", "embeddings")
 
@@ -46,12 +45,9 @@ def version(name: str) -> str:
         UserError: there is no such source, or its name says no format.
     """
     if name.startswith(HUB):
-        from huggingface_hub import HfApi
-
-        if obstacle := hub_obstacle():
-            raise UserError(f"{name} cannot be read: {obstacle}.")
-        with _of_hub(name):
-            return HfApi().dataset_info(_hub_parts(name)[0]).sha
+        if parse_name(name).column:
+            raise UserError(f"{name}: columns of vectors are not named; write {FORM}.")
+        return look_up(name).revision
     _reader(name)
     path = readable(Path(name)).resolve()
     return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
@@ -101,11 +97,7 @@ def _whole(file: Path, form: str, *damage: type[Exception]) -> Iterator[None]:
     try:
         yield
     except damage as error:
-        raise UserError(f"{file} is not a whole {form} file: {_reason(error)}.") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{file} is not a whole {form} file: {first_line(error)}.") from None
 
 
 def _float32(values: np.ndarray) -> np.ndarray:
@@ -125,7 +117,7 @@ def _parquet(file: Path) -> Source:
         # Else a row group, perhaps the whole file, is read as one.
         opened = ParquetFile(file, buffer_size=1 << 18, pre_buffer=False)
         count, schema = opened.metadata.num_rows, opened.schema_arrow
-    columns = _columns(str(file), _arrow_kinds(schema))
+    columns = _columns(str(file), column_kinds(schema))
 
     def rows() -> Iterator[Row]:
         with opened, _whole(file, "Parquet", *damage):
@@ -133,22 +125,6 @@ def _parquet(file: Path) -> Source:
             yield from _arrow_rows(batches, columns)
 
     return Source(str(file), count, rows())
-
-
-def _arrow_kinds(schema: "pa.Schema") -> dict[str, str]:
-    from pyarrow import types
-
-    def kind(of: "pa.DataType") -> str:
-        of = of.value_type if types.is_dictionary(of) else of
-        if types.is_string(of) or types.is_large_string(of) or types.is_string_view(of):
-            return "text"
-        if types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of):
-            if types.is_floating(of.value_type):
-                return "floats"
-            return "integers" if types.is_integer(of.value_type) else "list"
-        return str(of)
-
-    return {field.name: kind(field.type) for field in schema}
 
 
 def _arrow_rows(batches: "Iterable[pa.RecordBatch]", columns: tuple[str, str]) -> Iterator[Row]:
@@ -160,19 +136,8 @@ def _arrow_rows(batches: "Iterable[pa.RecordBatch]", columns: tuple[str, str]) -
         values = _float32(vectors.flatten().to_numpy(zero_copy_only=False))
         lengths = pc.fill_null(pc.list_value_length(vectors), 0).to_numpy(zero_copy_only=False)
         ends = lengths.cumsum()
-        for text, start, end in zip(_strings(texts), ends - lengths, ends, strict=True):
+        for text, start, end in zip(column_texts(texts), ends - lengths, ends, strict=True):
             yield next(numbers), text, values[start:end]
-
-
-def _strings(column: "pa.Array") -> list[str | None]:
-    """The texts; None for what is called UTF-8 and is not."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        if len(column) == 1:
-            return [None]
-        half = len(column) // 2
-        return _strings(column[:half]) + _strings(column[half:])
 
 
 # --- JSON lines -----------------------------------------------------------------------------------
@@ -287,41 +252,12 @@ def _npz_array(
 
 
 def _hub(name: str, revision: str) -> Source:
-    import datasets
-
-    path, config, split = _hub_parts(name)
-    with _of_hub(name):
-        found = datasets.load_dataset(path, config, split=split, streaming=True, revision=revision)
-    sizes = found.info.splits or {}
+    stream = Stream(name, revision)
 
     def rows() -> Iterator[Row]:
-        with _of_hub(name):
-            tables = iter(found.with_format("arrow").iter(BLOCK))
-            if (first := next(tables, None)) is not None:
-                columns = _columns(name, _arrow_kinds(first.schema))
-                batches = (b for t in itertools.chain([first], tables) for b in t.to_batches())
-                yield from _arrow_rows(batches, columns)
+        batches = stream.batches()
+        if (first := next(batches, None)) is not None:
+            columns = _columns(name, column_kinds(first.schema))
+            yield from _arrow_rows(itertools.chain([first], batches), columns)
 
-    return Source(name, (sizes[split].num_examples or 0) if split in sizes else 0, rows())
-
-
-def _hub_parts(name: str) -> tuple[str, str | None, str]:
-    """Data set, config and split."""
-    whole, _, split = name.removeprefix(HUB).partition(":")
-    parts = whole.split("/", 2)
-    return "/".join(parts[:2]), (parts[2] if parts[2:] else None), split or "train"
-
-
-@contextmanager
-def _of_hub(name: str) -> Iterator[None]:
-    """Turn what the libraries of the hub raise, of many classes, into a sentence."""
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    try:
-        yield
-    except UserError:
-        raise
-    except (HFValidationError, RepositoryNotFoundError):
-        raise UserError(f"{name}: no such data set, or it is not open to you.") from None
-    except Exception as error:
-        raise UserError(f"{name} cannot be read: {_reason(error)}.") from error
+    return Source(name, stream.count, rows())

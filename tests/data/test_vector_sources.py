@@ -2,18 +2,14 @@
 
 import gzip
 import json
-import os
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
-from local_server import LocalServer
+from dataset_hub import DatasetHub, hub_environment
 from vector_files import some_vectors, write_vectors
 
 from disret.command_line import UserError
@@ -220,106 +216,28 @@ def test_names_that_say_no_format_or_no_file(tmp_path):
 # --- The hub --------------------------------------------------------------------------------------
 
 
-class DatasetHub(LocalServer):
-    """As much of the hub as it takes to stream the data set `someone/set`.
-
-    Attributes:
-        files: by path, the content.
-        revision: the commit.
-    """
-
-    revision = "a" * 40
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = unquote(urlsplit(self.path).path)
-                what, _, rest = path.partition("/someone/set")
-                if path == "/":
-                    self._answer(b"")
-                elif what == "/api/datasets" and rest.startswith("/tree/"):
-                    folder = rest.removeprefix(f"/tree/{server.revision}").strip("/")
-                    self._answer_json(self._listed(f"{folder}/" if folder else ""))
-                elif what == "/api/datasets":
-                    files = [{"rfilename": name} for name in server.files]
-                    about = {"id": "someone/set", "sha": server.revision, "siblings": files}
-                    known = rest in ("", f"/revision/{server.revision}")
-                    self._answer_json(about) if known else self._absent("RevisionNotFound")
-                elif what == "/datasets" and rest.startswith("/resolve/"):
-                    self._answer_file(rest.split("/", 3)[3])
-                else:
-                    self._absent("RepoNotFound")
-
-            do_HEAD = do_GET
-
-            def _listed(self, folder: str) -> list[dict]:
-                paths = [name for name in server.files if name.startswith(folder)]
-                below = {folder + name.removeprefix(folder).split("/")[0] for name in paths}
-                return [
-                    {"type": "file", "path": name, "size": len(server.files[name]), "oid": "b" * 40}
-                    if name in server.files
-                    else {"type": "directory", "path": name, "oid": "c" * 40}
-                    for name in sorted(below)
-                ]
-
-            def _answer_file(self, name: str) -> None:
-                content = server.files.get(name)
-                if content is None:
-                    self._absent("EntryNotFound")
-                    return
-                headers = {"ETag": '"d"', "X-Repo-Commit": server.revision}
-                if asked := self.headers.get("Range"):
-                    start, end = asked.removeprefix("bytes=").split("-")
-                    part = content[int(start) : int(end or len(content)) + 1]
-                    last = int(start) + len(part) - 1
-                    headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
-                    self._answer(part, 206, headers)
-                else:
-                    self._answer(content, 200, headers)
-
-            def _absent(self, code: str) -> None:
-                self._answer(b"", 404, {"X-Error-Code": code})
-
-            def _answer_json(self, value) -> None:
-                self._answer(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
-
-            def _answer(self, content: bytes, status: int = 200, headers: dict | None = None):
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
-
-            def log_message(self, *args) -> None:
-                pass
-
-        super().__init__(Handler)
-
-
 READ = """
 import json, sys
 from disret.command_line import UserError
 from disret.data.vectors import read_vectors
 for name in sys.argv[1:]:
     try:
-        texts, embeddings, sha256 = read_vectors([name])
-        print(json.dumps([texts, embeddings.tolist(), sha256]))
+        found = read_vectors([name])
+        print(json.dumps([found.texts, found.embeddings.tolist(), found.sha256]))
     except UserError as error:
         print(json.dumps(str(error)))
 """
 
 
 def read_in_a_process(tmp_path, endpoint, *names):
-    """The libraries of the hub look at its address when they are imported."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint,
-                   "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}  # fmt: skip
     command = [sys.executable, "-c", READ, *names]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command,
+        env=hub_environment(tmp_path, endpoint),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
 
@@ -335,16 +253,15 @@ def test_data_sets_of_the_hub_stream(tmp_path):
     configs = json.dumps([{"config_name": "small", "data_files": files}])
     hub.files["README.md"] = f"---\nconfigs: {configs}\n---\n".encode()
     names = ["hub:someone/set", "hub:someone/set/small:dev", "hub:someone/set:test",
-             "hub:someone/set/large", "hub:someone/none", "hub:",
+             "hub:someone/set/large", "hub:someone/none", "hub:", "hub:someone/set#text",
              str(tmp_path / "dev.jsonl")]  # fmt: skip
     train, dev, *wrong, file = read_in_a_process(tmp_path, hub.url, *names)
     assert train[0] == [f"train {text}" for text in TEXTS]
     assert dev == file
     np.testing.assert_array_equal(np.array(dev[1], np.float32), EMBEDDINGS)
-    for reason, name, part in zip(
-        wrong, names[2:], ["Bad split: test", "'large' not found", "no such", "no such"],
-        strict=False,
-    ):  # fmt: skip
+    parts = ["Bad split: test", "'large' not found", "no such data set",
+             "is no data set of the hub", "columns of vectors are not named"]  # fmt: skip
+    for reason, name, part in zip(wrong, names[2:-1], parts, strict=True):
         assert reason.startswith(f"{name}")
         assert part in reason
     hub.files["small/dev.parquet"] = b"damaged"
