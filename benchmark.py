@@ -36,7 +36,7 @@ from disret.data.collection import (
     is_present,
 )
 from disret.data.download import mirror_from
-from disret.data.query_files import read_queries
+from disret.data.query_files import query_source, read_queries
 from disret.data.vectors import read_vectors, split
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
 from disret.encode.batches import normalised
@@ -130,8 +130,9 @@ def parse_args() -> argparse.Namespace:
         help="search this index, as it is, instead of one that is built here: FAISS of any kind, "
         ".npy, .fvecs, .parquet or a folder of benchmarks/faiss")
     add("--ids", type=Path, metavar="FILE", help="document ids of --index, one a line")
-    add("--queries", nargs="+", type=Path, metavar="FILE",
-        help="a query log instead of --datasets: agreement with the document encoder's own queries")
+    add("--queries", nargs="+", type=query_source, metavar="FILE",
+        help="a query log (a file, or as in distill.py a data set of the hub) instead of "
+        "--datasets: agreement with the document encoder's own queries")
     add("--max-queries", type=positive, metavar="N", help="of --queries, the first N")
     add("--worst", type=Path, metavar="DIR",
         help="write there, for each query encoder, the ten queries on which it agrees least")

@@ -23,7 +23,7 @@ from disret import command_line, distributed
 from disret.command_line import UserError, about, not_negative, positive, positive_float, say
 from disret.data.collection import check_name
 from disret.data.download import mirror_from
-from disret.data.query_files import training_queries
+from disret.data.query_files import query_source, training_queries
 from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align
@@ -96,7 +96,7 @@ def main() -> None:
     """
     args = parse_args()
     run, publication = Run(args), Publication(args)
-    texts = read_texts(args)
+    texts = read_texts(args, run)
     device = training_device(args.device)
     distributed.join(device)
     prepared = distributed.decided_by_first(lambda: prepare(args, run, texts, device))
@@ -148,9 +148,10 @@ def parse_args() -> argparse.Namespace:
         help="after the Dense layer of a MODEL of another dimension; the authors used relu")
     add("--output", type=lambda path: Path(path).resolve(), required=True, metavar="DIR",
         help="where the student goes")
-    add("--queries", nargs="+", type=Path, metavar="FILE",
-        help="tsv (id, tab, text), jsonl (text) or plain text, also .gz (default: MS MARCO's)")
-    add("--valid-queries", nargs="+", type=Path, metavar="FILE",
+    add("--queries", nargs="+", type=query_source, metavar="FILE",
+        help="tsv (id, tab, text), jsonl (text) or plain text, also .gz, or "
+        "hub:NAME[/CONFIG][:SPLIT]#COLUMN (default: MS MARCO's)")
+    add("--valid-queries", nargs="+", type=query_source, metavar="FILE",
         help="queries to validate on (default: MS MARCO's dev queries)")
     add("--max-queries", type=positive, metavar="N", help="train on the first N queries only")
     add("--adapt", metavar="NAME|DIR",
@@ -252,12 +253,14 @@ def check_teacher(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     args.projection_start = "ridge"
 
 
-def read_texts(args: argparse.Namespace) -> tuple[list[str], list[str], list[str]] | None:
+def read_texts(args: argparse.Namespace, run: Run) -> tuple[list[str], list[str], list[str]] | None:
     """Queries and sentences to train on, and queries to validate on; None if vectors have them."""
     if args.teacher_vectors:
         return None
     mirror = mirror_from(args.mirror)
-    queries, valid = training_queries(args.queries, args.valid_queries, args.max_queries, mirror)
+    queries, valid, run.sources = training_queries(
+        args.queries, args.valid_queries, args.max_queries, mirror
+    )
     return queries, collection_sentences(args.adapt, len(queries), args.seed, mirror), valid
 
 

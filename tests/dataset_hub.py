@@ -106,7 +106,7 @@ class DatasetHub(LocalServer):
         """A split of Parquet files, one for the columns of each; known from the card."""
         for number, part in enumerate(columns):
             buffer = BytesIO()
-            pq.write_table(pa.table(part), buffer, row_group_size=1000)
+            pq.write_table(pa.table(part), buffer)
             self.files[f"{config}/{split}-{number}.parquet"] = buffer.getvalue()
         folders = sorted({name.rpartition("-")[0] for name in self.files if "/" in name})
         configs: dict[str, list] = {}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, accept_interrupts
+from dataset_hub import DatasetHub, hub_environment
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -20,6 +21,7 @@ from tiny import save_encoder, tokenizer
 
 from disret.devices import mixed_precision
 from disret.encode.models import load_encoder
+from disret.tables import read_rows
 
 SMALL = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4, "--adamw-lr", 1e-3,
          "--teacher-dtype", "float32", "--device", "cpu"]  # fmt: skip
@@ -585,3 +587,59 @@ def test_real_teacher(call, arguments, real_teacher, tmp_path):
     student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     assert student.transformers_model.config.num_hidden_layers == 2
     assert np.linalg.norm(student.encode("length one")) == pytest.approx(1, abs=1e-5)
+
+
+def test_queries_of_the_hub(script, teacher, queries, tmp_path):
+    """They are trained on like those of a file, and the card says whose they are."""
+    hub = DatasetHub()
+    texts = [f"how old is number {i}" for i in range(100)]
+    held_out_texts = [f"where is number {i}" for i in range(20)]
+    hub.add_split("train", {"question": [f"{t}\n" for t in texts] + [texts[0], None]})
+    hub.add_split("dev", {"question": held_out_texts})
+    hub.about = {"cardData": {"license": "cc-by-4.0"}}
+    named, held_out = "hub:someone/set#question", "hub:someone/set:dev#question"
+    here = {"env": hub_environment(tmp_path, hub.url)}
+
+    def distil(student, training, valid, *more):
+        outcome = script(
+            "distill", "--teacher", teacher, "--layers", 0, "--queries", training, queries,
+            "--valid-queries", valid, "--max-queries", 150, "--output", tmp_path / student, *SMALL,
+            *more, **here,
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+        return outcome.out + outcome.err
+
+    distil("student", named, held_out)
+    found = report(tmp_path / "student")
+    assert found["arguments"]["queries"] == [named, str(queries)]
+    assert found["queries"] == {"training": 150, "sentences": 0, "validation": 20}
+    of_hub = {"revision": "a" * 40, "licence": "cc-by-4.0"}
+    of_file = {"revision": None, "licence": None}
+    assert found["sources"] == {
+        "training": [
+            {"name": named, "count": 100, **of_hub},
+            {"name": str(queries), "count": 50, **of_file},
+        ],
+        "validation": [{"name": held_out, "count": 20, **of_hub}],
+    }
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert f"\n- `{named}`: 100 queries, licence cc-by-4.0\n" in card
+    assert f"\n- `{queries}`: 50 queries, licence not stated\n" in card
+
+    hub.files.clear()  # the copies are there
+    assert "is finished already" in distil("student", named, held_out, "--resume")
+    np.save(tmp_path / "index.npy", load_encoder(str(teacher), "cpu").encode(texts))
+    scored = script(
+        "benchmark", "--queries", held_out, "--index", tmp_path / "index.npy", "--document-encoder",
+        teacher, "--query-encoder", tmp_path / "student", "--output", tmp_path / "s.csv",
+        "--device", "cpu", **here,
+    )  # fmt: skip
+    assert scored.status == 0, scored.err
+    (row,) = read_rows(tmp_path / "s.csv")
+    assert (row["dataset"], row["queries"], row["documents"]) == ("set:dev#question", 20, 100)
+
+    for name, lines in (("log.txt", texts), ("held.txt", held_out_texts)):
+        (tmp_path / name).write_text("\n".join(lines))
+    distil("same", tmp_path / "log.txt", tmp_path / "held.txt")
+    assert report(tmp_path / "same")["student_sha256"] == found["student_sha256"]
+    hub.close()

@@ -15,7 +15,7 @@ BLOCK = 1024  # rows read together; of a wide vector, some megabytes
 HUB = "hub:"
 FORM = f"{HUB}NAME[/CONFIG][:SPLIT]"
 _NAME = re.compile(
-    rf"{HUB}(?P<dataset>[\w.-]+(/[\w.-]+)?)(/(?P<config>[^/:#][^:#]*))?(:(?P<split>[^#]+))?"
+    rf"{HUB}(?P<dataset>[\w.-]+(/[\w.-]+)?+)(/(?P<config>[^/:#][^:#]*))?(:(?P<split>[^#]+))?"
     r"(#(?P<column>.+))?"
 )
 
@@ -44,7 +44,8 @@ def parse_name(name: str) -> HubName:
     """
     found = _NAME.fullmatch(name)
     if found is None:
-        raise UserError(f"{name} is no data set of the hub; write {FORM}, and #COLUMN of queries.")
+        form = f"{FORM}, for queries with #COLUMN at its end"
+        raise UserError(f"{name} names no data set of the hub; write {form}.")
     dataset, config, split, column = found.group("dataset", "config", "split", "column")
     return HubName(dataset, config, split or "train", column)
 

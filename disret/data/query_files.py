@@ -1,4 +1,4 @@
-"""Queries to train on or to time with, from files in the usual formats.
+"""Queries to train on or to time with, from files in the usual formats and from the hub.
 
 python -m disret.data.query_files        # MS MARCO's, into downloads/
 """
@@ -8,20 +8,51 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from disret import paths
 from disret.command_line import UserError, add_mirror, argument_parser, run, say
 from disret.data.catalog import MSMARCO_QUERIES
 from disret.data.download import fetch_folder, mirror_from
+from disret.data.hub_data import HUB, parse_name
+from disret.data.hub_queries import HubQueries
 from disret.files import readable
 
 
-def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
-    """Read queries from files, in order.
+class Source(NamedTuple):
+    """Where queries come from.
 
-    The name says the format: `.tsv` has `id<TAB>text` lines, `.jsonl` has objects with `text`,
-    anything else one query a line; `.gz` may follow. Blank lines are skipped and counted.
+    Attributes:
+        name: as given, or that of the default.
+        count: the queries that were read from it.
+        revision: of a data set of the hub, its commit.
+        licence: of a data set of the hub, what its card states, if anything.
+    """
+
+    name: str
+    count: int
+    revision: str | None
+    licence: str | None
+
+
+def query_source(text: str) -> Path | str:
+    """The type of an argument that names a file, or with `hub:` a data set, of queries.
+
+    Raises:
+        UserError: what begins with `hub:` is no name of a data set.
+    """
+    if not text.startswith(HUB):
+        return Path(text)
+    parse_name(text)
+    return text
+
+
+def read_queries(names: Sequence[Path | str], limit: int | None = None) -> list[str]:
+    """Read queries from files and data sets of the hub, in order.
+
+    The name of a file says the format: `.tsv` has `id<TAB>text` lines, `.jsonl` has objects with
+    `text`, anything else one query a line; `.gz` may follow. Blank lines are skipped and counted.
+    Of a data set, `hub:NAME[/CONFIG][:SPLIT]#COLUMN`, each text is taken once.
 
     Args:
         limit: stop after so many queries.
@@ -31,46 +62,36 @@ def read_queries(files: Sequence[Path], limit: int | None = None) -> list[str]:
 
     Raises:
         UserError: a file is missing, empty or not UTF-8, or has a malformed line (the message
-            gives file and line number).
+            gives file and line number); or as `HubQueries`.
     """
-    queries: list[str] = []
-    blank = 0
-    for file in files:
-        before = len(queries)
-        for text in _lines(file):
-            if limit is not None and len(queries) == limit:
-                break
-            if text:
-                queries.append(text)
-            else:
-                blank += 1
-        if len(queries) == before and (limit is None or before < limit):
-            raise UserError(f"{file} holds no queries.")
-    if blank:
-        say(f"skipped {blank} blank lines in {', '.join(map(str, files))}.")
-    return queries
+    return _read([_open(name) for name in names], limit)[0]
 
 
 def training_queries(
-    files: Sequence[Path] | None,
-    valid_files: Sequence[Path] | None,
+    names: Sequence[Path | str] | None,
+    valid_names: Sequence[Path | str] | None,
     limit: int | None = None,
     mirror: str | None = None,
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str], dict[str, list[Source]]]:
     """Queries to train on, and queries to validate on that are not among them.
 
     Args:
-        files, valid_files: MS MARCO's training and development queries where not given.
+        names, valid_names: MS MARCO's training and development queries where not given.
         limit: train on so many only.
+
+    Returns:
+        Both, and the sources of `training` and of `validation`.
 
     Raises:
         UserError: as `read_queries`, or no validation query is left.
     """
-    if not (files and valid_files):
+    opened, valid_opened = ([_open(name) for name in of or ()] for of in (names, valid_names))
+    if not (opened and valid_opened):
         train, dev = msmarco_queries(mirror)
-        files, valid_files = files or [train], valid_files or [dev]
-    queries = read_queries(files, limit)
-    valid_queries = read_queries(valid_files)
+        opened = opened or [_QueryFile(train, "MS MARCO")]
+        valid_opened = valid_opened or [_QueryFile(dev, "MS MARCO")]
+    queries, sources = _read(opened, limit)
+    valid_queries, valid_sources = _read(valid_opened)
     seen = set(queries)
     unseen = [query for query in valid_queries if query not in seen]
     if not unseen:
@@ -78,7 +99,7 @@ def training_queries(
     if len(unseen) < len(valid_queries):
         left_out = len(valid_queries) - len(unseen)
         say(f"left out {left_out} validation queries that are among the training queries.")
-    return queries, unseen
+    return queries, unseen, {"training": sources, "validation": valid_sources}
 
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
@@ -89,6 +110,50 @@ def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     return train, dev
 
 
+class _QueryFile:
+    """Queries of a file, with the attributes of `HubQueries`."""
+
+    revision = licence = None
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self.name = name or str(path)
+        self._path = readable(path)
+
+    def texts(self, _limit: int | None) -> Iterator[str]:
+        """The query of each line, empty for a blank line."""
+        return _lines(self._path)
+
+
+def _open(name: Path | str) -> _QueryFile | HubQueries:
+    is_of_hub = isinstance(name, str) and name.startswith(HUB)
+    return HubQueries(name) if is_of_hub else _QueryFile(Path(name))
+
+
+def _read(
+    opened: Sequence[_QueryFile | HubQueries], limit: int | None = None
+) -> tuple[list[str], list[Source]]:
+    queries: list[str] = []
+    sources = []
+    blank = 0
+    for source in opened:
+        before = len(queries)
+        room = None if limit is None else limit - before
+        for text in source.texts(room) if room != 0 else ():
+            if len(queries) == limit:
+                break
+            if text:
+                queries.append(text)
+            else:
+                blank += 1
+        if len(queries) == before and room != 0:
+            raise UserError(f"{source.name} holds no queries.")
+        count = len(queries) - before
+        sources.append(Source(source.name, count, source.revision, source.licence))
+    if blank:
+        say(f"skipped {blank} blank lines in {', '.join(source.name for source in opened)}.")
+    return queries, sources
+
+
 def _lines(file: Path) -> Iterator[str]:
     """The query of each line, empty for a blank line."""
     gzipped = file.suffix == ".gz"
@@ -96,7 +161,6 @@ def _lines(file: Path) -> Iterator[str]:
     parse = {".tsv": _from_tsv, ".jsonl": _from_jsonl}.get(suffix, _from_text)
     number = 0
     try:
-        readable(file)
         with gzip.open(file, "rb") if gzipped else file.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")

@@ -55,7 +55,7 @@ queries = student.encode_query(["what is dense retrieval?"])
 
 The licences of the teacher, of a model that the student started from and of the training queries
 apply to this model as well; look them up before you pass it on.
-"""
+{licences}"""
 IN_THIS_FOLDER = "\nIn this folder; from elsewhere, put its path for the dot:\n"
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
 
@@ -109,6 +109,7 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         before=before,
         after=min(after, default=before),
         command=report["command"],
+        licences=_licences(report.get("sources", {}).get("training", [])),
     )
     with whole_file(path) as partial:
         partial.write_text(card, encoding="utf-8")
@@ -119,6 +120,16 @@ def shown_name(arguments: Mapping[str, Any], on_hub: str | None) -> str:
     if arguments.get("teacher_model"):
         return f"{arguments['teacher_model']} of {arguments['teacher']}"
     return arguments["teacher"] if on_hub else Path(arguments["teacher"]).name
+
+
+def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each source of the training queries."""
+    lines = [
+        f"- `{source['name']}`: {source['count']:,} queries, "
+        + (f"licence {source['licence']}" if source["licence"] else "licence not stated")
+        for source in sources
+    ]
+    return "\n".join(["", *lines, ""]) if lines else ""
 
 
 def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, invocation, is_main_process, say, without_secrets
+from disret.data.query_files import Source
 from disret.files import (
     check_writable,
     claim,
@@ -74,6 +75,7 @@ class Run:
 
     Attributes:
         teacher_sha256: the teacher's fingerprint, once the run is identified.
+        sources: of the queries to train and to validate on, for the report.
         training_dtype: what it is trained in, for the report.
 
     Raises:
@@ -89,6 +91,7 @@ class Run:
         self.on_hub: str | None = None
         self.inputs: dict[str, str] = {}
         self.counts: dict[str, int] = {}
+        self.sources: dict[str, list[Source]] = {}
         self.training_dtype = "float32"
         check_output(args.output, args.resume, args.overwrite)
         _check_no_input(args)
@@ -209,6 +212,10 @@ class Run:
             "command": invocation(),
             "teacher_on_hub": self.on_hub,
             "queries": self.counts,
+            "sources": {
+                use: [source._asdict() for source in sources]
+                for use, sources in self.sources.items()
+            },
             "training_dtype": self.training_dtype,
             "processes": world_size(),
             "seconds": self._seconds,

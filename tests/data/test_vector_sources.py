@@ -260,7 +260,7 @@ def test_data_sets_of_the_hub_stream(tmp_path):
     assert dev == file
     np.testing.assert_array_equal(np.array(dev[1], np.float32), EMBEDDINGS)
     parts = ["Bad split: test", "'large' not found", "no such data set",
-             "is no data set of the hub", "columns of vectors are not named"]  # fmt: skip
+             "names no data set of the hub", "columns of vectors are not named"]  # fmt: skip
     for reason, name, part in zip(wrong, names[2:-1], parts, strict=True):
         assert reason.startswith(f"{name}")
         assert part in reason

@@ -1,0 +1,174 @@
+"""Queries of a data set on a local hub: what is read, what is kept, and what is wrong with a name.
+
+A process of its own reads them, as the libraries of the hub look at its address on import.
+"""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from dataset_hub import DatasetHub, hub_environment
+
+from disret.command_line import UserError
+from disret.data.hub_data import parse_name
+from disret.data.query_files import query_source, read_queries
+
+READ = """
+import json, sys
+from disret.command_line import UserError
+from disret.data.query_files import training_queries
+limit, *names = json.loads(sys.argv[1])
+for name in names:
+    try:
+        queries, valid, sources = training_queries(name.split(), [sys.argv[2]], limit)
+        print(json.dumps([queries, [list(source) for source in sources["training"]]]))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture
+def hub():
+    server = DatasetHub()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def read(hub, tmp_path, valid_queries):
+    """Texts and sources of each name, or what is said of it, and at last standard error."""
+
+    def call(*names, limit=None):
+        command = [sys.executable, "-c", READ, json.dumps([limit, *names]), str(valid_queries)]
+        environment = hub_environment(tmp_path, hub.url)
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        return [*map(json.loads, run.stdout.splitlines()), run.stderr]
+
+    return call
+
+
+def copies(home):
+    return sorted((home / "downloads" / "queries").glob("*.txt"))
+
+
+def test_a_column_is_read_once(hub, read, home):
+    texts = [" one\n\ttwo ", "three", None, " \n", "one two", "zwölf\u2028Äpfel", "three"]
+    hub.add_split("train", {"question": texts, "answer": ["a"] * 7, "id": list(range(7))})
+    hub.add_split("dev", {"question": ["four"]}, config="small")
+    hub.about = {"cardData": {"license": "cc-by-4.0"}}
+    name = "hub:someone/set#question"
+    first, small, said = read(name, f"hub:someone/set/small:dev#question {name}")
+    wanted = ["one two", "three", "zwölf Äpfel"]
+    assert first == [wanted, [[name, 3, "a" * 40, "cc-by-4.0"]]]
+    assert small[0] == ["four", *wanted]
+    assert [count for _, count, *_ in small[1]] == [1, 3]
+    assert said.count(f"skipped 2 rows of {name} that have no text.") == 1
+
+    hub.files.clear()  # but for what is known of it
+    again, _ = read(name)
+    assert again == first
+    for path in copies(home):
+        path.write_text("damaged")
+    without, _ = read(name)
+    assert without.startswith(f"{name} cannot be read: ")
+    hub.add_split("train", {"question": ["new"]})
+    hub.revision = "b" * 40
+    newer, _ = read(name)
+    assert newer == [["new"], [[name, 1, "b" * 40, "cc-by-4.0"]]]
+
+
+def test_a_limit_reads_no_more_and_is_not_taken_for_all(hub, read, home):
+    chance = random.Random(0)
+    shards = [
+        {"q": [f"query {shard} {n}" for n in range(3000)],
+         "wide": [chance.randbytes(8000 if shard == 1 else 1) for _ in range(3000)]}
+        for shard in range(3)
+    ]  # fmt: skip
+    hub.add_split("train", *shards)
+    name = "hub:someone/set#q"
+    found, _ = read(name, limit=5)
+    assert found[0] == shards[0]["q"][:5]
+    assert found[1][0][1] == 5
+    assert not hub.sent["default/train-1.parquet"]
+    assert not hub.sent["default/train-2.parquet"]
+
+    hub.sent.clear()
+    found, _ = read(name)
+    assert found[0] == [text for shard in shards for text in shard["q"]]
+    wide = "default/train-1.parquet"
+    assert 0 < hub.sent[wide] < 0.6 * len(hub.files[wide])  # without the other column
+    assert len(copies(home)) == 2
+    hub.files.clear()
+    found, _ = read(name, limit=6)  # of the whole copy
+    assert found[0] == shards[0]["q"][:6]
+
+
+def test_sources_follow_each_other_up_to_a_limit(hub, read, queries):
+    hub.add_split("train", {"q": ["a", "b", "a", "c"]})
+    names = ["hub:someone/set#q", str(queries), "hub:someone/set#q"]
+    (found, sources), (_, all_sources), _ = read(" ".join(names[:2]), " ".join(names), limit=203)
+    assert found[:4] == ["a", "b", "c", "what is number 0 of 0"]
+    assert [source[:2] for source in sources] == [[names[0], 3], [names[1], 200]]
+    assert sources[1][2:] == [None, None]
+    assert all_sources[2][1] == 0
+
+
+def test_json_lines_and_a_licence_among_the_tags(hub, read):
+    records = [{"q": "a", "other": 1}, {"q": "b", "other": 2}]
+    hub.files["train.jsonl"] = "\n".join(map(json.dumps, records)).encode()
+    hub.about = {"tags": ["task:x", "license:mit", "license:apache-2.0"]}
+    found, wrong, _ = read("hub:someone/set#q", "hub:someone/set#other")
+    assert found == [["a", "b"], [["hub:someone/set#q", 2, "a" * 40, "mit, apache-2.0"]]]
+    assert wrong == (
+        "hub:someone/set#other: the column other is not of texts. Of texts there are: q; "
+        "of other kinds: other (int64)."
+    )
+
+
+def test_what_is_wrong_is_said_before_anything_is_read(hub, read, home):
+    hub.add_split("train", {"q": ["a"], "title": ["b"], "id": [1]})
+    hub.add_split("train", {"q": [], "id": []}, config="none")
+    hub.add_split("train", {"q": [None, " "]}, config="empty")
+    there = "Of texts there are: q, title; of other kinds: id (int64)."
+    cases = {
+        "hub:someone/set#query": f"no column is called query. {there}",
+        "hub:someone/set#id": f"the column id is not of texts. {there}",
+        "hub:someone/set": f"the column is missing; write it after a #. {there}",
+        "hub:someone/set:test#q": "Bad split: test",
+        "hub:someone/set/large#q": "'large' not found",
+        "hub:someone/none#q": "no such data set, or it is not open to you.",
+        "hub:someone/set/none#q": "the column q is not of texts",
+        "hub:someone/set#q none.tsv": "there is no file none.tsv.",
+        "hub:someone/set#q hub:someone/none#q": "no such data set",
+    }
+    *said, _ = read(*cases)
+    for name, sentence, reason in zip(cases, said, cases.values(), strict=True):
+        assert isinstance(sentence, str), name
+        assert sentence.startswith(name.split()[-1]) or "none.tsv" in name
+        assert reason in sentence
+    assert not copies(home)
+    empty, _ = read("hub:someone/set/empty#q")
+    assert empty == "hub:someone/set/empty#q holds no queries."
+    hub.close()
+    silent, _ = read("hub:someone/set#q")
+    assert silent == f"hub:someone/set#q cannot be read: no answer from {hub.url}."
+
+
+def test_names():
+    assert parse_name("hub:set#q") == ("set", None, "train", "q")
+    assert parse_name("hub:a/b.c-d/x/y:dev#q:/#r") == ("a/b.c-d", "x/y", "dev", "q:/#r")
+    assert query_source("hub:a/b#q") == "hub:a/b#q"
+    assert query_source("./hub:a").name == "hub:a"  # a file
+    for name in ("hub:", "hub:a//b#q", "hub://a/b#q", "hub:a/b#", "hub:a/b:#q", "hub:a/b/:x#q"):
+        with pytest.raises(
+            UserError, match=rf"^{name} names no data set of the hub; write hub:NAME"
+        ):
+            query_source(name)
+
+
+def test_the_hub_is_not_asked_offline():
+    with pytest.raises(UserError, match=r"^hub:a/b#q cannot be read: HF_HUB_OFFLINE is set"):
+        read_queries(["hub:a/b#q"])
