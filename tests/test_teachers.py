@@ -151,7 +151,9 @@ def test_vectors_alone_teach(call, vectors, other, tmp_path):
     wanted = held_out.embed(held_out.texts[2])[:]
     found = np.mean((model.encode_query(held_out.texts[2]) - wanted) ** 2)
     assert found == pytest.approx(min(curve(student)), rel=0.02)
-    assert "vectors.npz" in (student / "README.md").read_text()
+    card = (student / "README.md").read_text()
+    assert f"| {counts['training']} ({vectors}) |" in card
+    assert "MS MARCO" not in card
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
         "static": "the teacher's embedding of each token",
     }.get(arguments["init_with"], f"`{arguments['init_with']}`")
-    sources = ", ".join(arguments["queries"] or ["MS MARCO"])
+    named = arguments["queries"] or arguments.get("teacher_vectors") or ["MS MARCO"]
+    sources = ", ".join(named)
     if counts["sentences"]:
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
     on_hub = report.get("teacher_on_hub")
