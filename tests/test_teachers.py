@@ -106,7 +106,7 @@ def test_the_closed_form_starts_near_the_teacher(call, black_box, other, texts, 
 
 def test_a_static_student_of_a_service(call, black_box, teacher, texts, tmp_path):
     arguments = [*service(black_box), "--init-with", "static", *texts, "--recipe", "best",
-                 "--output", tmp_path / "student", *TRAIN]  # fmt: skip
+                 "--num-epochs", 5, "--output", tmp_path / "student", *TRAIN]  # fmt: skip
     refused = call("distill", *arguments)
     assert refused.status == 2
     assert "name a model that has with --vocabulary" in refused.err

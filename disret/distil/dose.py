@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-PASSES, PRESENTATIONS = 5, 500_000  # whichever is more, where nothing else is asked for
+PASSES, PRESENTATIONS = 5, 100_000  # whichever is more, where nothing else is asked for
 WARMUP_STEPS, EVAL_STEPS = 100, 2000  # at most, and a tenth of all steps
 
 

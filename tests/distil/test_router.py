@@ -28,7 +28,7 @@ def test_alone_and_joined(call, kind, teacher, queries, valid_queries, collectio
         "--teacher", teacher, *KINDS[kind], "--queries", queries, "--valid-queries", valid_queries,
         "--output", student, "--train-batch-size", 16, "--warmup-steps", 2, "--device", "cpu",
     ]  # fmt: skip
-    made = call("distill", *arguments, "--recipe", "best", "--router")
+    made = call("distill", *arguments, "--recipe", "best", "--num-epochs", 2, "--router")
     assert made.status == 0, made.err
     report = json.loads((student / "distillation.json").read_text())
     before, *after = (point["mse"] for point in report["validation_mse"])
@@ -60,7 +60,7 @@ def test_alone_and_joined(call, kind, teacher, queries, valid_queries, collectio
     # The scores go into the card, and a finished student is left as it is.
     written = (student / "model.safetensors").stat().st_mtime_ns
     assert "Not scored yet" in (student / "README.md").read_text()
-    again = call("distill", *arguments, "--recipe", "best", "--resume",
+    again = call("distill", *arguments, "--recipe", "best", "--num-epochs", 2, "--resume",
                  "--results", tmp_path / "scores.csv")  # fmt: skip
     assert again.status == 0, again.err
     card = (student / "README.md").read_text()
