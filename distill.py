@@ -270,11 +270,14 @@ def prepare(
     found: tuple[list[str], list[str], list[str]] | None,
     device: str,
 ) -> "tuple[SentenceTransformer | None, Examples | None, Validation]":
-    """All that needs the teacher, of which one process has room: the student before training,
-    what it trains on, and what it is validated on; no student if that is finished already.
+    """Do all that needs the teacher, on the one process that has room for it.
 
     Args:
         found: the texts; None if the teacher has them.
+
+    Returns:
+        The student before training, what it trains on, and what it is validated on; no student if
+        that is finished already.
     """
     args.teacher_dtype = resolve_dtype(args.teacher_dtype, device)
     teacher = open_teacher(args, device)

@@ -33,8 +33,9 @@ def as_rank_0_of(monkeypatch, processes: int) -> None:
 
 
 def accept_interrupts() -> None:
-    """For a child process: a shell that runs the tests in the background has SIGINT ignored."""
+    """For a child process: a shell in the background has SIGINT ignored, and nohup SIGHUP."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items) -> None:
