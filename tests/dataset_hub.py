@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 from conftest import ROOT
-from local_server import LocalServer
+from local_server import Answering, LocalServer
 
 
 class DatasetHub(LocalServer):
@@ -33,12 +32,12 @@ class DatasetHub(LocalServer):
         self.sent: Counter[str] = Counter()
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Answering):
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
                 what, _, rest = path.partition("/someone/set")
                 if path == "/":
-                    self._answer(b"")
+                    self.answer(b"")
                 elif what == "/api/datasets" and rest.startswith("/tree/"):
                     folder = rest.removeprefix(f"/tree/{server.revision}").strip("/")
                     self._answer_json(self._listed(f"{folder}/" if folder else ""))
@@ -77,28 +76,16 @@ class DatasetHub(LocalServer):
                     last = int(start) + len(part) - 1
                     headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
                     server.sent[name] += len(part)
-                    self._answer(part, 206, headers)
+                    self.answer(part, 206, headers)
                 else:
                     server.sent[name] += len(content) * (self.command != "HEAD")
-                    self._answer(content, 200, headers)
+                    self.answer(content, 200, headers)
 
             def _absent(self, code: str) -> None:
-                self._answer(b"", 404, {"X-Error-Code": code})
+                self.answer(b"", 404, {"X-Error-Code": code})
 
             def _answer_json(self, value) -> None:
-                self._answer(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
-
-            def _answer(self, content: bytes, status: int = 200, headers: dict | None = None):
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
-
-            def log_message(self, *args) -> None:
-                pass
+                self.answer(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
 
         super().__init__(Handler)
 

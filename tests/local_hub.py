@@ -2,9 +2,8 @@
 
 import base64
 import json
-from http.server import BaseHTTPRequestHandler
 
-from local_server import LocalServer
+from local_server import Answering, LocalServer
 
 
 class LocalHub(LocalServer):
@@ -24,7 +23,7 @@ class LocalHub(LocalServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Answering):
             def do_GET(self) -> None:
                 if self.path == "/api/whoami-v2":
                     token = {"accessToken": {"role": server.role}}
@@ -73,14 +72,6 @@ class LocalHub(LocalServer):
                 refused = self.headers.get("Authorization") != f"Bearer {server.token}"
                 if refused and self.path.startswith("/api/"):
                     status, value = 401, {"error": "Invalid credentials"}
-                content = json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
-
-            def log_message(self, *args) -> None:
-                pass
+                self.answer(json.dumps(value).encode(), status)
 
         super().__init__(Handler)

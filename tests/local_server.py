@@ -1,7 +1,27 @@
 """Local HTTP servers; one of files, with byte ranges, can break a transfer or serve other bytes."""
 
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A handler that says nothing in the log."""
+
+    def answer(
+        self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a whole answer, or to HEAD all but its content."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *args) -> None:
+        pass
 
 
 class LocalServer:
