@@ -384,9 +384,9 @@ def pairs() -> list[Row]:
 
 def agreement() -> list[Row]:
     """What retention goes with how much agreement."""
-    rows = []
+    rows, measured = [], pairs()
     for low, high in pairwise(OVERLAPS):
-        shares = [row["retention"] for row in pairs() if low <= row["overlap@10"] < high]
+        shares = [row["retention"] for row in measured if low <= row["overlap@10"] < high]
         if shares:
             rows.append({
                 "overlap@10": f"{low:.1f} to {min(high, 1):.1f}",
@@ -400,11 +400,12 @@ def agreement() -> list[Row]:
 
 def correlations() -> list[Row]:
     """How well each measure of agreement orders students and sets by retention."""
-    shares = [row["retention"] for row in pairs()]
+    measured = pairs()
+    shares = [row["retention"] for row in measured]
     return [
         {"measure": name,
          "Spearman correlation with retention":
-         f"{spearmanr([row[name] for row in pairs()], shares).statistic:.2f}"}
+         f"{spearmanr([row[name] for row in measured], shares).statistic:.2f}"}
         for name in ("overlap@10", "overlap@100", "rbo", "first@10", "cosine")
     ]  # fmt: skip
 
