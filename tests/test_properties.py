@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import steady
 
 from disret.command_line import UserError
 from disret.data.collection import Collection
@@ -17,15 +18,7 @@ from disret.query_encoder import ExportError, QueryEncoder
 from disret.retrieve.index import shards_of
 from disret.tables import read_rows, read_runs, write_rows
 
-# The same examples each time, and no more time than the other tests.
-settings.register_profile(
-    "tests",
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+settings.register_profile("tests", steady, max_examples=150)
 settings.load_profile("tests")
 
 letters = st.characters(exclude_categories=["Cs"])  # no halves of surrogate pairs

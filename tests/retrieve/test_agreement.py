@@ -5,8 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import steady
 
 from disret.retrieve.agreement import (
     RBO_P,
@@ -16,14 +17,6 @@ from disret.retrieve.agreement import (
     summary,
 )
 
-# The same examples each time, and no more time than the other tests.
-steady = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 few = settings(steady, max_examples=25)
 
 

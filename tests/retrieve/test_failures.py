@@ -4,19 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from steady import steady
 
 from disret.retrieve.failures import Failure, worst, write_worst
-
-# The same examples each time, and no more time than the other tests.
-steady = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def test_the_worst_come_first():
