@@ -23,12 +23,12 @@ from disret import command_line, distributed
 from disret.command_line import UserError, about, not_negative, positive, positive_float, say
 from disret.data.collection import check_name
 from disret.data.download import mirror_from
-from disret.data.query_files import query_source, training_queries
+from disret.data.query_files import query_source, training_queries, weighted_source
 from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align
 from disret.distil.dose import PASSES, PRESENTATIONS, dose
-from disret.distil.examples import Examples, tokenised_queries
+from disret.distil.examples import Examples, tokenised_queries, weights_of
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
 from disret.distil.publish import Publication
@@ -148,9 +148,9 @@ def parse_args() -> argparse.Namespace:
         help="after the Dense layer of a MODEL of another dimension; the authors used relu")
     add("--output", type=lambda path: Path(path).resolve(), required=True, metavar="DIR",
         help="where the student goes")
-    add("--queries", nargs="+", type=query_source, metavar="FILE",
+    add("--queries", nargs="+", type=weighted_source, metavar="FILE[@N]",
         help="tsv (id, tab, text), jsonl (text) or plain text, also .gz, or "
-        "hub:NAME[/CONFIG][:SPLIT]#COLUMN (default: MS MARCO's)")
+        "hub:NAME[/CONFIG][:SPLIT]#COLUMN; each pass shows them N times (default: MS MARCO's)")
     add("--valid-queries", nargs="+", type=query_source, metavar="FILE",
         help="queries to validate on (default: MS MARCO's dev queries)")
     add("--max-queries", type=positive, metavar="N", help="train on the first N queries only")
@@ -196,6 +196,10 @@ def parse_args() -> argparse.Namespace:
         f"{STATIC_LR} for static students, {MODEL_LR} from another model"
     )
     args = parser.parse_args()
+    args.query_weights = None
+    if args.queries:
+        args.queries, weights = zip(*args.queries, strict=True)
+        args.query_weights = list(weights) if set(weights) != {1.0} else None
     if args.recipe == "best" and args.init_with != "subset":
         of_start = STATIC_LR if args.init_with == "static" else MODEL_LR
         args.adamw_lr = args.adamw_lr or of_start
@@ -259,7 +263,7 @@ def read_texts(args: argparse.Namespace, run: Run) -> tuple[list[str], list[str]
         return None
     mirror = mirror_from(args.mirror)
     queries, valid, run.sources = training_queries(
-        args.queries, args.valid_queries, args.max_queries, mirror
+        args.queries, args.valid_queries, args.max_queries, mirror, args.query_weights
     )
     return queries, collection_sentences(args.adapt, len(queries), args.seed, mirror), valid
 
@@ -295,7 +299,13 @@ def prepare(
     targets, valid_targets = teacher.embed(texts), teacher.embed(valid)
     teacher.release()  # its work is done; leave the memory to the student
     run.lap("teacher_embeddings")
-    return student, Examples(tokenised_queries(student, texts), targets), (valid, valid_targets)
+    sources = run.sources.get("training", [])
+    weights = weights_of(
+        [*(source.count for source in sources), len(sentences)],
+        [*(source.weight for source in sources), 1.0],
+    )
+    examples = Examples(tokenised_queries(student, texts), targets, weights)
+    return student, examples, (valid, valid_targets)
 
 
 # --- Student initialisation ---------------------------------------------------------------------
@@ -423,7 +433,7 @@ def distil(
         if run.training_dtype == "float32":
             say("note: this CPU has no bfloat16, so --mixed-precision trains in float32.")
     plan = dose(
-        len(examples.embeddings), args.train_batch_size, args.presentations, args.num_epochs,
+        len(examples.rows), args.train_batch_size, args.presentations, args.num_epochs,
         args.warmup_steps, args.eval_steps,
     )  # fmt: skip
     if 0 < plan.steps <= plan.warmup_steps:

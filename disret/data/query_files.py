@@ -5,6 +5,7 @@ python -m disret.data.query_files        # MS MARCO's, into downloads/
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,12 +28,14 @@ class Source(NamedTuple):
         count: the queries that were read from it.
         revision: of a data set of the hub, its commit.
         licence: of a data set of the hub, what its card states, if anything.
+        weight: how often a pass shows each of them.
     """
 
     name: str
     count: int
     revision: str | None
     licence: str | None
+    weight: float = 1.0
 
 
 def query_source(text: str) -> Path | str:
@@ -45,6 +48,20 @@ def query_source(text: str) -> Path | str:
         return Path(text)
     parse_name(text)
     return text
+
+
+def weighted_source(text: str) -> tuple[Path | str, float]:
+    """The type of an argument that names queries, and perhaps with `@2` how often to show each.
+
+    Raises:
+        UserError: the weight is 0, or as `query_source`.
+    """
+    name, _, weight = text.rpartition("@")
+    if not re.fullmatch(r"\d+(\.\d+)?", weight) or Path(text).exists():
+        return query_source(text), 1.0
+    if not float(weight):
+        raise UserError(f"{text}: queries that are never shown; leave them out.")
+    return query_source(name), float(weight)
 
 
 def read_queries(names: Sequence[Path | str], limit: int | None = None) -> list[str]:
@@ -72,12 +89,14 @@ def training_queries(
     valid_names: Sequence[Path | str] | None,
     limit: int | None = None,
     mirror: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> tuple[list[str], list[str], dict[str, list[Source]]]:
     """Queries to train on, and queries to validate on that are not among them.
 
     Args:
         names, valid_names: MS MARCO's training and development queries where not given.
         limit: train on so many only.
+        weights: of `names`, for the sources.
 
     Returns:
         Both, and the sources of `training` and of `validation`.
@@ -91,6 +110,9 @@ def training_queries(
         opened = opened or [_QueryFile(train, "MS MARCO")]
         valid_opened = valid_opened or [_QueryFile(dev, "MS MARCO")]
     queries, sources = _read(opened, limit)
+    if weights:
+        pairs = zip(sources, weights, strict=True)
+        sources = [source._replace(weight=weight) for source, weight in pairs]
     valid_queries, valid_sources = _read(valid_opened)
     seen = set(queries)
     unseen = [query for query in valid_queries if query not in seen]

@@ -2,10 +2,10 @@
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from disret.command_line import UserError
-from disret.data.collection import Collection, find_collections
+from disret.data.collection import find_collections
 
 END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
 SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
@@ -29,7 +29,9 @@ def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = 
     collections = find_collections(name, mirror)
     chance = random.Random(seed)
     kept: list[str] = []
-    for number, sentence in enumerate(_sentences(collections)):
+    documents = (document for collection in collections for document in collection.documents())
+    sentences = (sentence for document in documents for sentence in sentences_of(document.text))
+    for number, sentence in enumerate(sentences):
         if len(kept) < limit:
             kept.append(sentence)
         elif (place := chance.randrange(number + 1)) < limit:
@@ -39,10 +41,9 @@ def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = 
     return list(dict.fromkeys(kept))
 
 
-def _sentences(collections: Sequence[Collection]) -> Iterator[str]:
-    for collection in collections:
-        for document in collection.documents():
-            for part in END.split(document.text):
-                words = part.split()
-                if SHORTEST <= len(words) <= LONGEST:
-                    yield " ".join(words)
+def sentences_of(text: str) -> Iterator[str]:
+    """The sentences and lines of a text that are as long as a sentence."""
+    for part in END.split(text):
+        words = part.split()
+        if SHORTEST <= len(words) <= LONGEST:
+            yield " ".join(words)

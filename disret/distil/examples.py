@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,16 +29,34 @@ class Examples:
 
     Attributes:
         embeddings: float32 [n_queries, dimension].
+        weights: how often a pass shows each query, float [n_queries]; once if not given. Of a
+            fraction, as many queries are shown once more, always the same.
     """
 
     tokens: Tokens
     embeddings: "Rows | np.ndarray"
+    weights: np.ndarray | None = None
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The numbers of the queries, as often as a pass shows them, int64 [n_shown]."""
+        if self.weights is None:
+            return np.arange(len(self.embeddings))
+        whole = np.floor(self.weights)
+        chance = np.random.default_rng(0).random(len(whole))
+        times = whole + (chance < self.weights - whole)
+        return np.repeat(np.arange(len(times)), times.astype(np.int64))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 [n_shown]."""
+        return self.tokens.lengths[self.rows]
 
     def dataset(self) -> "Dataset":
-        """The numbers of the queries, of which `collate` makes batches."""
+        """The rows, of which `collate` makes batches."""
         from datasets import Dataset
 
-        return Dataset.from_dict({"row": np.arange(len(self.embeddings))})
+        return Dataset.from_dict({"row": self.rows})
 
     def collate(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         """A batch as sentence-transformers' losses take it, with the embeddings as `label`."""
@@ -47,6 +66,13 @@ class Examples:
         features = self.tokens.batch(numbers)
         label = torch.from_numpy(np.asarray(self.embeddings[numbers], dtype=np.float32))
         return {**{f"query_{name}": value for name, value in features.items()}, "label": label}
+
+
+def weights_of(counts: Sequence[int], weights: Sequence[float]) -> np.ndarray | None:
+    """The weight of each query, of so many with each weight; None if all are shown once."""
+    if all(weight == 1 for weight in weights):
+        return None
+    return np.repeat(np.asarray(weights, dtype=float), counts)
 
 
 def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) -> Tokens:

@@ -127,6 +127,7 @@ def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
     """A line for each source of the training queries."""
     lines = [
         f"- `{source['name']}`: {source['count']:,} queries, "
+        + (f"shown {source['weight']:g} times a pass, " if source.get("weight", 1) != 1 else "")
         + (f"licence {source['licence']}" if source["licence"] else "licence not stated")
         for source in sources
     ]

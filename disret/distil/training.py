@@ -42,7 +42,7 @@ class QueryBatchSampler(DefaultBatchSampler):
 
     Args:
         dataset: the numbers of the queries (`Examples.dataset`).
-        lengths: tokens of each query, int64 [n_queries].
+        lengths: tokens of each of them, int64 [n_queries].
         in_order: keep the order of the dataset instead.
     """
 
@@ -193,7 +193,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
     """
 
     def __init__(self, *args, examples: Examples, keep_order: bool = False, **kwargs) -> None:
-        self.lengths = examples.tokens.lengths
+        self.lengths = examples.lengths
         self.keep_order = keep_order
         self.sampler: QueryBatchSampler | None = None
         collator = _Collator(preprocess_fn=examples.collate)

@@ -1,0 +1,150 @@
+"""Sentences of dictionaries and manuals, as texts to distil on beside queries.
+
+    python -m disret.data.prose /usr/share/dictd /usr/share/doc/python3.11/html downloads/prose.txt
+    python distill.py --queries downloads/msmarco/queries/queries.train.tsv downloads/prose.txt …
+
+A student follows its teacher on the words and kinds of text that it has seen. What a Linux
+distribution packages holds many: DICT dictionaries, HTML documentation, manual pages, descriptions
+of packages, and plain text.
+"""
+
+import gzip
+import lzma
+import random
+import re
+from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+from disret.command_line import UserError, argument_parser, progress_bar, run
+from disret.data.sentences import sentences_of
+from disret.files import check_writable, whole_file
+
+MANUAL = re.compile(r"\.[1-9][a-z]*$")
+ASIDE = re.compile(r"\\[^\\\n]*\\|\[[^\]]*\]|<[^>]*>|[{}]")  # pronunciation, etymology, markup
+FEWEST_LETTERS = 0.8  # of the characters, spaces included: what has fewer is code or a table
+UNSEEN = {"head", "nav", "pre", "script", "style", "footer"}
+BLOCKS = {"p", "li", "dd", "dt", "td", "th", "div", "h1", "h2", "h3", "h4", "h5", "h6", "br"}
+
+
+def prose(paths: Sequence[Path]) -> list[str]:
+    """The sentences of all files in some folders that are known as text, each once, shuffled.
+
+    Args:
+        paths: files, and folders to look through: `.dict`, `.html`, `.txt`, manual pages (`.1`,
+            `.3pm`) and Debian's `Translation-en`, each perhaps with `.gz`, `.dz` or `.xz` behind.
+
+    Raises:
+        UserError: a path is missing or cannot be unpacked, or none of them holds a sentence.
+    """
+    found: dict[str, None] = {}
+    for file in progress_bar(list(_files(paths)), desc="files", unit="file"):
+        try:
+            for paragraph in _paragraphs(file):
+                text = re.sub(r"\s+([,.;:])", r"\1", ASIDE.sub(" ", paragraph))
+                found.update(dict.fromkeys(filter(_is_prose, sentences_of(text))))
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise UserError(f"{file} cannot be read: {error}.") from None
+    if not found:
+        raise UserError(f"there are no sentences in {', '.join(map(str, paths))}.")
+    shuffled = list(found)
+    random.Random(0).shuffle(shuffled)
+    return shuffled
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"there is no {path}.")
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and _reader(file):
+                yield file
+
+
+def _reader(file: Path):
+    name = re.sub(r"\.(gz|dz|xz)$", "", file.name)
+    if name.endswith((".html", ".htm")):
+        return _of_html
+    if name.startswith("Translation-en"):
+        return _of_descriptions
+    if name.endswith((".dict", ".txt")):
+        return _of_text
+    return _of_manual if MANUAL.search(name) else None
+
+
+def _paragraphs(file: Path) -> Iterator[str]:
+    unpack = {".gz": gzip.open, ".dz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
+    with unpack(file, "rt", encoding="utf-8", errors="replace") as stream:
+        yield from _reader(file)(stream.read())
+
+
+def _of_text(text: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        yield " ".join(paragraph.split())
+
+
+def _of_descriptions(text: str) -> Iterator[str]:
+    """Of each package the line that says what it is, and the paragraphs below."""
+    lines = re.sub(r"^(Package|Description-md5): .*$", "", text, flags=re.MULTILINE)
+    lines = re.sub(r"^Description-en: (.*)$", r"\1\n", lines, flags=re.MULTILINE)
+    return _of_text(re.sub(r"^ \.$", "", lines, flags=re.MULTILINE))
+
+
+def _of_manual(text: str) -> Iterator[str]:
+    """The running text of a manual page in man(7) or mdoc(7), without its requests."""
+    text = re.sub(r"^[.']\s*(SH|SS|TP|PP|P|LP|IP|RS|RE|Pp|It|Sh|Ss)\b.*$", "", text, flags=re.M)
+    text = re.sub(r"^[.'](B|I|BR|BI|IR|RB|RI|IB|Nm|Fl|Ar|Xr|Em|Dv|Va)\s+", "", text, flags=re.M)
+    text = re.sub(r"^[.'].*$", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\\f(\[\w*\]|\(\w\w|\w)|\\&|\\/|\\,", "", text)
+    return _of_text(re.sub(r"\\\(\w\w|\\\[\w+\]", " ", text).replace(r"\-", "-").replace('"', ""))
+
+
+def _of_html(text: str) -> list[str]:
+    parser = _Blocks()
+    parser.feed(text)
+    parser.close()
+    return [" ".join(block.split()) for block in "".join(parser.parts).split("\0")]
+
+
+class _Blocks(HTMLParser):
+    """The text of a page, with a NUL where a block begins or ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self.unseen = 0
+
+    def handle_starttag(self, tag: str, _attributes: list) -> None:
+        self.unseen += tag in UNSEEN
+        if tag in BLOCKS:
+            self.parts.append("\0")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.unseen = max(0, self.unseen - (tag in UNSEEN))
+        if tag in BLOCKS:
+            self.parts.append("\0")
+
+    def handle_data(self, data: str) -> None:
+        if not self.unseen:
+            self.parts.append(data)
+
+
+def _is_prose(sentence: str) -> bool:
+    letters = sum(char.isalpha() or char == " " for char in sentence)
+    return letters >= FEWEST_LETTERS * len(sentence) and "�" not in sentence
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.data.prose")
+    parser.add_argument("paths", type=Path, nargs="+", help="files, or folders of files")
+    parser.add_argument("output", type=Path, help="text file to write, a sentence a line")
+    args = parser.parse_args()
+    check_writable(args.output)
+    texts = prose(args.paths)
+    with whole_file(args.output) as partial:
+        partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    print(f"{args.output}: {len(texts)} texts")
+
+
+if __name__ == "__main__":
+    run(main)
