@@ -42,7 +42,7 @@ from disret.distil.run import (
     Unfinished,
     Unloaded,
 )
-from disret.distil.static import student_of_texts, student_of_tokens
+from disret.distil.static import feed_forward, student_of_texts, student_of_tokens
 from disret.distil.teachers import Teacher, open_teacher
 from disret.encode.models import load_encoder, with_prompt
 from disret.encode.service import NoKey, host_of, is_address, parsed_options
@@ -60,16 +60,17 @@ RECIPES = {
     "paper": {
         "num_epochs": 1, "train_batch_size": 128, "adamw_lr": 1e-4, "adamw_eps": 1e-6,
         "lr_schedule": "linear", "warmup_steps": 1000, "eval_steps": 2000, "dropout": True,
-        "mixed_precision": False, "projection_start": "random",
+        "mixed_precision": False, "projection_start": "random", "feed_forward": False,
     },
     "best": {
         "train_batch_size": 128, "adamw_lr": 1e-3, "adamw_eps": 1e-9, "lr_schedule": "cosine",
         "dropout": False, "mixed_precision": True, "projection_start": "ridge",
+        "feed_forward": True,
     },
 }  # fmt: skip
 # The learning rate of `best` where the student does not start from the teacher's layers: higher for
 # token embeddings, each of which few batches touch, and lower for another model, which forgets.
-STATIC_LR, MODEL_LR = 1e-2, 3e-4
+STATIC_LR, MODEL_LR = 2e-3, 3e-4
 ADVICE = {
     Taken: "name another --output, or replace it with --overwrite",
     Foreign: "name another --output",
@@ -141,6 +142,8 @@ def parse_args() -> argparse.Namespace:
         help="layers to keep, from 0, in this order; first and last are best (of MODEL: or all)")
     add("--vocabulary", metavar="MODEL",
         help="whose tokens a static student has, where the teacher's are unknown")
+    add("--feed-forward", action=argparse.BooleanOptionalAction,
+        help="put two layers behind a static student's mean, which it starts as")
     add("--projection-start", choices=["random", "ridge"],
         help="of the Dense layer after a MODEL: random, or least squares to the teacher's vectors "
         "(default: random for --recipe paper, unless the teacher has no weights)")
@@ -205,6 +208,8 @@ def parse_args() -> argparse.Namespace:
         args.adamw_lr = args.adamw_lr or of_start
     if args.presentations and args.num_epochs is not None:
         parser.error("--presentations and --num-epochs exclude each other")
+    if args.feed_forward and args.init_with != "static":
+        parser.error("--feed-forward is for --init-with static")
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None and not (name == "num_epochs" and args.presentations):
             setattr(args, name, value)
@@ -215,6 +220,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--layers is missing: say which of the teacher's layers to keep")
     if args.init_with == "static" and args.layers:
         parser.error("--init-with static has no --layers")
+    args.feed_forward = args.feed_forward and args.init_with == "static"
     with about("--layers"):
         check_layers(args.layers or [])
     if args.resume and args.overwrite:
@@ -341,6 +347,8 @@ def init_student(
             student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
         else:
             student = student_of_tokens(teacher.on_device())
+        if args.feed_forward:
+            feed_forward(student)
     if args.student_prompt is not None:
         with_prompt(student, args.student_prompt)
     return student
@@ -424,10 +432,13 @@ def distil(
         The validation MSE by step, from step 0, before training.
     """
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     from disret.distil import training
 
     student.to(device)
+    # NCCL cannot add up sparse gradients.
+    sparse = isinstance(student[0], StaticEmbedding) and world_size() == 1
     if args.mixed_precision:
         run.training_dtype = mixed_precision(device)
         if run.training_dtype == "float32":
@@ -464,6 +475,7 @@ def distil(
         # The paper's objective: the squared distance between student and teacher embeddings.
         loss=EmbedDistillLoss(student, distance_metric=args.loss),
         keep_order=args.keep_order,
+        sparse=sparse,
     )
     with training.for_short_texts(student, args.dropout):
         trainer.train(resume_from_checkpoint=checkpoint)

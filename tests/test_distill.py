@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import save_encoder, tokenizer
 
+from disret.data.query_files import read_queries
 from disret.devices import mixed_precision
 from disret.encode.models import load_encoder
 from disret.tables import read_rows
@@ -335,6 +336,34 @@ def test_a_teacher_of_16_bits(call, arguments, tmp_path, start):
     assert curve[-1]["mse"] < curve[0]["mse"]
     student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     assert {p.element_size() for p in student.parameters()} == {4}
+
+
+@pytest.mark.parametrize("layers", [True, False])
+def test_a_static_student_moves_its_texts_tokens(call, arguments, queries, tmp_path, layers):
+    more = [] if layers else ["--no-feed-forward"]
+    for output, passes in (("start", 0), ("student", 3)):
+        outcome = call(
+            "distill", *arguments, "--init-with", "static", "--recipe", "best", "--adamw-lr", 1e-4,
+            "--num-epochs", passes, "--output", tmp_path / output, *more,
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+    start, student = (
+        SentenceTransformer(str(tmp_path / name), device="cpu") for name in ("start", "student")
+    )
+    moved = (start[0].embedding.weight != student[0].embedding.weight).any(dim=1)
+    texts = read_queries([queries])
+    ids = {token for text in texts for token in student.tokenizer.encode(text).ids}
+    assert set(moved.nonzero().ravel().tolist()) <= ids
+    assert moved.any()
+    assert sum(type(module).__name__ == "Dense" for module in student) == (2 if layers else 0)
+    curve = report(tmp_path / "student")["validation_mse"]
+    assert curve[-1]["mse"] < curve[0]["mse"]
+
+
+def test_feed_forward_layers_are_of_static_students(call, arguments):
+    outcome = call("distill", *arguments, "--layers", 0, "--feed-forward")
+    assert outcome.status == 2
+    assert "--feed-forward is for --init-with static" in outcome.err
 
 
 def test_mixed_precision(script, arguments, tmp_path):

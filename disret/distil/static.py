@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from disret.distil.teachers import Teacher
 
+UNIT = 0.5  # a coordinate, as the feed-forward layers see it at first
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
 
 
@@ -36,6 +37,31 @@ def student_of_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
         similarity_fn_name=teacher.similarity_fn_name,
         device=str(teacher.device),
     )
+
+
+def feed_forward(student: "SentenceTransformer") -> None:
+    """Put two layers behind the mean of a static student's token embeddings, which it starts as.
+
+    A mean weighs a token alike whatever stands beside it; units behind it see which tokens meet.
+    relu(x) - relu(-x) is x, so that the student before training is the one without them.
+    """
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    weight = student[0].embedding.weight
+    width = weight.shape[1]
+    into = Dense(width, 2 * width, activation_function=torch.nn.ReLU())
+    out = Dense(2 * width, width, activation_function=torch.nn.Identity())
+    both = torch.cat([torch.eye(width), -torch.eye(width)])
+    scale = UNIT / weight.detach().square().mean().sqrt().clamp(min=1e-12).cpu()
+    with torch.no_grad():
+        into.linear.weight.copy_(both * scale)
+        out.linear.weight.copy_(both.T / scale)
+        into.linear.bias.zero_()
+        out.linear.bias.zero_()
+    device = student.device
+    for place, module in enumerate((into, out), start=1):
+        student.insert(place, module.to(device))
 
 
 def student_of_texts(

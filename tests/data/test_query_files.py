@@ -2,11 +2,17 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from disret.command_line import UserError
-from disret.data.query_files import msmarco_queries, read_queries
+from disret.data.query_files import (
+    msmarco_queries,
+    read_queries,
+    training_queries,
+    weighted_source,
+)
 
 
 def test_formats(tmp_path):
@@ -68,3 +74,23 @@ def test_msmarco_archive_of_the_mirror(real_mirror):
     train, dev = msmarco_queries(real_mirror)
     assert len(read_queries([train], limit=1000)) == 1000
     assert len(read_queries([dev])) == 6980
+
+
+def test_a_weight_stands_behind_a_name(tmp_path):
+    odd = tmp_path / "log@2"
+    odd.write_text("one\n")
+    assert weighted_source("log.tsv@2") == (Path("log.tsv"), 2.0)
+    assert weighted_source("a/b@c.tsv@0.5") == (Path("a/b@c.tsv"), 0.5)
+    assert weighted_source("a@b.tsv") == (Path("a@b.tsv"), 1.0)
+    assert weighted_source(str(odd)) == (odd, 1.0)
+    assert weighted_source("hub:org/name#question@3") == ("hub:org/name#question", 3.0)
+    with pytest.raises(UserError, match="never shown"):
+        weighted_source("log.tsv@0.0")
+
+
+def test_sources_keep_their_weights(tmp_path):
+    files = [tmp_path / name for name in ("a.txt", "b.txt", "held-out.txt")]
+    for file in files:
+        file.write_text(f"{file.stem} one\n{file.stem} two\n")
+    _, _, sources = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    assert [source.weight for source in sources["training"]] == [2.0, 0.5]

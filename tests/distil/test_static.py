@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import BoW, Normalize
 from tiny import VOCABULARY, save_encoder
 
 from disret.command_line import UserError
-from disret.distil.static import static_embedding
+from disret.distil.static import feed_forward, static_embedding, student_of_tokens
 from disret.encode.models import load_encoder
 
 
@@ -37,3 +37,13 @@ def test_gradients_reach_the_embeddings(teacher):
     static = static_embedding(load_encoder(str(teacher), "cpu"))
     static(static.preprocess(["ab"]))["sentence_embedding"].sum().backward()
     assert torch.count_nonzero(static.embedding.weight.grad.abs().sum(1)) == 2
+
+
+def test_feed_forward_layers_change_nothing_at_first(teacher):
+    student = student_of_tokens(load_encoder(str(teacher), "cpu"))
+    texts = ["a", "what is this", "", "zzz 7 and that"]
+    before = student.encode(texts)
+    feed_forward(student)
+    assert [type(module).__name__ for module in list(student)[1:3]] == ["Dense", "Dense"]
+    assert student[1].linear.weight.shape == (64, 32)
+    np.testing.assert_allclose(student.encode(texts), before, atol=1e-6)
