@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from postgres import postgres
 from sentence_transformers import SentenceTransformer
 
 from disret.encode.models import load_encoder
@@ -85,6 +86,12 @@ def test_faiss_with_a_note_of_what_made_the_index(check, student):
 def test_qdrant(check):
     pytest.importorskip("qdrant_client", reason="pip install -r examples/requirements.txt")
     check("qdrant_local", "storage")
+
+
+def test_pgvector(check):
+    pytest.importorskip("psycopg", reason="pip install -r examples/requirements.txt")
+    with postgres() as database:
+        check("pgvector_postgres", database)
 
 
 def test_langchain(check):
