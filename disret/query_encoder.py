@@ -5,12 +5,16 @@
     encoder = QueryEncoder.from_pretrained("models/student", precision="int8")
     vectors = encoder.encode(["what is dense retrieval?"])     # float32 [1, dimension]
 
+With `index=`, an encoder of another index is refused: a folder of `benchmarks/faiss`, or a JSON
+file beside the vectors of another database, such as a copy of `index.json` of an export.
+
 It reads what `distill.py --export` or `python -m disret.serve.export` wrote. A static student
 needs no onnxruntime. This file imports nothing else of the project: a service may copy it.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from tokenizers import Tokenizer
 
 FOLDER = "query-encoder"  # beside the model's files
 SETTINGS = "query_encoder.json"
+INDEX = "index.json"  # what made the documents' vectors
 FORMAT = 1  # of the settings
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together
@@ -66,7 +71,11 @@ class QueryEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, precision: str = "float32", num_threads: int | None = None
+        cls,
+        path: str | Path,
+        precision: str = "float32",
+        num_threads: int | None = None,
+        index: str | Path | None = None,
     ) -> "QueryEncoder":
         """Load an exported query encoder.
 
@@ -74,11 +83,15 @@ class QueryEncoder:
             path: the model's folder, or the folder `query-encoder` itself.
             precision: `float32` or `int8`.
             num_threads: that a graph runs on (default: the machine's cores); tables take one.
+            index: what it is to search: a folder with a `manifest.json`, or a JSON file, either
+                with `encoder_sha256`, the fingerprint of what made its vectors, their `dimension`,
+                and perhaps the name of that `encoder`.
 
         Raises:
             ExportError: files are missing or damaged, or the model beside them is another than
                 the one they were made from.
-            ValueError: there is no such precision, or number of threads.
+            ValueError: there is no such precision, or number of threads; or the index is of another
+                encoder than the teacher, or does not say of which.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be float32 or int8, got {precision!r}")
@@ -93,6 +106,8 @@ class QueryEncoder:
                 f"{folder} has no {precision}, which came to a cosine of only "
                 f"{settings['checks']['int8_mean_cosine']:.5f} to the model."
             )
+        if index is not None:
+            _check_index(folder, Path(index))
         files = settings["files"][precision]
         for name, digest in {**settings["files"]["tokenizer"], **files}.items():
             _check_file(folder, name, digest)
@@ -255,6 +270,37 @@ def _is_whole(settings: Any) -> bool:
         )
     except (KeyError, TypeError):
         return False
+
+
+def _check_index(folder: Path, index: Path) -> None:
+    """Raise unless an index is of the encoder that the one in `folder` stands in for."""
+    if index.is_dir():
+        index /= "manifest.json"
+    if (own := _maker(folder / INDEX)) is None:
+        raise ExportError(f"{folder / INDEX} is missing or damaged; export the model again.")
+    if not index.is_file():
+        raise ValueError(f"there is no file {index}, which would say what made the index.")
+    if (other := _maker(index)) is None:
+        raise ValueError(
+            f"{index} does not say what made the index: it needs encoder_sha256, 64 hexadecimal "
+            f"digits, and dimension, as {folder / INDEX} has them."
+        )
+    if own[1:] != other[1:]:
+        shown = [
+            f"{name} ({sha256[:16]}, {size} dimensions)" for name, sha256, size in (own, other)
+        ]
+        raise ValueError(f"{folder} is for an index of {shown[0]}, but {index} is of {shown[1]}.")
+
+
+def _maker(path: Path) -> tuple[str, str, int] | None:
+    """Name, fingerprint and dimension of what made an index; None where the file has none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        name, sha256 = record.get("encoder", "an encoder"), record["encoder_sha256"].lower()
+        is_whole = re.fullmatch("[0-9a-f]{64}", sha256) and type(record["dimension"]) is int
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
+    return (str(name), sha256, record["dimension"]) if is_whole else None
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

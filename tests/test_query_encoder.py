@@ -152,6 +152,66 @@ def test_a_batch_size_of_nothing(exported):
         QueryEncoder.from_pretrained(exported).encode(["a"], batch_size=0)
 
 
+@pytest.mark.parametrize("kind", ["exported", "static"])
+def test_the_index_of_the_same_encoder(kind, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    record = json.loads((folder / "query-encoder" / "index.json").read_text())
+    assert record["encoder"] == str(folder)
+    manifest = {**record, "encoder": "by another name", "documents": 60}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    beside = tmp_path / "of-a-database.json"
+    beside.write_text(json.dumps({key: record[key] for key in ("encoder_sha256", "dimension")}))
+    for index in (tmp_path, beside):
+        assert QueryEncoder.from_pretrained(folder, index=index).dimension == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [({"encoder_sha256": "0a" * 32}, r"other \(0a0a0a0a0a0a0a0a, 32 dimensions\)"),
+     ({"dimension": 24}, r"other \([0-9a-f]{16}, 24 dimensions\)")],
+)  # fmt: skip
+def test_the_index_of_another_encoder(exported, tmp_path, changes, shown):
+    record = json.loads((exported / "query-encoder" / "index.json").read_text())
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({**record, "encoder": "other", **changes}))
+    own = rf"{exported} \({record['encoder_sha256'][:16]}, 32 dimensions\)"
+    with pytest.raises(ValueError, match=rf"for an index of {own}, but {index} is of {shown}"):
+        QueryEncoder.from_pretrained(exported, "int8", index=index)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"dimension": 32}',
+     b'{"encoder_sha256": 3, "dimension": 32}', b'{"encoder_sha256": "abc", "dimension": 32}',
+     b'{"encoder_sha256": "%s"}' % (b"a" * 64),
+     b'{"encoder_sha256": "%s", "dimension": "32"}' % (b"a" * 64)],
+)  # fmt: skip
+def test_a_file_that_says_no_index(exported, tmp_path, content):
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"manifest\.json does not say what made the index: it needs"
+    ):
+        QueryEncoder.from_pretrained(exported, index=tmp_path)
+
+
+def test_no_file_that_says_what_made_an_index(exported, tmp_path):
+    for index in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(ValueError, match=r"there is no file .*\.json, which would say"):
+            QueryEncoder.from_pretrained(exported, index=index)
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_an_export_that_knows_no_index(model, tmp_path, content):
+    path = model / "query-encoder" / "index.json"
+    whole = shutil.copy(path, tmp_path)
+    path.unlink()
+    if content:
+        path.write_text(content)
+    assert QueryEncoder.from_pretrained(model).dimension == 32
+    with pytest.raises(ExportError, match=r"index\.json is missing or damaged; export the model"):
+        QueryEncoder.from_pretrained(model, index=whole)
+
+
 def test_no_export(tmp_path):
     with pytest.raises(ExportError, match="holds no exported query encoder"):
         QueryEncoder.from_pretrained(tmp_path)

@@ -15,8 +15,8 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
 from disret import paths
-from disret.distil.teachers import VectorTeacher
-from disret.encode.service import BLOCK, FIXED_TEXTS
+from disret.distil.teachers import ServiceTeacher, VectorTeacher
+from disret.encode.service import BLOCK, FIXED_TEXTS, Service
 
 TRAIN = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 8, "--device", "cpu"]
 
@@ -102,6 +102,18 @@ def test_the_closed_form_starts_near_the_teacher(call, black_box, other, texts, 
         starts[name] = curve(output)[0]
     assert starts["ridge of a model"] < 0.5 * starts["random"]
     assert starts["ridge"] < 0.5 * starts["random"] * 24 / 32 + 1
+
+
+def test_the_index_of_a_service(black_box):
+    """What is asked of it for queries is no matter of the documents."""
+    plain = ServiceTeacher(Service(black_box.address, "tiny"))
+    queries = ServiceTeacher(Service(black_box.address, "tiny", {"input_type": "query"}, "q: "))
+    assert queries.sha256 != plain.sha256
+    assert queries.encoder_sha256 == plain.encoder_sha256
+    elsewhere = EmbeddingService()
+    other = ServiceTeacher(Service(elsewhere.address, "tiny"))
+    elsewhere.close()
+    assert other.encoder_sha256 != plain.encoder_sha256
 
 
 def test_a_static_student_of_a_service(call, black_box, teacher, texts, tmp_path):

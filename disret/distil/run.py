@@ -75,6 +75,7 @@ class Run:
 
     Attributes:
         teacher_sha256: the teacher's fingerprint, once the run is identified.
+        encoder_sha256: that of what embeds the documents, by which an export knows its index.
         sources: of the queries to train and to validate on, for the report.
         training_dtype: what it is trained in, for the report.
 
@@ -87,7 +88,7 @@ class Run:
         self.output: Path = args.output
         self.partial = unfinished(args.output)
         self.args = args
-        self.teacher_sha256 = ""
+        self.teacher_sha256 = self.encoder_sha256 = ""
         self.on_hub: str | None = None
         self.inputs: dict[str, str] = {}
         self.counts: dict[str, int] = {}
@@ -116,6 +117,7 @@ class Run:
         from disret.encode.models import fingerprint
 
         self.teacher_sha256, self.on_hub = teacher.sha256, teacher.on_hub
+        self.encoder_sha256 = teacher.encoder_sha256
         initial = fingerprint(start) if start else self.teacher_sha256
         self.inputs = {
             "teacher_sha256": self.teacher_sha256,
@@ -211,6 +213,7 @@ class Run:
             **self.content,
             "command": invocation(),
             "teacher_on_hub": self.on_hub,
+            "encoder_sha256": self.encoder_sha256,
             "queries": self.counts,
             "sources": {
                 use: [source._asdict() for source in sources]

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from disret.command_line import say
+from disret.command_line import say, without_secrets
 from disret.data.vectors import is_normalised, read_vectors, split
 from disret.encode.cached import Rows, embedded_once, query_embeddings
 from disret.encode.models import fingerprint, load_encoder, place, with_dimensions, with_prompt
 from disret.encode.service import Service, is_address, parsed_options
+from disret.files import text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -23,6 +24,7 @@ class Teacher(Protocol):
         on_hub: its name on the model hub, if it is there.
         model: if its weights are at hand.
         sha256: of what decides its vectors.
+        encoder_sha256: of what embeds the documents, whatever is put before a query or cut off.
         dimension: of them.
         texts: queries and sentences to train on, and queries to validate on, if it has vectors of
             no others.
@@ -32,6 +34,7 @@ class Teacher(Protocol):
     on_hub: str | None
     model: "SentenceTransformer | None"
     sha256: str
+    encoder_sha256: str
     dimension: int
     texts: tuple[list[str], list[str], list[str]] | None
 
@@ -54,6 +57,7 @@ class ModelTeacher:
     Args:
         dtype: what it computes the vectors in.
         batch_size: that of `BatchEncoder`.
+        encoder_sha256: the fingerprint of the model as it embeds documents, if that is another.
     """
 
     texts = None
@@ -65,6 +69,7 @@ class ModelTeacher:
         device: str,
         dtype: str,
         batch_size: int | None = None,
+        encoder_sha256: str | None = None,
     ) -> None:
         from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -74,6 +79,7 @@ class ModelTeacher:
         on_hub = f"sentence-transformers/{name}" if is_short else name
         self.on_hub = None if Path(name).exists() else on_hub
         self.sha256 = fingerprint(model)
+        self.encoder_sha256 = encoder_sha256 or self.sha256
         self.dimension = model.get_embedding_dimension()
         self._normalises = any(isinstance(module, Normalize) for module in model)
         self._is_placed = False
@@ -111,6 +117,7 @@ class ServiceTeacher:
     def __init__(self, service: Service) -> None:
         self.service, self.name = service, service.name
         self.sha256, self.dimension = service.fingerprint, service.dimension
+        self.encoder_sha256 = text_sha256([without_secrets(service.url), service.model])
 
     def embed(self, texts: list[str]) -> Rows:
         return embedded_once(self.service, texts)
@@ -134,6 +141,7 @@ class VectorTeacher:
         vectors = read_vectors(sources, limit)
         self.name = ", ".join(Path(source).name for source in sources)
         self.sha256, self.vectors = vectors.sha256, vectors
+        self.encoder_sha256 = vectors.sha256  # as nothing says what made them
         self.dimension = vectors.embeddings.shape[1]
         train, valid = split(vectors)
         self.texts = tuple([vectors.texts[row] for row in rows] for rows in (train, [], valid))
@@ -169,8 +177,12 @@ def open_teacher(args: Namespace, device: str) -> Teacher:
         prompt = args.teacher_prompt or ""
         return ServiceTeacher(Service(args.teacher, args.teacher_model, options, prompt))
     model = load_encoder(args.teacher, "cpu", args.max_seq_length, dtype="auto")
+    is_changed = args.teacher_prompt is not None or args.truncate_dim is not None
+    encoder_sha256 = fingerprint(model) if is_changed else None
     if args.teacher_prompt is not None:
         with_prompt(model, args.teacher_prompt)
     if args.truncate_dim is not None:
         model = with_dimensions(model, args.truncate_dim)
-    return ModelTeacher(model, args.teacher, device, args.teacher_dtype, args.eval_batch_size)
+    return ModelTeacher(
+        model, args.teacher, device, args.teacher_dtype, args.eval_batch_size, encoder_sha256
+    )

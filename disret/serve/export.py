@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from disret.command_line import UserError, add_mirror, argument_parser, run
-from disret.encode.models import describe, load_encoder, prompt_of
+from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
 from disret.encode.tokens import LONGEST
-from disret.files import check_writable, claim, whole_folder, write_json
+from disret.files import check_writable, claim, read_record, whole_folder, write_json
+from disret.network import hub_obstacle
 from disret.query_encoder import (
     FOLDER,
     FORMAT,
+    INDEX,
     PRECISIONS,
     SETTINGS,
     ExportError,
@@ -77,6 +79,7 @@ def export(
     if not is_beside and (folder / "modules.json").exists():
         raise UserError(f"{folder} holds another model; the export needs another folder.")
     is_static = isinstance(encoder[0], StaticEmbedding)
+    index = _index_of(encoder, source)
     with whole_folder(folder / FOLDER) as partial_folder:
         tokenizer = _write_tokenizer(encoder, partial_folder, is_static)
         texts = [*queries, *_edges(tokenizer["max_length"])]
@@ -125,6 +128,7 @@ def export(
             for name in settings["files"].pop("int8"):
                 (partial_folder / name).unlink()
         write_json(partial_folder / SETTINGS, settings)
+        write_json(partial_folder / INDEX, {**index, "dimension": settings["dimension"]})
     return checks
 
 
@@ -141,7 +145,7 @@ def export_once(folder: Path, queries: Sequence[str]) -> None:
     """Export the model at `folder` unless its export is there and whole; say what came of it."""
     try:
         for precision in QueryEncoder.from_pretrained(folder).settings["files"].keys() & PRECISIONS:
-            QueryEncoder.from_pretrained(folder, precision)
+            QueryEncoder.from_pretrained(folder, precision, index=folder / FOLDER / INDEX)
     except ExportError:
         checks = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES], folder)
         print(summary(folder, checks))
@@ -171,6 +175,30 @@ def _edges(max_length: int | None) -> list[str]:
 
 def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in names}
+
+
+def _index_of(encoder: "SentenceTransformer", source: Path | None) -> dict[str, str]:
+    """What made the index that an encoder is for: a student's teacher; else the encoder itself.
+
+    Raises:
+        UserError: the report of a student's training is damaged.
+    """
+    from sentence_transformers.util import load_file_path
+
+    path = source and load_file_path(
+        str(source), "distillation.json",
+        local_files_only=source.exists() or hub_obstacle() is not None,
+    )  # fmt: skip
+    if path is None:
+        return {"encoder": str(source or "a model"), "encoder_sha256": fingerprint(encoder)}
+    report = read_record(Path(path), {"arguments": dict, "inputs": dict})
+    try:
+        arguments = report["arguments"]
+        name = arguments.get("teacher_model") or arguments["teacher"]
+        sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
+    except (TypeError, KeyError):
+        raise UserError(f"{path} is damaged, so the export would not know its index.") from None
+    return {"encoder": name, "encoder_sha256": sha256}
 
 
 def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:

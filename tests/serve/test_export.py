@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW, Normalize
 from tiny import save_encoder
 
+from disret import paths
 from disret.command_line import UserError
 from disret.distil.layers import keep_layers
 from disret.distil.router import join_encoders
@@ -115,7 +116,7 @@ def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, 
     assert 0.99 < checks["int8_mean_cosine"] < 1
     assert "int8 left out, as it came to a cosine of 0.99" in exports.summary(folder, checks)
     assert sorted(path.name for path in (folder / "query-encoder").iterdir()) == [
-        "model.onnx", "query_encoder.json", "tokenizer.json",
+        "index.json", "model.onnx", "query_encoder.json", "tokenizer.json",
     ]  # fmt: skip
     assert QueryEncoder.from_pretrained(folder).encode(QUERIES).shape == (40, 32)
     with pytest.raises(ExportError, match=r"no int8, which came to a cosine of only 0\.99"):
@@ -156,6 +157,47 @@ def test_the_command(call, teacher, valid_queries, tmp_path):
     elsewhere = call("disret.serve.export", "no/such-model", "--queries", valid_queries)
     assert elsewhere.status == 2
     assert "--output" in elsewhere.err
+
+
+def test_a_student_is_for_the_index_of_its_teacher(
+    call, teacher, collection, queries, valid_queries, tmp_path
+):
+    """Whatever its teacher puts before a query."""
+    student = tmp_path / "student"
+    outcome = call(
+        "distill", "--teacher", teacher, "--teacher-prompt", "find: ", "--layers", 0, 3,
+        "--queries", queries, "--valid-queries", valid_queries, "--num-epochs", 0, "--export",
+        "--output", student, "--device", "cpu",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    outcome = call("benchmark", "--datasets", collection, "--document-encoder", teacher,
+                   "--output", tmp_path / "r.csv", "--device", "cpu")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    (manifest,) = paths.INDEXES.rglob("manifest.json")
+    assert QueryEncoder.from_pretrained(student, index=manifest.parent).dimension == 32
+    other = save_encoder(tmp_path / "other", layers=1, seed=1)
+    assert call("disret.serve.export", other, "--queries", valid_queries).status == 0
+    for index in (manifest, student / "query-encoder" / "index.json"):
+        with pytest.raises(ValueError, match=rf"for an index of {other} .* is of {teacher} "):
+            QueryEncoder.from_pretrained(other, index=index)
+
+
+def test_what_a_report_says_of_the_index(teacher, tmp_path):
+    student = SentenceTransformer(
+        modules=[static_embedding(load_encoder(str(teacher), "cpu"))], device="cpu"
+    )
+    first, second = "1a" * 32, "2b" * 32
+    report = {"arguments": {"teacher": "T"}, "inputs": {"teacher_sha256": first}}
+    for changes, wanted in (({}, first), ({"encoder_sha256": second}, second)):
+        (tmp_path / "distillation.json").write_text(json.dumps({**report, **changes}))
+        export(student, tmp_path, QUERIES, tmp_path)
+        assert json.loads((tmp_path / "query-encoder" / "index.json").read_text()) == {
+            "encoder": "T", "encoder_sha256": wanted, "dimension": 32,
+        }  # fmt: skip
+    for damaged in ("{", json.dumps({**report, "inputs": {}})):
+        (tmp_path / "distillation.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"distillation\.json is damaged, so the export"):
+            export(student, tmp_path, QUERIES, tmp_path)
 
 
 @pytest.mark.real
