@@ -55,7 +55,7 @@ $(INSTALLED): $(REQUIREMENTS)
 	$(PY) -m pip install --disable-pip-version-check -r $(REQUIREMENTS)
 	@touch $@
 
-$(TEST_TOOLS): tests/requirements.txt $(INSTALLED)
+$(TEST_TOOLS): tests/requirements.txt examples/requirements.txt $(INSTALLED)
 	$(PY) -m pip install --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 endif
