@@ -7,8 +7,9 @@
         --baseline models/recipes/baseline
 
 Writes comparison.csv: for each encoder of scores.csv retention on each data set, its mean and the
-95 % interval of the mean (paired bootstrap over queries). With a baseline, the difference of the
-means and p, how often it would be as large if each query's two scores changed places at random.
+95 % interval of the mean (paired bootstrap over queries), overlap@10 with the teacher, and how it
+was trained. With a baseline, the difference of the means and p, how often it would be as large if
+each query's two scores changed places at random.
 """
 
 import sys
@@ -26,7 +27,13 @@ from disret.retrieve.significance import p_value, per_query, retention_interval
 from disret.tables import read_rows, write_rows
 
 DEPTH = 100  # of the runs of benchmark.py with its default cut-offs
-FOLDERS = {"pydocs": "benchmarks/raw/pydocs"}  # of collections that are no data sets of BEIR
+# Of collections that are no data sets of BEIR.
+FOLDERS = {name: f"benchmarks/raw/{name}" for name in ("pydocs", "stackfaq", "trecdl19")}
+
+
+def presentations(report: dict) -> int:
+    """How often a student was shown a text, all texts together, by its distillation.json."""
+    return report["validation_mse"][-1]["step"] * report["arguments"]["train_batch_size"]
 
 
 def main() -> None:
@@ -66,11 +73,15 @@ def main() -> None:
             "backend": first["query_backend"],
             "validation_mse": min(p["mse"] for p in report["validation_mse"]) if report else None,
             "training_seconds": report.get("seconds", {}).get("training"),
+            "presentations": presentations(report) if report else None,
             **{f"{dataset} retention": rows[dataset]["retention"] for dataset in datasets},
             "mean": round(mean(rows[dataset]["retention"] for dataset in datasets), 2),
             "low": round(low, 2),
             "high": round(high, 2),
         }
+        if name != teacher:
+            overlaps = [rows[dataset]["overlap@10"] for dataset in datasets]
+            line["overlap@10"] = round(mean(overlaps), 4) if all(overlaps) else None
         if args.baseline and name != args.baseline:
             differences = shares(name) - shares(args.baseline)
             line["difference"] = round(float(differences.sum()), 2)
