@@ -21,9 +21,6 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from disret import command_line, distributed
 from disret.command_line import UserError, about, is_main_process, positive, say
@@ -39,7 +36,6 @@ from disret.data.download import mirror_from
 from disret.data.query_files import query_source, read_queries
 from disret.data.vectors import read_vectors, split
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
-from disret.encode.batches import normalised
 from disret.encode.service import NoKey, Service, host_of, is_address, parsed_options
 from disret.encode.stages import Stages
 from disret.files import check_writable, text_sha256
@@ -48,12 +44,13 @@ from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.existing import ExistingIndex, open_existing
 from disret.retrieve.failures import failures, write_worst
-from disret.retrieve.index import Index, TooLarge, open_index
+from disret.retrieve.hits import Hits, find_hits
+from disret.retrieve.index import TooLarge, open_index
 from disret.retrieve.metrics import to_run
 from disret.retrieve.run_files import run_name
 from disret.retrieve.score_file import ScoreFile, average_parts, encoder_of, summary
-from disret.retrieve.search import check_gpu_faiss, search
-from disret.retrieve.tasks import Target, Task, find_tasks, log_task
+from disret.retrieve.search import check_gpu_faiss
+from disret.retrieve.tasks import Target, Task, tasks_of
 from disret.serve.backends import (
     BACKENDS,
     Encoder,
@@ -65,7 +62,6 @@ from disret.serve.backends import (
 from disret.tables import Row, append_run, format_table, read_runs
 
 TEACHER = "msmarco-bert-base-dot-v5"
-HITS = 50_000_000  # held at once, 12 bytes each, of the queries of several encoders
 ADVICE = {
     NoKey: "set the variable OPENAI_API_KEY",
     TooLarge: "use --index-dtype float32",
@@ -101,7 +97,7 @@ def main() -> None:
     rows: list[Row] = []
     for name in args.datasets:
         with stages.measure("download", 1):
-            tasks = tasks_of(args, name, teacher)
+            tasks = tasks_of(name, args.split, args.mirror, read_log(args, teacher))
         rows += score_dataset(args, tasks, teacher, contestants, scores, index)
     if is_main_process():
         append_run(args.output.with_suffix(".json"), stages.report(vars(args), args.device))
@@ -262,14 +258,14 @@ def load_student(
     return student
 
 
-def tasks_of(args: argparse.Namespace, name: str, teacher: Encoder) -> list[Task]:
-    """The queries of a log, of a data set and its parts, or those that vectors are held out for."""
+def read_log(args: argparse.Namespace, teacher: Encoder) -> list[str] | None:
+    """The queries of a log, or those that vectors are held out for; None of data sets."""
     if args.judged:
-        return find_tasks(name, args.split, args.mirror)
+        return None
     if args.queries:
-        return [log_task(name, read_queries(args.queries, args.max_queries))]
+        return read_queries(args.queries, args.max_queries)
     held_out = split(teacher.vectors)[1][: args.max_queries]
-    return [log_task(name, [teacher.vectors.texts[row] for row in held_out])]
+    return [teacher.vectors.texts[row] for row in held_out]
 
 
 # --- Scoring ------------------------------------------------------------------------------------
@@ -362,52 +358,18 @@ def evaluate(
         of queries.
     """
     count = len(target.queries)
-    depth = scores.depth + 1  # a query's own document, if retrieved, does not count
     encoders = list(dict.fromkeys([*([] if args.no_baseline else [teacher]), *wanted]))
-    at_once = max(1, HITS // (count * depth))
+    depth = scores.depth + 1  # a query's own document, if retrieved, does not count
+    found = find_hits(target, encoders, depth, args.score_function, args.device, args.gpu_search)
     reference = None
-    for start in range(0, len(encoders), at_once):
-        group = encoders[start : start + at_once]
-        vectors = np.concatenate([query_vectors(args, target, encoder) for encoder in group])
-        stages = group[0].stages
-        with stages.measure("search", len(vectors)):
-            found = search_in(target.index, vectors, depth, args)
-            target.index.check_unchanged()
-        for number, encoder in enumerate(group):
-            own = slice(number * count, (number + 1) * count)
-            hits = found and Hits(vectors[own], found[0][own], found[1][own])
-            reference = hits if encoder is teacher else reference
-            if encoder in wanted:
-                with stages.measure("score", count):
-                    values = distributed.decided_by_first(
-                        partial(score, args, target, wanted[encoder], hits, reference, scores)
-                    )
-                yield {**values, "documents": target.index.documents, "queries": count}
-
-
-class Hits(NamedTuple):
-    """An encoder's query vectors, [n_queries, dimension], and scores and rows of its hits."""
-
-    vectors: np.ndarray
-    scores: np.ndarray
-    rows: np.ndarray
-
-
-def search_in(
-    index: Index | ExistingIndex, vectors: np.ndarray, depth: int, args: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scores and rows of the hits, [n_queries, depth], on rank 0; None on the others."""
-    if isinstance(index, Index):
-        return search(index, vectors, depth, args.device, args.gpu_search)
-    return index.search(vectors, depth) if is_main_process() else None
-
-
-def query_vectors(args: argparse.Namespace, target: Target, encoder: Encoder) -> np.ndarray:
-    """The embeddings of the queries, float32 [n_queries, dimension]."""
-    vectors = encoder.encode_query(list(target.queries.values()))
-    if not np.isfinite(vectors).all():
-        raise UserError(f"{encoder.name} gives embeddings that are not numbers on {target.name}.")
-    return normalised(vectors) if args.score_function == "cos_sim" else vectors
+    for encoder, hits in found:
+        reference = hits if encoder is teacher else reference
+        if encoder in wanted:
+            with encoder.stages.measure("score", count):
+                values = distributed.decided_by_first(
+                    partial(score, args, target, wanted[encoder], hits, reference, scores)
+                )
+            yield {**values, "documents": target.index.documents, "queries": count}
 
 
 def score(
