@@ -41,6 +41,10 @@ class Hits(NamedTuple):
     scores: np.ndarray
     rows: np.ndarray
 
+    def best(self, depth: int) -> "Hits":
+        """The first hits of each query."""
+        return Hits(self.vectors, self.scores[:, :depth], self.rows[:, :depth])
+
 
 def find_hits(
     target: Target,
