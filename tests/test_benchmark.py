@@ -352,6 +352,7 @@ def test_a_sweep_of_an_approximate_index(call, arguments, student, tmp_path):
         assert (row["documents"], row["queries"], row["threads"]) == (600, 40, 1)
     assert f"many, HNSW4, {student}: " in outcome.out
     assert "the teacher's recall@10 at efSearch 1000 (" in outcome.out
+    assert f"Every setting is in {table}." in outcome.out
 
     (file,) = paths.INDEXES.rglob("HNSW4.*.index")
     before = file.stat().st_mtime_ns

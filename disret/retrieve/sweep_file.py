@@ -122,7 +122,7 @@ class SweepFile:
         self.rows += rows
 
     def report(self) -> str:
-        """What this run has measured, as a table, and the answers."""
+        """What this run has measured, as a table, the answers, and where it all is."""
         shown = (RECALL, NDCG, OVERLAP, *TIMES)
         several = len({row["dataset"] for row in self.rows}) > 1
         table = [
@@ -131,14 +131,15 @@ class SweepFile:
              **{name: row[name] for name in shown if any(r[name] is not None for r in self.rows)}}
             for row in self.rows
         ]  # fmt: skip
-        return "\n".join([format_table(table), "", *answers(self.rows)])
+        where = f"Every setting is in {self.path}."
+        return "\n".join([format_table(table), "", *answers(self.rows), where])
 
 
 def answers(rows: Sequence[Row]) -> list[str]:
     """What each student needs to find as much as the teacher does, and its speed-up then.
 
     Args:
-        rows: of `sweep`, with what identifies them, in the order of the settings.
+        rows: of `measure`, with what identifies them, in the order of the settings.
 
     Returns:
         A line or two for each student, data set and index.
