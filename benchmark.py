@@ -7,6 +7,8 @@
     python benchmark.py --datasets path/to/my/collection …          # a folder in BEIR's layout
     python benchmark.py --queries log.tsv --index documents.faiss --document-encoder T \\
         --query-encoder models/student                  # your index, no judgments: agreement with T
+    python benchmark.py --datasets scifact --query-encoder models/student --extension HNSW32 \\
+        --search-parameters efSearch=16,32,64,128       # how far must the student's search look?
     torchrun --nproc-per-node 4 benchmark.py …                      # several GPUs, or CPUs
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
         benchmark.py …                                 # several machines, one shared file system
@@ -15,18 +17,20 @@ Documents are embedded and indexed once per document encoder; then only queries 
 --query-encoder the document encoder's own queries are scored on the same index, and retention is
 the share of its nDCG@10 that the query encoder keeps. A collection of any size streams through a
 few gigabytes of memory, and a run that was killed goes on where it was.
+
+The table of scores is that of exact search, or of --index as it is. With --extension or
+--search-parameters a second table, RESULTS.sweep.csv, says what an approximate index finds of it
+with each setting, in how many milliseconds, and the answer is printed: what the student needs to
+find as much as the teacher, and the speed-up that is left.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from disret import command_line, distributed
-from disret.command_line import UserError, about, is_main_process, positive, say
+from disret.command_line import UserError, about, is_main_process, positive, say, threads
 from disret.data.catalog import datasets
 from disret.data.collection import (
     NoJudgments,
@@ -39,7 +43,6 @@ from disret.data.download import mirror_from
 from disret.data.query_files import query_source, read_queries
 from disret.data.vectors import read_vectors, split
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
-from disret.encode.batches import normalised
 from disret.encode.service import NoKey, Service, host_of, is_address, parsed_options
 from disret.encode.stages import Stages
 from disret.files import check_writable, text_sha256
@@ -48,12 +51,15 @@ from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.existing import ExistingIndex, open_existing
 from disret.retrieve.failures import failures, write_worst
-from disret.retrieve.index import Index, TooLarge, open_index
+from disret.retrieve.hits import Hits, find_hits
+from disret.retrieve.index import TooLarge, open_index
 from disret.retrieve.metrics import to_run
 from disret.retrieve.run_files import run_name
 from disret.retrieve.score_file import ScoreFile, average_parts, encoder_of, summary
-from disret.retrieve.search import check_gpu_faiss, search
-from disret.retrieve.tasks import Target, Task, find_tasks, log_task
+from disret.retrieve.search import check_gpu_faiss
+from disret.retrieve.settings import parse_settings
+from disret.retrieve.sweep_file import SweepFile
+from disret.retrieve.tasks import Target, Task, tasks_of
 from disret.serve.backends import (
     BACKENDS,
     Encoder,
@@ -65,7 +71,6 @@ from disret.serve.backends import (
 from disret.tables import Row, append_run, format_table, read_runs
 
 TEACHER = "msmarco-bert-base-dot-v5"
-HITS = 50_000_000  # held at once, 12 bytes each, of the queries of several encoders
 ADVICE = {
     NoKey: "set the variable OPENAI_API_KEY",
     TooLarge: "use --index-dtype float32",
@@ -89,6 +94,7 @@ def main() -> None:
     teacher = load_teacher(args, stages)
     index = open_own_index(args, teacher)
     scores = open_score_file(args, index)
+    sweeps = open_sweep_file(args, teacher)
     students = [
         load_student(args, name, backend, teacher, stages)
         for name in args.query_encoder
@@ -101,11 +107,13 @@ def main() -> None:
     rows: list[Row] = []
     for name in args.datasets:
         with stages.measure("download", 1):
-            tasks = tasks_of(args, name, teacher)
-        rows += score_dataset(args, tasks, teacher, contestants, scores, index)
+            tasks = tasks_of(name, args.split, args.mirror, read_log(args, teacher))
+        rows += score_dataset(args, tasks, teacher, contestants, scores, sweeps, index)
     if is_main_process():
         append_run(args.output.with_suffix(".json"), stages.report(vars(args), args.device))
         print("\n".join([format_table(summary(rows, scores.main_metric)), *scores.comparisons()]))
+        if sweeps:
+            print(f"\n{sweeps.report()}")
         print(f"\n{format_table(stages.rows())}")
         print(f"\nEvery metric is in {args.output}.")
     distributed.leave()
@@ -146,7 +154,14 @@ def parse_args() -> argparse.Namespace:
         help="results, a row for each data set as it finishes; rows that it holds already are not "
         "computed again; what the run took goes to a .json file beside it (default: "
         "benchmarks/results.csv)")
-    add("--extension", choices=["flat"], default="flat", help="kind of index: exact search")
+    add("--extension", default="flat", metavar="KIND",
+        help="also search an index of this kind, made of the same vectors: what FAISS's index "
+        "factory takes, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat (default: flat, exact)")
+    add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
+        help="search the index of --extension, or the FAISS file of --index, with each value of "
+        "a parameter such as efSearch, nprobe or k_factor_rf; others may have one value")
+    add("--threads", type=threads, metavar="N",
+        help="of the CPU, while that times single queries (default: 1)")
     add("--k-values", nargs="+", type=positive, default=[10, 100], metavar="K",
         help="cut-offs of the metrics (default: 10 100)")
     add("--score-function", choices=["dot", "cos_sim"], default="dot",
@@ -194,6 +209,10 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
         parser.error(
             "--ids, --queries, --document-vectors and a service need the documents' --index"
         )
+    if args.search_parameters or args.extension != "flat":
+        check_sweep_arguments(args, parser)
+    elif args.threads:
+        parser.error("--threads are of single queries on an approximate --extension or --index")
     args.judged = not (args.queries or (args.document_vectors and not args.datasets))
     if not args.judged and not args.query_encoder:
         parser.error("a log compares each --query-encoder with the document encoder's own queries")
@@ -203,6 +222,21 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
         parser.error("--index is of one data set: name it with --datasets, or a log with --queries")
     log = args.queries or args.document_vectors
     args.datasets = args.datasets or (list(datasets()) if args.judged else [Path(log[0]).name])
+
+
+def check_sweep_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse what does not go with a sweep."""
+    if args.index and args.extension != "flat":
+        parser.error("--extension is the kind of an index that is built here, --index another's")
+    if not args.index and args.extension == "flat":
+        parser.error("--search-parameters are of an approximate index: name its --extension")
+    if args.no_baseline:
+        parser.error("students are compared with the baseline, which --no-baseline leaves out")
+    if world_size() > 1:
+        parser.error("single queries are timed by one process, without torchrun")
+    with about("--search-parameters"):
+        parse_settings(args.search_parameters)
+    args.threads = args.threads or 1
 
 
 def check_before_long_work(args: argparse.Namespace) -> None:
@@ -246,6 +280,18 @@ def open_score_file(args: argparse.Namespace, index: ExistingIndex | None) -> Sc
     )  # fmt: skip
 
 
+def open_sweep_file(args: argparse.Namespace, teacher: Encoder) -> SweepFile | None:
+    """The table beside the output, if an approximate index is to be searched, and it can be."""
+    if not args.search_parameters and args.extension == "flat":
+        return None
+    sweeps = SweepFile(
+        args.output.with_suffix(".sweep.csv"), parse_settings(args.search_parameters),
+        args.threads, args.score_function, args.extension, args.index,
+    )  # fmt: skip
+    sweeps.check(teacher.size.dimension)
+    return sweeps
+
+
 def load_student(
     args: argparse.Namespace, name: str, backend: str, teacher: Encoder, stages: Stages
 ) -> Encoder:
@@ -253,7 +299,8 @@ def load_student(
     if backend == "torch":
         student = TorchEncoder(name, args.device, args.dtype, args.batch_size, stages)
     else:
-        student = ExportedEncoder(name, backend, share_of_cores(world_size()), stages)
+        of_cpu = args.threads or share_of_cores(world_size())
+        student = ExportedEncoder(name, backend, of_cpu, stages)
     if student.size.dimension != teacher.size.dimension:
         raise UserError(
             f"{name} gives {student.size.dimension} dimensions, but the index of {teacher.name} "
@@ -262,14 +309,14 @@ def load_student(
     return student
 
 
-def tasks_of(args: argparse.Namespace, name: str, teacher: Encoder) -> list[Task]:
-    """The queries of a log, of a data set and its parts, or those that vectors are held out for."""
+def read_log(args: argparse.Namespace, teacher: Encoder) -> list[str] | None:
+    """The queries of a log, or those that vectors are held out for; None of data sets."""
     if args.judged:
-        return find_tasks(name, args.split, args.mirror)
+        return None
     if args.queries:
-        return [log_task(name, read_queries(args.queries, args.max_queries))]
+        return read_queries(args.queries, args.max_queries)
     held_out = split(teacher.vectors)[1][: args.max_queries]
-    return [log_task(name, [teacher.vectors.texts[row] for row in held_out])]
+    return [teacher.vectors.texts[row] for row in held_out]
 
 
 # --- Scoring ------------------------------------------------------------------------------------
@@ -281,11 +328,13 @@ def score_dataset(
     teacher: Encoder,
     contestants: Sequence[Encoder],
     scores: ScoreFile,
+    sweeps: SweepFile | None,
     index: ExistingIndex | None,
 ) -> list[Row]:
     """Score every contestant on a data set; each row goes to the output as soon as it is known.
 
     Args:
+        sweeps: if there is one, every encoder searches an approximate index as well.
         index: to be searched instead of one that is built here.
 
     Returns:
@@ -295,25 +344,31 @@ def score_dataset(
     by_part: list[list[tuple[Row, dict[str, float]]]] = [[] for _ in contestants]
     for task in tasks:
         content = text_sha256([task.content, index.fingerprint]) if index else task.content
-        identities = [
-            scores.identify(task.name, task.split, content, teacher, contestant)
-            for contestant in contestants
-        ]
-        known = [scores.scores(identity) for identity in identities]
+        identities = {
+            encoder: scores.identify(task.name, task.split, content, teacher, encoder)
+            for encoder in dict.fromkeys([teacher, *contestants])
+        }
+        known = [scores.scores(identities[contestant]) for contestant in contestants]
         missing = {}
-        for contestant, identity, found in zip(contestants, identities, known, strict=True):
+        for contestant, found in zip(contestants, known, strict=True):
             if found is None:
-                missing[contestant] = identity
+                missing[contestant] = identities[contestant]
             else:
                 say(f"{task.name}, {contestant.name}: in {args.output} already.")
         computed = iter(())
-        if missing:
-            target = open_target(args, task, teacher, scores, index)
-            computed = evaluate(args, target, teacher, missing, scores)
+        if missing or sweeps:
+            target = open_target(args, task, teacher, scores, sweeps, index)
+            wanted = contestants if sweeps else missing
+            hits = hits_of(args, target, teacher, wanted, scores.depth, sweeps)
+            if sweeps:
+                hits = dict(hits).items()
+            computed = evaluate(args, target, hits, teacher, missing, scores)
         rows = []
-        for identity, found, parts in zip(identities, known, by_part, strict=True):
-            parts.append((identity, next(computed) if found is None else found))
+        for contestant, found, parts in zip(contestants, known, by_part, strict=True):
+            parts.append((identities[contestant], next(computed) if found is None else found))
             rows.append(scores.add(*parts[-1]))
+        if sweeps:
+            sweeps.measure(target, dict(hits), identities, teacher.stages)
     if len(tasks) > 1:
         rows = [scores.add(*average_parts(parts)) for parts in by_part]
     return rows
@@ -324,37 +379,52 @@ def open_target(
     task: Task,
     teacher: Encoder,
     scores: ScoreFile,
+    sweeps: SweepFile | None,
     index: ExistingIndex | None,
 ) -> Target:
     """Read and check a collection, then embed and index its documents, unless there is an index."""
     queries, qrels, check_judged = task.read()
 
-    def check(ids: Iterable[str]) -> None:
+    def check(ids: Collection[str]) -> None:
         check_judged(ids)
         scores.runs.check_ids(ids, "document")
+        if sweeps:
+            sweeps.check_count(len(ids), teacher.size.dimension)
 
     scores.runs.check_ids(queries, "query")
     if index:
         check(index.ids())
     else:
-        index = open_index(
-            task.collection, teacher, args.score_function, args.index_dtype, args.extension, check
-        )
+        index = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)
     return Target(task.name, queries, qrels, index, task.collection)
+
+
+def hits_of(
+    args: argparse.Namespace,
+    target: Target,
+    teacher: Encoder,
+    wanted: Iterable[Encoder],
+    depth: int,
+    sweeps: SweepFile | None,
+) -> Iterator[tuple[Encoder, Hits | None]]:
+    """Embed the queries with the teacher, for comparison, and with each encoder, and search."""
+    encoders = list(dict.fromkeys([*([] if args.no_baseline else [teacher]), *wanted]))
+    depth = max(depth, sweeps.depth if sweeps else 0)
+    return find_hits(target, encoders, depth + 1, args.score_function, args.device, args.gpu_search)
 
 
 def evaluate(
     args: argparse.Namespace,
     target: Target,
+    found: Iterable[tuple[Encoder, Hits | None]],
     teacher: Encoder,
     wanted: dict[Encoder, Row],
     scores: ScoreFile,
 ) -> Iterator[dict[str, float]]:
-    """Embed the queries with each encoder, search, and score; by the teacher's hits as well.
-
-    The queries of many encoders go through the index together, which is read once for them.
+    """Score the hits of encoders, by the teacher's hits as well.
 
     Args:
+        found: encoders and their hits, the teacher's first.
         wanted: encoders, and what tells their rows from others.
 
     Yields:
@@ -362,52 +432,16 @@ def evaluate(
         of queries.
     """
     count = len(target.queries)
-    depth = scores.depth + 1  # a query's own document, if retrieved, does not count
-    encoders = list(dict.fromkeys([*([] if args.no_baseline else [teacher]), *wanted]))
-    at_once = max(1, HITS // (count * depth))
     reference = None
-    for start in range(0, len(encoders), at_once):
-        group = encoders[start : start + at_once]
-        vectors = np.concatenate([query_vectors(args, target, encoder) for encoder in group])
-        stages = group[0].stages
-        with stages.measure("search", len(vectors)):
-            found = search_in(target.index, vectors, depth, args)
-            target.index.check_unchanged()
-        for number, encoder in enumerate(group):
-            own = slice(number * count, (number + 1) * count)
-            hits = found and Hits(vectors[own], found[0][own], found[1][own])
-            reference = hits if encoder is teacher else reference
-            if encoder in wanted:
-                with stages.measure("score", count):
-                    values = distributed.decided_by_first(
-                        partial(score, args, target, wanted[encoder], hits, reference, scores)
-                    )
-                yield {**values, "documents": target.index.documents, "queries": count}
-
-
-class Hits(NamedTuple):
-    """An encoder's query vectors, [n_queries, dimension], and scores and rows of its hits."""
-
-    vectors: np.ndarray
-    scores: np.ndarray
-    rows: np.ndarray
-
-
-def search_in(
-    index: Index | ExistingIndex, vectors: np.ndarray, depth: int, args: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scores and rows of the hits, [n_queries, depth], on rank 0; None on the others."""
-    if isinstance(index, Index):
-        return search(index, vectors, depth, args.device, args.gpu_search)
-    return index.search(vectors, depth) if is_main_process() else None
-
-
-def query_vectors(args: argparse.Namespace, target: Target, encoder: Encoder) -> np.ndarray:
-    """The embeddings of the queries, float32 [n_queries, dimension]."""
-    vectors = encoder.encode_query(list(target.queries.values()))
-    if not np.isfinite(vectors).all():
-        raise UserError(f"{encoder.name} gives embeddings that are not numbers on {target.name}.")
-    return normalised(vectors) if args.score_function == "cos_sim" else vectors
+    for encoder, hits in found:
+        hits = hits and hits.best(scores.depth + 1)  # a query's own document does not count
+        reference = hits if encoder is teacher else reference
+        if encoder in wanted:
+            with encoder.stages.measure("score", count):
+                values = distributed.decided_by_first(
+                    partial(score, args, target, wanted[encoder], hits, reference, scores)
+                )
+            yield {**values, "documents": target.index.documents, "queries": count}
 
 
 def score(

@@ -17,7 +17,7 @@ NUMBERS = frozenset((
     "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
     "layers", "parameters", "peak_memory_mb", "threads", "value", "validation_mse",
     "training_seconds", "difference", "float32_mb", "int8_mb", "int8_mean_cosine",
-    "rbo", "first", "cosine", "squared_distance",
+    "rbo", "first", "cosine", "squared_distance", "encode_ms", "search_ms", "total_ms",
 ))  # fmt: skip
 
 _ENDS = (" retention", " low", " high")
@@ -76,8 +76,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a results file; two processes that do so at once both succeed."""
+    append_rows(path, [row])
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The same, for several rows at once."""
     with lock(path):
-        write_rows(path, [*read_rows(path), row])
+        write_rows(path, [*read_rows(path), *rows])
 
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:

@@ -96,6 +96,28 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
     assert len(read_rows(tmp_path / "scores.csv")) == 2
 
 
+def test_how_far_the_graph_must_be_searched(call, owner, tmp_path):
+    """With the index as it is and a service, whose own time is not measured, nor asked twice."""
+    before = (tmp_path / "documents.faiss").read_bytes()
+    student = ["small" if word == "student" else word for word in AGREEMENT]
+    outcome = run(
+        call, owner, "benchmark", "--queries", "held-out.tsv", *SERVICE, *student,
+        "--search-parameters", "efSearch=1,400",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "documents.faiss").read_bytes() == before
+    rows = read_rows(tmp_path / "scores.sweep.csv")
+    assert [row["setting"] for row in rows] == 2 * ["efSearch 1", "efSearch 400"]
+    for few, many in (rows[:2], rows[2:]):
+        assert few["recall@10"] < many["recall@10"]
+        assert (few["index"], few["NDCG@10"]) == ("documents.faiss", None)
+    assert rows[1]["overlap@10"] == pytest.approx(rows[1]["recall@10"], abs=0.01)
+    assert [row["encode_ms"] is None for row in rows] == [True, True, False, False]
+    assert "held-out.tsv, documents.faiss, small: " in outcome.out
+    assert "as fast" not in outcome.out
+    assert {n for text, n in owner.texts.items() if text not in FIXED_TEXTS} == {1}
+
+
 VECTORS = ["--document-vectors", "vectors.npz", "--index", "documents.faiss",
            "--ids", "ids.txt", "--query-encoder", "small", "--score-function", "cos_sim",
            "--device", "cpu"]  # fmt: skip

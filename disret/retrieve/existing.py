@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from disret.command_line import UserError, progress_bar
-from disret.files import checksum, checksum_path, is_as_noted, read_record, readable, text_sha256
+from disret.files import checksum, is_as_noted, read_record, readable, text_sha256
 from disret.retrieve.document_ids import DocumentIds
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.index import FORMAT, Index, shards_of
@@ -67,8 +67,7 @@ class ExistingIndex:
         """
         parts = [_fingerprint(file) for file in self._files]
         if self._own:
-            noted = [checksum_path(self.folder / shard.file) for shard in self._own.shards]
-            parts += [path.read_text().split()[0] for path in noted]
+            parts += self._own.checksums
         return parts[0] if len(parts) == 1 else text_sha256(parts)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

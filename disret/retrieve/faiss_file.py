@@ -1,5 +1,6 @@
-"""A FAISS index of any kind that another program built: opened mapped, checked, searched."""
+"""A FAISS index of any kind: opened mapped, checked, and searched as it is saved or otherwise."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import numpy as np
 from disret.command_line import UserError
 from disret.files import readable
 from disret.retrieve.row_ids import NumberIds
+from disret.retrieve.settings import set_parameters
 
 if TYPE_CHECKING:
     import faiss
@@ -117,12 +119,60 @@ class FaissFile:
             [n_queries, k]. Where the index finds fewer, -inf and -1.
         """
         scores, numbers = self._index.search(queries, k)
+        return self._ranked(scores, numbers, self._numbers is not None)
+
+    def set_parameters(self, values: Mapping[str, float]) -> None:
+        """Search with these from now on; the file stays as it is.
+
+        Raises:
+            UserError: this kind of index has no such parameter.
+        """
+        set_parameters(self._index, values, str(self.path))
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the vectors themselves are in it, so that `search_exactly` can look at all."""
+        return self._exhaustive is not None
+
+    def search_exactly(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The hits among all vectors, whatever the settings, where it `has_vectors`.
+
+        Arguments and result as those of `search`.
+        """
+        import faiss
+
+        inner = self._exhaustive
+        options = {}
+        if isinstance(inner, faiss.IndexIVFFlat):
+            options["params"] = faiss.SearchParametersIVF(nprobe=inner.nlist)
+        scores, numbers = inner.search(queries, k, **options)
+        is_own = self._mapped_numbers is None and self._numbers is not None
+        return self._ranked(scores, numbers, is_own)
+
+    def _ranked(
+        self, scores: np.ndarray, numbers: np.ndarray, are_own: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores that fall, and rows, where FAISS gives distances, and numbers of its own."""
         missing = numbers == -1
         if self._is_distance:
             scores = -scores
-        rows = numbers if self._numbers is None else self._rows_of(numbers)
+        rows = self._rows_of(numbers) if are_own else numbers
         scores[missing], rows[missing] = -np.inf, -1
         return scores, rows
+
+    @cached_property
+    def _exhaustive(self) -> "faiss.Index | None":
+        """What of the index searches all vectors as they were added; None if nothing does."""
+        import faiss
+
+        if any(isinstance(layer, faiss.IndexPreTransform) for layer in self._layers):
+            return None
+        core = self._layers[-1]
+        if isinstance(core, faiss.IndexRefine):
+            core = faiss.downcast_index(core.refine_index)
+        elif isinstance(core, faiss.IndexHNSWFlat | faiss.IndexNSGFlat):
+            core = faiss.downcast_index(core.storage)
+        return core if isinstance(core, faiss.IndexFlat | faiss.IndexIVFFlat) else None
 
     @property
     def _is_distance(self) -> bool:

@@ -79,6 +79,12 @@ class Index:
         """The number of vectors."""
         return sum(shard.documents for shard in self.shards)
 
+    @property
+    def checksums(self) -> list[str]:
+        """SHA-256 of each shard, as it was noted when the shard was written."""
+        noted = [checksum_path(self.folder / shard.file) for shard in self.shards]
+        return [path.read_text().split()[0] for path in noted]
+
     def ids(self) -> DocumentIds:
         """The document id of each row."""
         return DocumentIds(self.folder / "ids.txt")
@@ -164,7 +170,6 @@ def open_index(
     teacher: DocumentEncoder,
     score_function: str,
     index_dtype: str,
-    extension: str = "flat",
     before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
 ) -> Index:
     """Return the index of a collection's documents, building what is not there or not sound.
@@ -180,7 +185,7 @@ def open_index(
     Returns:
         The index; its rows are in the order of the corpus.
     """
-    kind = f"{extension}.{score_function}.{teacher.dtype}-{index_dtype}"
+    kind = f"flat.{score_function}.{teacher.dtype}-{index_dtype}"
     folder = index_folder(collection, teacher.name, kind).resolve()  # a link is followed
     encoder = teacher.batches
 
@@ -199,7 +204,7 @@ def open_index(
             "dimension": dimension,
             "score_function": score_function,
             "index_dtype": index_dtype,
-            "extension": extension,
+            "extension": "flat",
         }
         index = _plan(folder, source, collection, encoder.stages)
         before_encoding(index.ids())

@@ -63,6 +63,13 @@ class Task(NamedTuple):
         return {query: every[query] for query in qrels}, qrels, check
 
 
+def tasks_of(
+    name: str, split: str | None, mirror: str | None, log: Iterable[str] | None = None
+) -> list[Task]:
+    """The tasks of a data set, or the one of a log that is called so; see the two below."""
+    return find_tasks(name, split, mirror) if log is None else [log_task(name, log)]
+
+
 def find_tasks(name: str, split: str | None, mirror: str | None) -> list[Task]:
     """The tasks behind a data set or directory; several for one in parts.
 

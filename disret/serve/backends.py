@@ -34,6 +34,7 @@ class Encoder(Protocol):
         weight_bytes: what its weights take in memory.
         dtype: what it computes in.
         device: where it runs.
+        is_local: whether it computes embeddings in this process, so that its time is its own.
         stages: what encoding took.
     """
 
@@ -45,6 +46,7 @@ class Encoder(Protocol):
     weight_bytes: int
     dtype: str
     device: str
+    is_local: bool
     stages: Stages
 
     def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
@@ -62,7 +64,7 @@ class TorchEncoder:
         batch_size: that of `BatchEncoder`.
     """
 
-    backend = "torch"
+    backend, is_local = "torch", True
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class ServiceEncoder:
     """An embedding service; a query is sent once, however often it is asked for."""
 
     backend, device, dtype = "service", "cpu", "float32"
-    max_length, weight_bytes = math.inf, 0
+    max_length, weight_bytes, is_local = math.inf, 0, False
 
     def __init__(self, service: "Service", stages: Stages | None = None) -> None:
         self.service, self.name = service, service.name
@@ -125,7 +127,7 @@ class VectorEncoder:
     """Vectors that somebody has, of no other texts than theirs."""
 
     backend, device, dtype = "vectors", "cpu", "float32"
-    max_length, weight_bytes = math.inf, 0
+    max_length, weight_bytes, is_local = math.inf, 0, False
 
     def __init__(self, vectors: "Vectors", name: str, stages: Stages | None = None) -> None:
         self.vectors, self.name = vectors, name
@@ -151,7 +153,7 @@ class ExportedEncoder:
         UserError: there is no whole export of this model.
     """
 
-    device = "cpu"
+    device, is_local = "cpu", True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import pytest
 from disret.command_line import UserError
 from disret.encode.stages import resident_bytes
 from disret.retrieve.existing import open_existing
+from disret.retrieve.faiss_file import FaissFile
 
 D, N, K = 32, 1500, 10
 
@@ -261,3 +262,69 @@ def test_l2_that_does_not_tell(tmp_path, vectors):
     path = write(tmp_path / "x.faiss", "IVF8,PQ16x4fs", vectors, faiss.METRIC_L2)
     assert refused(path).endswith("it does not tell theirs.")
     open_existing(path, None, D, "cos_sim")
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+@pytest.mark.parametrize(
+    "kind, numbered",
+    [("Flat", False), ("IVF64,Flat", False), ("IVF64,Flat", True), ("HNSW4", False),
+     ("NSG16", False), ("IDMap,HNSW4", True), ("SQ4,RFlat", False),
+     ("IVF64,SQ4,Refine(Flat)", False), ("IDMap,SQ4,RFlat", True)],
+)  # fmt: skip
+def test_all_vectors_are_searched_where_they_are_there(
+    tmp_path, vectors, queries, kind, metric, numbered
+):
+    """Whatever the settings, and in whatever order the vectors were added."""
+    numbers = np.random.default_rng(3).permutation(N) * 3 - 701 if numbered else None
+    path = write(tmp_path / "x.faiss", kind, vectors, metric, numbers)
+    index = FaissFile(path)
+    assert index.has_vectors
+    order = np.argsort(np.argsort(numbers)) if numbered and "IDMap" not in kind else np.arange(N)
+    scores, rows = index.search_exactly(queries, K)
+    np.testing.assert_array_equal(rows, order[best(vectors, queries)])
+    products = np.sort(queries @ vectors.T, axis=1)[:, : -K - 1 : -1]
+    is_l2 = metric == faiss.METRIC_L2
+    np.testing.assert_allclose(scores, 2 * products - 2 if is_l2 else products, atol=1e-5)
+    if "IVF" in kind:
+        assert recall(index.search(queries, K)[1], rows) < 0.9
+
+
+@pytest.mark.parametrize(
+    "kind", ["PQ4x4", "SQ8", "HNSW8_SQ8", "IVF8,SQ8", "RaBitQ", "PCA16,Flat", "RaBitQ,Refine(SQ8)"]
+)
+def test_codes_are_not_the_vectors(tmp_path, vectors, kind):
+    assert not FaissFile(write(tmp_path / "x.faiss", kind, vectors)).has_vectors
+
+
+@pytest.mark.parametrize(
+    "kind, low, high",
+    [("HNSW4", {"efSearch": 1}, {"efSearch": 500}),
+     ("IDMap,HNSW4", {"efSearch": 1}, {"efSearch": 500}),
+     ("IVF64,Flat", {"nprobe": 1}, {"nprobe": 64}),
+     ("RR32,IVF64,Flat", {"nprobe": 1}, {"nprobe": 64}),
+     ("IVF64,PQ4x4,RFlat", {"nprobe": 64, "k_factor_rf": 1}, {"nprobe": 64, "k_factor_rf": 150}),
+     ("RaBitQ,RFlat", {"k_factor_rf": 1}, {"k_factor_rf": 40}),
+     ("SQ4,Refine(Flat)", {"k_factor_rf": 1}, {"k_factor_rf": 20})],
+)  # fmt: skip
+def test_parameters_decide_how_far_it_looks(tmp_path, vectors, queries, kind, low, high):
+    numbers = np.arange(N) if "IDMap" in kind else None
+    path = write(tmp_path / "x.faiss", kind, vectors, numbers=numbers)
+    before = path.read_bytes()
+    index = FaissFile(path)
+    found = []
+    for values in (low, high):
+        index.set_parameters(values)
+        found.append(recall(index.search(queries, K)[1], best(vectors, queries)))
+    assert found[0] < 0.97
+    assert found[1] > max(found[0], 0.98)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "kind, name", [("HNSW4", "nprobe"), ("IVF8,Flat", "efSearch"), ("SQ8", "k_factor_rf"),
+                   ("Flat", "efSearch"), ("HNSW4", "efConstruction"), ("Flat", "verbose")]
+)  # fmt: skip
+def test_parameters_that_an_index_lacks(tmp_path, vectors, kind, name):
+    index = FaissFile(write(tmp_path / "x.faiss", kind, vectors))
+    with pytest.raises(UserError, match=rf"x\.faiss \(Index\w+\) has no parameter {name} of its"):
+        index.set_parameters({name: 4})

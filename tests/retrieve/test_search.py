@@ -4,25 +4,16 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from flat_index import make_index
 
 from disret.command_line import UserError
 from disret.retrieve import index as index_module
-from disret.retrieve.index import Index, Shard, _write_shard
 from disret.retrieve.search import check_gpu_faiss, search, search_with_torch
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(index_module, "BLOCK", 250)
-
-
-def make_index(folder, vectors, index_dtype="float32", documents=100):
-    shards = []
-    for number, start in enumerate(range(0, len(vectors), documents)):
-        part = vectors[start : start + documents]
-        shards.append(Shard(f"shard-{number:05d}.faiss", len(part), 0))
-        _write_shard(folder / shards[-1].file, part, index_dtype)
-    return Index(folder, vectors.shape[1], tuple(shards))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from disret.sweep.plots import (
     plot_agreement,
+    plot_effort,
     plot_layers,
     plot_speed,
     plot_throughput,
@@ -96,3 +97,31 @@ def test_layers(tmp_path):
         assert len(heights) == 4
         assert min(b - a for a, b in pairwise(heights)) > 0.1
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_effort(tmp_path, monkeypatch):
+    """A line for each encoder, a label for each setting; what was not measured is left out."""
+    import matplotlib
+    from matplotlib.axes import Axes
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    drawn = []
+    original = Axes.plot
+
+    def note(self, x, y, *args, **kwargs):
+        drawn.append((kwargs["label"], x, y))
+        return original(self, x, y, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", note)
+    rows = [
+        {"query_encoder": f"models/{name}", "query_backend": "torch", "setting": f"efSearch {ef}",
+         "recall@10": recall, "total_ms": time, "threads": 1}
+        for name, ef, recall, time in (("t", 16, 0.9, 9.0), ("t", 32, 1.0, 10.0),
+                                       ("s", 16, 0.8, 1.0), ("far", 16, 0.8, None),
+                                       ("far", 32, None, 2.0))
+    ]  # fmt: skip
+    plot_effort({"things, HNSW8": rows}, tmp_path / "f.svg")
+    assert drawn == [("t, torch", [9.0, 10.0], [0.9, 1.0]), ("s, torch", [1.0], [0.8])]
+    text = (tmp_path / "f.svg").read_text()
+    for part in ("things, HNSW8", "efSearch 32", "t, torch", "threads of the CPU: 1"):
+        assert part in text
