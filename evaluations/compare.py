@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from disret.command_line import argument_parser, run
 from disret.data.collection import find_collections
 from disret.files import read_json
-from disret.retrieve.run_files import RunFiles
+from disret.retrieve.run_files import RunFiles, read_run
 from disret.retrieve.score_file import newest_scores
 from disret.retrieve.significance import p_value, per_query, retention_interval
 from disret.tables import read_rows, write_rows
@@ -54,7 +54,7 @@ def main() -> None:
         (collection,) = find_collections(FOLDERS.get(dataset, dataset))
         qrels = collection.qrels("test", collection.queries())
         for name, rows in encoders.items():
-            found = per_query(qrels, run_files.path(rows[dataset]))
+            found = per_query(qrels, read_run(run_files.path(rows[dataset]), qrels))
             scores[name].append(np.array(list(found.values())))
 
     def shares(name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from disret.command_line import UserError
+from disret.data.collection import Qrels
 from disret.files import readable
 from disret.retrieve.metrics import Run, write_trec_run
 from disret.tables import Row
@@ -55,6 +56,24 @@ class RunFiles:
                     f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
                     "run file."
                 )
+
+
+def read_run(path: Path, qrels: Qrels) -> Run:
+    """The hits of a TREC run file.
+
+    Raises:
+        UserError: it is none, or has no query that the judgments are about.
+    """
+    import pytrec_eval
+
+    try:
+        with readable(path).open(encoding="utf-8") as file:
+            run = pytrec_eval.parse_run(file)
+    except (OSError, ValueError, AssertionError) as error:
+        raise UserError(f"{path} cannot be read as a TREC run: {error}") from None
+    if not run.keys() & qrels.keys():
+        raise UserError(f"{path} has none of the queries that the judgments are about.")
+    return run
 
 
 def run_name(identity: Row) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disret.command_line import UserError, argument_parser, run
-from disret.data.collection import Qrels, default_split, find_collections
-from disret.files import readable
+from disret.data.collection import Collection, Qrels, default_split, find_collections
+from disret.retrieve.metrics import Run
+from disret.retrieve.run_files import read_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,22 +25,11 @@ METRIC = "ndcg_cut.10"
 PERMUTATIONS = 9999
 
 
-def per_query(qrels: Qrels, path: Path) -> dict[str, float]:
-    """nDCG@10 of each judged query of a TREC run file; 0 where the run lacks it.
-
-    Raises:
-        UserError: the file is no run of these queries.
-    """
+def per_query(qrels: Qrels, run: Run) -> dict[str, float]:
+    """nDCG@10 of each judged query; 0 where the run lacks it."""
     import pytrec_eval
 
-    try:
-        with readable(path).open(encoding="utf-8") as file:
-            hits = pytrec_eval.parse_run(file)
-    except (OSError, ValueError, AssertionError) as error:
-        raise UserError(f"{path} cannot be read as a TREC run: {error}") from None
-    if not hits.keys() & qrels.keys():
-        raise UserError(f"{path} has none of the queries that the judgments are about.")
-    found = pytrec_eval.RelevanceEvaluator(qrels, {METRIC}).evaluate(hits)
+    found = pytrec_eval.RelevanceEvaluator(qrels, {METRIC}).evaluate(run)
     return {query: found.get(query, {}).get("ndcg_cut_10", 0.0) for query in qrels}
 
 
@@ -109,6 +99,20 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str
     }
 
 
+def judged(dataset: str, split: str | None) -> tuple[Collection, Qrels]:
+    """A data set of one part, and its judgments.
+
+    Raises:
+        UserError: it has several parts, or no judgments of that split.
+    """
+    collection, *others = find_collections(dataset)
+    if others:
+        raise UserError(f"{dataset} has parts; name one, such as {collection.folder}.")
+    split = split or default_split(dataset)
+    collection.check_split(split)
+    return collection, collection.qrels(split, collection.queries())
+
+
 def main() -> None:
     parser = argument_parser(__doc__, "python -m disret.retrieve.significance")
     parser.add_argument("first", type=Path, help="TREC run file")
@@ -116,13 +120,9 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
     parser.add_argument("--split", help="default: test; dev for msmarco")
     args = parser.parse_args()
-    collection, *others = find_collections(args.dataset)
-    if others:
-        raise UserError(f"{args.dataset} has parts; name one, such as {collection.folder}.")
-    split = args.split or default_split(args.dataset)
-    collection.check_split(split)
-    qrels = collection.qrels(split, collection.queries())
-    found = compare(per_query(qrels, args.first), per_query(qrels, args.second))
+    _, qrels = judged(args.dataset, args.split)
+    runs = (read_run(path, qrels) for path in (args.first, args.second))
+    found = compare(*(per_query(qrels, run) for run in runs))
     print(
         f"nDCG@10 {found['first']:.4f} and {found['second']:.4f}, {found['difference']:+.4f}: "
         f"better on {found['better']:.0f}, worse on {found['worse']:.0f} of {len(qrels)} queries, "

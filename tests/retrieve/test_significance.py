@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from disret.command_line import UserError
 from disret.retrieve.metrics import write_trec_run
+from disret.retrieve.run_files import read_run
 from disret.retrieve.significance import compare, per_query, retention_interval
 
 QRELS = {f"q{i}": {f"d{i}": 1} for i in range(12)}
@@ -29,7 +30,8 @@ def ranked(folder, name, rank_of):
 
 
 def test_scores_of_each_query(tmp_path):
-    found = per_query(QRELS, ranked(tmp_path, "run", lambda number: number % 2))
+    path = ranked(tmp_path, "run", lambda number: number % 2)
+    found = per_query(QRELS, read_run(path, QRELS))
     assert found["q0"] == 1.0
     assert found["q1"] == pytest.approx(0.6309, abs=1e-4)
     assert found.keys() == QRELS.keys()
@@ -38,7 +40,7 @@ def test_scores_of_each_query(tmp_path):
 def test_a_missing_query_scores_nothing(tmp_path):
     path = ranked(tmp_path, "run", lambda number: 0)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    assert per_query(QRELS, path)["q11"] == 0.0
+    assert per_query(QRELS, read_run(path, QRELS))["q11"] == 0.0
 
 
 def test_chance_and_difference():
@@ -56,10 +58,10 @@ def test_chance_and_difference():
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "other").write_text("no run\n")
     with pytest.raises(UserError, match="TREC run"):
-        per_query(QRELS, tmp_path / "other")
+        read_run(tmp_path / "other", QRELS)
     run = ranked(tmp_path, "run", lambda number: 0)
     with pytest.raises(UserError, match="none of the queries"):
-        per_query({"another": {"d": 1}}, run)
+        read_run(run, {"another": {"d": 1}})
 
 
 def test_interval_of_retention():

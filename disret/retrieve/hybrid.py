@@ -1,0 +1,85 @@
+"""What words add to vectors: BM25, dense runs, and both by reciprocal rank fusion.
+
+    python benchmark.py --query-encoder models/student --save-runs runs …
+    python -m disret.retrieve.hybrid --dataset scifact runs/scifact.test.*.trec
+
+BM25 is that of `bm25s`, on English words without stop words. A fused score is the sum of
+1 / (60 + rank) over both (Cormack, Clarke and Büttcher, SIGIR 2009).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from disret.command_line import argument_parser, run
+from disret.data.collection import Collection
+from disret.retrieve.metrics import Run, to_run
+from disret.retrieve.run_files import read_run
+from disret.retrieve.significance import compare, judged, per_query
+from disret.tables import format_table
+
+CANDIDATES = 100  # of each side
+CONSTANT = 60  # how little the very first ranks count before the next
+
+
+def bm25_run(collection: Collection, queries: Mapping[str, str]) -> Run:
+    """The documents that BM25 finds best for each query, CANDIDATES at most.
+
+    Documents, title and text, are held in memory. One without a word of the query is no hit.
+
+    Args:
+        queries: texts by id.
+    """
+    import bm25s
+
+    documents = list(collection.documents())
+    ids = np.array([document.id for document in documents], dtype=object)
+    words = bm25s.tokenize([document.text for document in documents], show_progress=False)
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    asked = bm25s.tokenize(list(queries.values()), show_progress=False, return_ids=False)
+    depth = min(CANDIDATES + 1, len(documents))
+    rows, scores = index.retrieve(asked, k=depth, show_progress=False)
+    hits = np.where(scores > 0, ids[rows], "")
+    return to_run(list(queries), hits, scores, CANDIDATES)
+
+
+def fused(runs: Sequence[Run]) -> Run:
+    """The runs by reciprocal rank fusion of their first CANDIDATES."""
+    found: Run = {}
+    for one in runs:
+        for query, hits in one.items():
+            scores = found.setdefault(query, {})
+            best = sorted(hits, key=hits.get, reverse=True)[:CANDIDATES]
+            for rank, document in enumerate(best, start=1):
+                scores[document] = scores.get(document, 0.0) + 1 / (CONSTANT + rank)
+    return found
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, "python -m disret.retrieve.hybrid")
+    parser.add_argument("runs", type=Path, nargs="+", help="TREC run files")
+    parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
+    parser.add_argument("--split", help="default: test; dev for msmarco")
+    args = parser.parse_args()
+    collection, qrels = judged(args.dataset, args.split)
+    runs = {path.name: read_run(path, qrels) for path in args.runs}
+    queries = collection.queries()
+    words = bm25_run(collection, {query: queries[query] for query in qrels})
+    rows = [{"run": "BM25", "NDCG@10": np.mean(list(per_query(qrels, words).values()))}]
+    for name, vectors in runs.items():
+        found = compare(per_query(qrels, vectors), per_query(qrels, fused([words, vectors])))
+        rows.append({
+            "run": name, "NDCG@10": found["first"], "with BM25": found["second"],
+            **{key: found[key] for key in ("difference", "better", "worse", "p")},
+        })  # fmt: skip
+    print(format_table([{key: _shown(row.get(key)) for key in rows[-1]} for row in rows]))
+
+
+def _shown(value: str | float | None) -> str | int | None:
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,68 @@
+"""BM25, and a dense run fused with it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from disret.data.collection import Collection
+from disret.retrieve.hybrid import bm25_run, fused
+from disret.retrieve.metrics import write_trec_run
+
+DOCUMENTS = {
+    "cats": "Cats sleep in the sun all day",
+    "dogs": "Dogs chase cats through the garden",
+    "sun": "The sun is a star",
+    "both": "cats",
+}
+
+
+@pytest.fixture
+def animals(tmp_path):
+    folder = tmp_path / "animals"
+    (folder / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": id, "title": "", "text": text}) for id, text in DOCUMENTS.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    queries = {"q1": "sleeping cats sun", "both": "cats garden", "q3": "of the"}
+    lines = [json.dumps({"_id": id, "text": text}) for id, text in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\tcats\t1\nboth\tdogs\t1\nq3\tsun\t1\n"
+    )
+    return Collection("animals", folder)
+
+
+def test_documents_with_the_words_of_a_query(animals):
+    run = bm25_run(animals, animals.queries())
+    assert list(run["q1"]) == ["cats", "sun", "both", "dogs"]
+    # A query's own document is no hit, nor is one without its words.
+    assert list(run["both"]) == ["dogs", "cats"]
+    assert run["q3"] == {}
+    scores = list(run["q1"].values())
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_ranks_alone_decide_what_is_fused():
+    words = {"q": {"a": 9.0, "b": 8.0, "c": 0.1}, "r": {}}
+    vectors = {"q": {"b": 0.3, "d": 0.2, "a": 0.1}, "r": {"a": 0.5}}
+    run = fused([words, vectors])
+    assert run["q"]["a"] == pytest.approx(1 / 61 + 1 / 63)
+    assert run["q"]["b"] == pytest.approx(1 / 62 + 1 / 61)
+    assert sorted(run["q"], key=run["q"].get, reverse=True) == ["b", "a", "d", "c"]
+    assert run["r"] == {"a": pytest.approx(1 / 61)}
+
+
+def test_command(animals, tmp_path):
+    path = tmp_path / "dense.trec"
+    write_trec_run(path, {"q1": {"dogs": 0.9, "cats": 0.8}, "both": {"dogs": 1.0}}, "dense")
+    command = [sys.executable, "-m", "disret.retrieve.hybrid", "--dataset", animals.folder, path]
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[2][:2] == ["BM25", "0.6667"]
+    # The dense run has q1's document second; fused, it is first.
+    assert lines[3][:6] == ["dense.trec", "0.5436", "0.6667", "0.1230", "1", "0"]
