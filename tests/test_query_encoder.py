@@ -64,8 +64,9 @@ def test_needs_no_torch(kind, runtime, request, tmp_path):
     assert json.loads(result.stdout) == [[1, 32], runtime]
 
 
-def test_the_folder_may_stand_alone(exported, tmp_path):
-    alone = shutil.copytree(exported / "query-encoder", tmp_path / "query-encoder")
+def test_graph_and_tokenizer_are_enough(exported, tmp_path):
+    alone = shutil.copytree(exported / "onnx", tmp_path / "onnx")
+    shutil.copy(exported / "tokenizer.json", tmp_path)
     (tmp_path / "config.json").write_text("of the service")
     vectors = QueryEncoder.from_pretrained(alone).encode(QUERIES)
     expected = QueryEncoder.from_pretrained(exported).encode(QUERIES)
@@ -158,17 +159,19 @@ def test_no_export(tmp_path):
 
 
 def test_a_missing_file(model):
-    (model / "query-encoder" / "model.onnx").unlink()
+    (model / "onnx" / "model.onnx").unlink()
     with pytest.raises(ExportError, match=r"model\.onnx is missing"):
         QueryEncoder.from_pretrained(model)
     assert QueryEncoder.from_pretrained(model, "int8").dimension == 32
 
 
-@pytest.mark.parametrize("name", ["model-int8.onnx", "tokenizer.json", "query_encoder.json"])
+@pytest.mark.parametrize(
+    "name", ["onnx/model_quantized.onnx", "tokenizer.json", "onnx/query_encoder.json"]
+)
 def test_a_damaged_file(model, name):
-    path = model / "query-encoder" / name
+    path = model / name
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ExportError, match=f"{name} is damaged"):
+    with pytest.raises(ExportError, match=f"{model / name} is damaged"):
         QueryEncoder.from_pretrained(model, "int8")
 
 
@@ -176,23 +179,23 @@ def test_a_damaged_file(model, name):
 def test_another_model_beside_the_export(model, name, monkeypatch):
     with (model / name).open("ab") as file:
         file.write(b" ")
-    monkeypatch.chdir(model / "query-encoder")
+    monkeypatch.chdir(model / "onnx")
     for path in (model, "."):
         with pytest.raises(ExportError, match=f"{name} is not what .* was made from"):
             QueryEncoder.from_pretrained(path)
 
 
 def test_a_format_of_another_version(model):
-    path = model / "query-encoder" / "query_encoder.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path = model / "onnx" / "query_encoder.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
     with pytest.raises(ExportError, match="another format"):
         QueryEncoder.from_pretrained(model)
 
 
 def test_a_graph_that_onnxruntime_cannot_load(model):
-    path = model / "query-encoder" / "query_encoder.json"
+    path = model / "onnx" / "query_encoder.json"
     settings = json.loads(path.read_text())
-    graph = model / "query-encoder" / "model.onnx"
+    graph = model / "onnx" / "model.onnx"
     graph.write_bytes(b"of a later version")
     settings["files"]["float32"] = {"model.onnx": sha256_of(graph)}
     path.write_text(json.dumps(settings))
