@@ -10,6 +10,7 @@ needs no onnxruntime. This file imports nothing else of the project: a service m
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -73,7 +74,8 @@ class QueryEncoder:
         Args:
             path: the model's folder, or the folder `onnx` in it.
             precision: `float32` or `int8`.
-            num_threads: that a graph runs on (default: the machine's cores); tables take one.
+            num_threads: that a graph runs on (default: the machine's cores); tables take one. Texts
+                of a batch are split into tokens on all cores, unless TOKENIZERS_PARALLELISM=false.
 
         Raises:
             ExportError: files are missing or damaged, or the model beside them is another than
@@ -147,11 +149,11 @@ class QueryEncoder:
                     f"the string at position {position} is no Unicode text: it has half a "
                     "surrogate pair"
                 ) from None
-        encodings = [self._tokenizer.encode(self._prompt + query) for query in queries]
+        encodings = self._tokenizer.encode_batch_fast([self._prompt + query for query in queries])
         if len(encodings) == 1:
             return self._vectors_of(encodings)
         vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
-        by_length = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
+        by_length = np.argsort([len(encoding) for encoding in encodings], kind="stable")
         for start in range(0, len(encodings), batch_size):
             rows = by_length[start : start + batch_size]
             vectors[rows] = self._vectors_of([encodings[row] for row in rows])
@@ -186,7 +188,7 @@ class _Graph:
         self.on_the_left: bool = settings["padding_side"] == "left"
 
     def __call__(self, encodings: list) -> np.ndarray:
-        longest = max(1, *(len(encoding.ids) for encoding in encodings))
+        longest = max(1, *map(len, encodings))
         columns = {}
         for name in self.inputs:
             rows = [getattr(encoding, COLUMNS[name]) for encoding in encodings]
@@ -218,15 +220,19 @@ class _Static:
 
     def __call__(self, encodings: list) -> np.ndarray:
         vectors = np.zeros((len(encodings), self.table.shape[1]), dtype=np.float32)
-        for vector, encoding in zip(vectors, encodings, strict=True):
-            if ids := encoding.ids:
-                if self.scales is None:
-                    self.table[ids].mean(axis=0, out=vector)
-                else:
-                    np.dot(self.scales[ids], self.table[ids].astype(np.float32), out=vector)
-                    vector /= len(ids)
+        start = 0
+        for length, alike in itertools.groupby(encodings, key=len):  # which come by length
+            ids = np.array([encoding.ids for encoding in alike], dtype=np.intp)
+            rows = self.table.take(ids, axis=0).astype(np.float32, copy=False)
+            if self.scales is None:
+                shares = np.full((1, length), 1 / max(length, 1), dtype=np.float32)
+            else:
+                shares = self.scales.take(ids)[:, None] / max(length, 1)
+            np.matmul(shares, rows, out=vectors[start : start + len(ids), None])
+            start += len(ids)
         if self.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            squares = np.matmul(vectors[:, None], vectors[:, :, None])[:, 0]
+            vectors /= np.sqrt(np.maximum(squares, 1e-24))
         return vectors[:, : self.dimension]
 
 

@@ -81,9 +81,12 @@ def test_threads_may_share_an_encoder(exported):
     np.testing.assert_array_equal(found, expected * 20)
 
 
-def test_order_and_batch_size_do_not_matter(exported):
-    encoder = QueryEncoder.from_pretrained(exported)
-    texts = [" ".join("abcdefg"[: 1 + i % 7]) for i in range(150)]
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("exported", "float32"), ("static", "float32"), ("static", "int8")]
+)
+def test_order_and_batch_size_do_not_matter(kind, precision, request):
+    encoder = QueryEncoder.from_pretrained(request.getfixturevalue(kind), precision)
+    texts = [" ".join("abcdefg"[: i % 8]) for i in range(150)]
     expected = np.concatenate([encoder.encode([text]) for text in texts])
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
     np.testing.assert_allclose(encoder.encode(texts, batch_size=7), expected, atol=1e-5)
