@@ -187,7 +187,7 @@ def parse_args() -> argparse.Namespace:
         help="go on from the last checkpoint, or leave a finished student as it is")
     add("--overwrite", action="store_true", help="replace what is at --output")
     add("--router", action="store_true", help="also save it and the teacher as one: OUTPUT-router")
-    add("--export", action="store_true", help="also for services without torch: query-encoder/")
+    add("--export", action="store_true", help="also as ONNX graphs for services, into onnx/")
     add("--results", type=Path, metavar="CSV",
         help="table of benchmark.py for the model card (default: benchmarks/results.csv)")
     add("--push-to-hub", metavar="NAME", help="upload the student to this model repository")

@@ -13,7 +13,9 @@ needs no onnxruntime. This file imports nothing else of the project: a service m
 """
 
 import hashlib
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,20 +24,20 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-FOLDER = "query-encoder"  # beside the model's files
+FOLDER = "onnx"  # in the model's
 SETTINGS = "query_encoder.json"
 INDEX = "index.json"  # what made the documents' vectors
-FORMAT = 1  # of the settings
+FORMAT = 2  # of the settings
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together
 # What the settings hold at least.
 _NEEDED = {
-    "dimension": int, "prompt": str, "special_tokens": bool, "size": dict, "checks": dict,
+    "dimension": int, "prompt": str, "truncation_side": str, "size": dict, "checks": dict,
     "files": dict, "model_files": dict,
 }  # fmt: skip
 _NEEDED_BY = {
     "onnx": {"inputs": list, "padding": dict, "padding_side": str},
-    "static": {"normalize": bool},
+    "static": {"normalize": bool, "relu": list, "tables": dict},
 }
 # What a graph takes, by the attribute of an encoding that holds it.
 COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -65,7 +67,6 @@ class QueryEncoder:
         self.dimension: int = settings["dimension"]
         self.max_length: int | None = settings["max_length"]
         self._prompt: str = settings["prompt"]
-        self._special: bool = settings["special_tokens"]
         self._tokenizer = tokenizer
         self._vectors_of = vectors_of
 
@@ -80,9 +81,10 @@ class QueryEncoder:
         """Load an exported query encoder.
 
         Args:
-            path: the model's folder, or the folder `query-encoder` itself.
+            path: the model's folder, or the folder `onnx` in it.
             precision: `float32` or `int8`.
-            num_threads: that a graph runs on (default: the machine's cores); tables take one.
+            num_threads: that a graph runs on (default: the machine's cores); tables take one. Texts
+                of a batch are split into tokens on all cores, unless TOKENIZERS_PARALLELISM=false.
             index: what it is to search: a folder with a `manifest.json`, or a JSON file, either
                 with `encoder_sha256`, the fingerprint of what made its vectors, their `dimension`,
                 and perhaps the name of that `encoder`.
@@ -110,7 +112,7 @@ class QueryEncoder:
             _check_index(folder, Path(index))
         files = settings["files"][precision]
         for name, digest in {**settings["files"]["tokenizer"], **files}.items():
-            _check_file(folder, name, digest)
+            _check_file(_in(folder, name), digest)
         model = folder.resolve().parent
         if (model / "modules.json").exists():
             for name, digest in settings["model_files"].items():
@@ -119,11 +121,14 @@ class QueryEncoder:
                         f"{model / name} is not what {folder} was made from; export the model "
                         f"again: python -m disret.serve.export {model}"
                     )
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        paths = [folder / name for name in files]
+        (graph,) = files
+        vectors_of: _Static | _Graph
         if settings["kind"] == "static":
-            return cls(folder, settings, tokenizer, _Static(paths, settings))
-        return cls(folder, settings, tokenizer, _Graph(paths[0], settings, num_threads))
+            vectors_of = _Static(folder / graph, settings, precision)
+        else:
+            vectors_of = _Graph(folder / graph, settings, num_threads)
+        tokenizer = _tokenizer(_in(folder, *settings["files"]["tokenizer"]), settings)
+        return cls(folder, settings, tokenizer, vectors_of)
 
     def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.
@@ -159,14 +164,11 @@ class QueryEncoder:
                     f"the string at position {position} is no Unicode text: it has half a "
                     "surrogate pair"
                 ) from None
-        encodings = [
-            self._tokenizer.encode(self._prompt + query, add_special_tokens=self._special)
-            for query in queries
-        ]
+        encodings = self._tokenizer.encode_batch_fast([self._prompt + query for query in queries])
         if len(encodings) == 1:
             return self._vectors_of(encodings)
         vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
-        by_length = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
+        by_length = np.argsort([len(encoding) for encoding in encodings], kind="stable")
         for start in range(0, len(encodings), batch_size):
             rows = by_length[start : start + batch_size]
             vectors[rows] = self._vectors_of([encodings[row] for row in rows])
@@ -201,7 +203,7 @@ class _Graph:
         self.on_the_left: bool = settings["padding_side"] == "left"
 
     def __call__(self, encodings: list) -> np.ndarray:
-        longest = max(1, *(len(encoding.ids) for encoding in encodings))
+        longest = max(1, *map(len, encodings))
         columns = {}
         for name in self.inputs:
             rows = [getattr(encoding, COLUMNS[name]) for encoding in encodings]
@@ -212,29 +214,52 @@ class _Graph:
                 else:
                     line[: len(row)] = row
             columns[name] = column
-        return self.session.run(None, columns)[0]
+        return self.session.run(["sentence_embedding"], columns)[0]
 
 
 class _Static:
-    """The mean of an embedding for each token; in int8, each has a scale of its own."""
+    """The mean of an embedding for each token; in int8, each has a scale of its own.
 
-    def __init__(self, paths: list[Path], settings: dict[str, Any]) -> None:
-        self.table = np.load(paths[0], mmap_mode="r")
-        self.scales = np.load(paths[1]) if len(paths) > 1 else None
+    Dense layers may follow. The tables are those of the graph, read where they stand in its file.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], precision: str) -> None:
+        tables = {
+            name: np.asarray(np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"])))
+            for name, at in settings["tables"][precision].items()
+        }
+        self.table = tables["embeddings"]
+        self.scales = tables["scales"].ravel() if "scales" in tables else None
+        self.layers = [
+            (
+                np.ascontiguousarray(tables[f"weight_{number}"].T),
+                tables[f"bias_{number}"].copy(),
+                relu,
+            )
+            for number, relu in enumerate(settings["relu"])
+        ]
         self.normalize: bool = settings["normalize"]
         self.dimension: int = settings["dimension"]
 
     def __call__(self, encodings: list) -> np.ndarray:
         vectors = np.zeros((len(encodings), self.table.shape[1]), dtype=np.float32)
-        for vector, encoding in zip(vectors, encodings, strict=True):
-            if ids := encoding.ids:
-                if self.scales is None:
-                    self.table[ids].mean(axis=0, out=vector)
-                else:
-                    np.dot(self.scales[ids], self.table[ids].astype(np.float32), out=vector)
-                    vector /= len(ids)
+        start = 0
+        for length, alike in itertools.groupby(encodings, key=len):  # which come by length
+            ids = np.array([encoding.ids for encoding in alike], dtype=np.intp)
+            rows = self.table.take(ids, axis=0).astype(np.float32, copy=False)
+            if self.scales is None:
+                shares = np.full((1, length), 1 / max(length, 1), dtype=np.float32)
+            else:
+                shares = self.scales.take(ids)[:, None] / max(length, 1)
+            np.matmul(shares, rows, out=vectors[start : start + len(ids), None])
+            start += len(ids)
+        for weight, bias, relu in self.layers:
+            vectors = vectors @ weight + bias
+            if relu:
+                np.maximum(vectors, 0, out=vectors)
         if self.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            squares = np.matmul(vectors[:, None], vectors[:, :, None])[:, 0]
+            vectors /= np.sqrt(np.maximum(squares, 1e-24))
         return vectors[:, : self.dimension]
 
 
@@ -303,8 +328,21 @@ def _maker(path: Path) -> tuple[str, str, int] | None:
     return (str(name), sha256, record["dimension"]) if is_whole else None
 
 
-def _check_file(folder: Path, name: str, digest: str) -> None:
-    path = folder / name
+def _in(folder: Path, name: str) -> Path:
+    return Path(os.path.normpath(folder / name))
+
+
+def _tokenizer(path: Path, settings: dict[str, Any]) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if settings["max_length"]:
+        side = settings["truncation_side"]
+        tokenizer.enable_truncation(settings["max_length"], direction=side)
+    return tokenizer
+
+
+def _check_file(path: Path, digest: str) -> None:
     if not path.exists():
         raise ExportError(f"{path} is missing; export the model again.")
     if sha256_of(path) != digest:

@@ -519,7 +519,7 @@ def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
     assert outcome.status == 0, outcome.err
     assert "int8 (a scale for each channel) at a cosine of 0.99" in outcome.out
     student = tmp_path / "student"
-    settings = student / "query-encoder" / "query_encoder.json"
+    settings = student / "onnx" / "query_encoder.json"
     written = settings.stat().st_mtime_ns
     texts = valid_queries.read_text().splitlines()
     expected = SentenceTransformer(str(student), device="cpu").encode_query(texts)
@@ -528,7 +528,7 @@ def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
     again = call("distill", *arguments, "--resume")
     assert again.status == 0, again.err
     assert settings.stat().st_mtime_ns == written
-    (student / "query-encoder" / "model.onnx").write_bytes(b"")
+    (student / "onnx" / "model.onnx").write_bytes(b"")
     assert call("distill", *arguments, "--resume").status == 0
     assert QueryEncoder.from_pretrained(student).encode(texts).shape == found.shape
 

@@ -74,7 +74,7 @@ def test_faiss(check):
 
 
 def test_faiss_with_a_note_of_what_made_the_index(check, student):
-    record = student / "query-encoder" / "index.json"
+    record = student / "onnx" / "index.json"
     shutil.copy(record, "documents.json")
     check("faiss_index", "documents.faiss")
     other = {**json.loads(record.read_text()), "encoder_sha256": "0a" * 32}

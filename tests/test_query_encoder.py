@@ -64,8 +64,9 @@ def test_needs_no_torch(kind, runtime, request, tmp_path):
     assert json.loads(result.stdout) == [[1, 32], runtime]
 
 
-def test_the_folder_may_stand_alone(exported, tmp_path):
-    alone = shutil.copytree(exported / "query-encoder", tmp_path / "query-encoder")
+def test_graph_and_tokenizer_are_enough(exported, tmp_path):
+    alone = shutil.copytree(exported / "onnx", tmp_path / "onnx")
+    shutil.copy(exported / "tokenizer.json", tmp_path)
     (tmp_path / "config.json").write_text("of the service")
     vectors = QueryEncoder.from_pretrained(alone).encode(QUERIES)
     expected = QueryEncoder.from_pretrained(exported).encode(QUERIES)
@@ -80,9 +81,12 @@ def test_threads_may_share_an_encoder(exported):
     np.testing.assert_array_equal(found, expected * 20)
 
 
-def test_order_and_batch_size_do_not_matter(exported):
-    encoder = QueryEncoder.from_pretrained(exported)
-    texts = [" ".join("abcdefg"[: 1 + i % 7]) for i in range(150)]
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("exported", "float32"), ("static", "float32"), ("static", "int8")]
+)
+def test_order_and_batch_size_do_not_matter(kind, precision, request):
+    encoder = QueryEncoder.from_pretrained(request.getfixturevalue(kind), precision)
+    texts = [" ".join("abcdefg"[: i % 8]) for i in range(150)]
     expected = np.concatenate([encoder.encode([text]) for text in texts])
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
     np.testing.assert_allclose(encoder.encode(texts, batch_size=7), expected, atol=1e-5)
@@ -155,7 +159,7 @@ def test_a_batch_size_of_nothing(exported):
 @pytest.mark.parametrize("kind", ["exported", "static"])
 def test_the_index_of_the_same_encoder(kind, request, tmp_path):
     folder = request.getfixturevalue(kind)
-    record = json.loads((folder / "query-encoder" / "index.json").read_text())
+    record = json.loads((folder / "onnx" / "index.json").read_text())
     assert record["encoder"] == str(folder)
     manifest = {**record, "encoder": "by another name", "documents": 60}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -171,7 +175,7 @@ def test_the_index_of_the_same_encoder(kind, request, tmp_path):
      ({"dimension": 24}, r"other \([0-9a-f]{16}, 24 dimensions\)")],
 )  # fmt: skip
 def test_the_index_of_another_encoder(exported, tmp_path, changes, shown):
-    record = json.loads((exported / "query-encoder" / "index.json").read_text())
+    record = json.loads((exported / "onnx" / "index.json").read_text())
     index = tmp_path / "index.json"
     index.write_text(json.dumps({**record, "encoder": "other", **changes}))
     own = rf"{exported} \({record['encoder_sha256'][:16]}, 32 dimensions\)"
@@ -202,7 +206,7 @@ def test_no_file_that_says_what_made_an_index(exported, tmp_path):
 
 @pytest.mark.parametrize("content", [None, "{}"])
 def test_an_export_that_knows_no_index(model, tmp_path, content):
-    path = model / "query-encoder" / "index.json"
+    path = model / "onnx" / "index.json"
     whole = shutil.copy(path, tmp_path)
     path.unlink()
     if content:
@@ -218,17 +222,19 @@ def test_no_export(tmp_path):
 
 
 def test_a_missing_file(model):
-    (model / "query-encoder" / "model.onnx").unlink()
+    (model / "onnx" / "model.onnx").unlink()
     with pytest.raises(ExportError, match=r"model\.onnx is missing"):
         QueryEncoder.from_pretrained(model)
     assert QueryEncoder.from_pretrained(model, "int8").dimension == 32
 
 
-@pytest.mark.parametrize("name", ["model-int8.onnx", "tokenizer.json", "query_encoder.json"])
+@pytest.mark.parametrize(
+    "name", ["onnx/model_quantized.onnx", "tokenizer.json", "onnx/query_encoder.json"]
+)
 def test_a_damaged_file(model, name):
-    path = model / "query-encoder" / name
+    path = model / name
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ExportError, match=f"{name} is damaged"):
+    with pytest.raises(ExportError, match=f"{model / name} is damaged"):
         QueryEncoder.from_pretrained(model, "int8")
 
 
@@ -236,23 +242,23 @@ def test_a_damaged_file(model, name):
 def test_another_model_beside_the_export(model, name, monkeypatch):
     with (model / name).open("ab") as file:
         file.write(b" ")
-    monkeypatch.chdir(model / "query-encoder")
+    monkeypatch.chdir(model / "onnx")
     for path in (model, "."):
         with pytest.raises(ExportError, match=f"{name} is not what .* was made from"):
             QueryEncoder.from_pretrained(path)
 
 
 def test_a_format_of_another_version(model):
-    path = model / "query-encoder" / "query_encoder.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path = model / "onnx" / "query_encoder.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
     with pytest.raises(ExportError, match="another format"):
         QueryEncoder.from_pretrained(model)
 
 
 def test_a_graph_that_onnxruntime_cannot_load(model):
-    path = model / "query-encoder" / "query_encoder.json"
+    path = model / "onnx" / "query_encoder.json"
     settings = json.loads(path.read_text())
-    graph = model / "query-encoder" / "model.onnx"
+    graph = model / "onnx" / "model.onnx"
     graph.write_bytes(b"of a later version")
     settings["files"]["float32"] = {"model.onnx": sha256_of(graph)}
     path.write_text(json.dumps(settings))

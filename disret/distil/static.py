@@ -85,6 +85,7 @@ def student_of_texts(
     tokenizer = tokenizer_of(vocabulary)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
+    tokenizer.post_processor = None  # as in `static_embedding`
     ids = [found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -119,6 +120,7 @@ def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_padding()  # some files ask for it
     tokenizer.enable_truncation(teacher.max_seq_length)
+    tokenizer.post_processor = None  # would add special tokens wherever others load the student
     return StaticEmbedding(tokenizer, embedding_weights=_embed_vocabulary(teacher, tokenizer))
 
 

@@ -1,10 +1,11 @@
-"""A trained query encoder for a service: prompt, tokenizer, model and pooling, without torch.
+"""A trained query encoder for services: one folder that many runtimes load.
 
-    python -m disret.serve.export models/student               # models/student/query-encoder
+    python -m disret.serve.export models/student               # adds models/student/onnx
     python -m disret.serve.export all-MiniLM-L6-v2 --output teacher        # a model of the hub
 
-A transformer becomes an ONNX graph in float32 and one in int8; a static model, tables. Both are
-compared with the model on real queries before they are kept. `disret.query_encoder` reads them.
+The model becomes an ONNX graph in float32 and one in int8, pooling included. Both are compared
+with the model on real queries before they are kept. `disret.query_encoder` reads them, and where
+the hub's models have them, so do FastEmbed and transformers.js.
 """
 
 import importlib.util
@@ -18,7 +19,6 @@ import numpy as np
 
 from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
-from disret.encode.tokens import LONGEST
 from disret.files import check_writable, claim, read_record, whole_folder, write_json
 from disret.network import hub_obstacle
 from disret.query_encoder import (
@@ -33,6 +33,8 @@ from disret.query_encoder import (
 )
 from disret.serve.int8 import WAYS, by_row, quantise
 from disret.serve.onnx_graph import write_graph
+from disret.serve.runtimes import backend_of, put_model, write_tokenizer
+from disret.serve.static_graph import Layer, tables_of, write_static_graph
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 QUERIES = 500  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
+GRAPHS = {"float32": "model.onnx", "int8": "model_quantized.onnx"}  # as the hub's models have them
 # What decides a model's vectors, as sentence-transformers saves it.
 MODEL_FILES = (
     "modules.json", "tokenizer.json", "*config*.json", "*/config.json", "*.safetensors",
@@ -50,17 +53,15 @@ MODEL_FILES = (
 def export(
     encoder: "SentenceTransformer", folder: Path, queries: Sequence[str], source: Path | None = None
 ) -> dict[str, Any]:
-    """Write `folder/query-encoder`, complete and checked, or leave what is there.
+    """Write `folder/onnx`, complete and checked, or leave what is there.
 
     An int8 that is not close enough to the model is left out.
 
     Args:
         encoder: in float32 on the CPU.
-        folder: that of the model, or one without a model.
+        folder: that of the model, or a new one, where the model is saved first.
         queries: real ones, to compare on.
-        source: the folder that the model was loaded from. If that is where the export goes, the
-            model's files are noted, so that it is not taken for the export of another model which
-            is put there later.
+        source: the folder that the model was loaded from.
 
     Returns:
         What was compared: `queries`, `float32_largest_difference` of a coordinate,
@@ -68,25 +69,28 @@ def export(
 
     Raises:
         UserError: the model cannot be exported, float32 is not close enough to it, or there is
-            another model in the folder.
+            something else in the folder.
     """
     import onnxruntime
-    from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    if isinstance(encoder[0], Router):
-        raise UserError("a model of two encoders cannot be exported; export the student alone.")
-    is_beside = source is not None and folder.resolve() == source.resolve()
-    if not is_beside and (folder / "modules.json").exists():
-        raise UserError(f"{folder} holds another model; the export needs another folder.")
+    _check_kind(encoder)
+    if source is None or folder.resolve() != source.resolve():
+        put_model(encoder, folder)
+    place = folder / FOLDER
+    if place.is_dir() and any(place.iterdir()) and not (place / SETTINGS).exists():
+        raise UserError(f"{place} was not made here; move it elsewhere.")
     is_static = isinstance(encoder[0], StaticEmbedding)
     index = _index_of(encoder, source)
-    with whole_folder(folder / FOLDER) as partial_folder:
-        tokenizer = _write_tokenizer(encoder, partial_folder, is_static)
+    with whole_folder(place) as new:
+        tokenizer = write_tokenizer(encoder, folder)
         texts = [*queries, *_edges(tokenizer["max_length"])]
         expected = encoder.encode_query(texts, show_progress_bar=False)
-        write = _write_tables if is_static else _write_graphs
-        files, ways_to_int8, more = write(encoder, partial_folder)
+        write = _write_static if is_static else _write_transformer
+        ways_to_int8, more = write(encoder, new)
         checks: dict[str, Any] = {"queries": len(queries)}
+        files = {"tokenizer": _digests(new, ["../tokenizer.json"])}
+        tables: dict[str, Any] = {}
         settings = {
             "format": FORMAT,
             "onnxruntime": onnxruntime.__version__,
@@ -97,16 +101,17 @@ def export(
             **tokenizer,
             **more,
             "checks": checks,
-            "files": {
-                "tokenizer": _digests(partial_folder, ["tokenizer.json"]),
-                "float32": _digests(partial_folder, files),
-            },
-            "model_files": _digests(folder, _model_files(folder)) if is_beside else {},
+            "files": files,
+            "tables": tables,
+            "model_files": _digests(folder, _model_files(folder)),
         }
 
         def vectors(precision: str, some: Sequence[str], batch_size: int) -> np.ndarray:
-            write_json(partial_folder / SETTINGS, settings)
-            return QueryEncoder.from_pretrained(partial_folder, precision).encode(some, batch_size)
+            files[precision] = _digests(new, [GRAPHS[precision]])
+            if is_static:
+                tables[precision] = tables_of(new / GRAPHS[precision])
+            write_json(new / SETTINGS, settings)
+            return QueryEncoder.from_pretrained(new, precision).encode(some, batch_size)
 
         difference = float(np.abs(vectors("float32", texts, 64) - expected).max())
         if not difference <= FLOAT32_TOLERANCE:
@@ -116,8 +121,7 @@ def export(
             )
         checks.update(float32_largest_difference=difference, int8_mean_cosine=0.0, int8=None)
         for way, quantise in ways_to_int8.items():
-            files = quantise()
-            settings["files"]["int8"] = _digests(partial_folder, files)
+            quantise(new / GRAPHS["int8"])
             # One by one, as a service runs them: a batch has a scale in common.
             cosine = _mean_cosine(vectors("int8", queries, 1), expected[: len(queries)])
             checks["int8_mean_cosine"] = max(cosine, checks["int8_mean_cosine"])
@@ -125,11 +129,26 @@ def export(
                 checks["int8"] = way
                 break
         else:
-            for name in settings["files"].pop("int8"):
-                (partial_folder / name).unlink()
-        write_json(partial_folder / SETTINGS, settings)
-        write_json(partial_folder / INDEX, {**index, "dimension": settings["dimension"]})
+            (new / GRAPHS["int8"]).unlink()
+            del files["int8"]
+            tables.pop("int8", None)
+        write_json(new / SETTINGS, settings)
+        write_json(new / INDEX, {**index, "dimension": settings["dimension"]})
     return checks
+
+
+def _check_kind(encoder: "SentenceTransformer") -> None:
+    """Raise `UserError` for a model that cannot be exported, as far as its modules say so."""
+    from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
+    from tokenizers import Tokenizer
+
+    first = encoder[0]
+    if isinstance(first, Router):
+        raise UserError("a model of two encoders cannot be exported; export the student alone.")
+    if not isinstance(backend_of(encoder), Tokenizer):
+        raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
+    if isinstance(first, StaticEmbedding):
+        _layers_of(encoder)
 
 
 def check_packages() -> None:
@@ -213,58 +232,53 @@ def _model_files(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _write_tokenizer(
-    encoder: "SentenceTransformer", folder: Path, is_static: bool
-) -> dict[str, Any]:
-    """Save the tokenizer with its maximum length; what else the runtime must know of it."""
-    from tokenizers import Tokenizer
-
-    tokenizer = encoder.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not isinstance(backend, Tokenizer):
-        raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.no_padding()
-    if is_static:
-        length = (copy.truncation or {}).get("max_length")
-    else:
-        length = getattr(encoder[0], "query_length", None) or encoder.max_seq_length
-        if length and length > LONGEST:
-            length = None
-        copy.no_truncation()
-        if length:
-            copy.enable_truncation(length, direction=tokenizer.truncation_side)
-    copy.save(str(folder / "tokenizer.json"))
-    return {"max_length": length, "special_tokens": not is_static}
+# Ways to int8, each of which writes a graph, and what else the runtime must know.
+Written = tuple[dict[str, Callable[[Path], None]], dict[str, Any]]
 
 
-# Files in float32, ways to int8 that write files as well, and what else the runtime must know.
-Written = tuple[list[str], dict[str, Callable[[], list[str]]], dict[str, Any]]
+def _layers_of(encoder: "SentenceTransformer") -> tuple[list[Layer], bool]:
+    """The dense layers that follow the mean of a static model, and whether it is normalised.
 
-
-def _write_tables(encoder: "SentenceTransformer", folder: Path) -> Written:
-    from sentence_transformers.sentence_transformer.modules import Normalize
+    Raises:
+        UserError: something else follows.
+    """
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+    from torch.nn import Identity, ReLU
 
     after = list(encoder)[1:]
-    others = [type(module).__name__ for module in after if not isinstance(module, Normalize)]
-    if others:
-        raise UserError(f"a static model with {', '.join(others)} cannot be exported.")
+    normalize = bool(after) and isinstance(after[-1], Normalize)
+    layers = []
+    for module in after[: len(after) - normalize]:
+        activation = getattr(module, "activation_function", None)
+        if not isinstance(module, Dense) or module.use_residual or module.linear.bias is None:
+            raise UserError(f"a static model with {type(module).__name__} cannot be exported.")
+        if not isinstance(activation, Identity | ReLU):
+            name = type(activation).__name__
+            raise UserError(f"a static model with {name} layers cannot be exported.")
+        weight, bias = (
+            part.detach().float().numpy() for part in (module.linear.weight, module.linear.bias)
+        )
+        layers.append(Layer(weight, bias, isinstance(activation, ReLU)))
+    return layers, normalize
+
+
+def _write_static(encoder: "SentenceTransformer", folder: Path) -> Written:
     table = encoder[0].embedding.weight.detach().float().numpy()
-    np.save(folder / "model.npy", table)
+    layers, normalize = _layers_of(encoder)
+    dimension = encoder.get_embedding_dimension()
 
-    def rows() -> list[str]:
-        quantised, scales = by_row(table)
-        np.save(folder / "model-int8.npy", quantised)
-        np.save(folder / "model-int8-scales.npy", scales)
-        return ["model-int8.npy", "model-int8-scales.npy"]
+    def write(path: Path, *tables: np.ndarray) -> None:
+        write_static_graph(path, *tables, layers=layers, normalize=normalize, dimension=dimension)
 
-    return ["model.npy"], {"a scale for each token": rows}, {"normalize": bool(after)}
+    write(folder / GRAPHS["float32"], table)
+    how = {"a scale for each token": lambda path: write(path, *by_row(table))}
+    return how, {"relu": [layer.relu for layer in layers], "normalize": normalize}
 
 
-def _write_graphs(encoder: "SentenceTransformer", folder: Path) -> Written:
-    more = write_graph(encoder, folder / "model.onnx")
-    how = {way: partial(quantise, folder, products) for way, products in WAYS.items()}
-    return ["model.onnx"], how, more
+def _write_transformer(encoder: "SentenceTransformer", folder: Path) -> Written:
+    graph = folder / GRAPHS["float32"]
+    more = write_graph(encoder, graph)
+    return {way: partial(quantise, graph, products) for way, products in WAYS.items()}, more
 
 
 def main() -> None:
@@ -273,7 +287,7 @@ def main() -> None:
     # fmt: off
     add("model", help="directory or hub name of a sentence-transformers model")
     add("--output", type=Path, metavar="DIR",
-        help="put the folder query-encoder there (default: into the model's)")
+        help="a new folder for model and export (default: the model's own)")
     add("--queries", type=Path, metavar="FILE",
         help="compare on these (default: MS MARCO's dev queries)")
     # fmt: on

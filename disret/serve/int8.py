@@ -13,20 +13,19 @@ if TYPE_CHECKING:
     import onnx
 
 
-def quantise(folder: Path, quantise_products: Callable[[Path, Path], None]) -> list[str]:
-    """Embeddings by row, products as asked for."""
+def quantise(graph: Path, quantise_products: Callable[[Path, Path], None], path: Path) -> None:
+    """Write a graph in int8 to `path`: embeddings by row, products as asked for."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = folder / "prepared.onnx"
+    prepared = path.with_name("prepared.onnx")
     with quiet():
-        quant_pre_process(folder / "model.onnx", prepared, skip_symbolic_shape=True)
+        quant_pre_process(graph, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
         _quantise_embeddings(model.graph)
         onnx.save(model, prepared)
-        quantise_products(prepared, folder / "model-int8.onnx")
+        quantise_products(prepared, path)
     prepared.unlink()
-    return ["model-int8.onnx"]
 
 
 def _quantise_embeddings(graph: "onnx.GraphProto") -> None:

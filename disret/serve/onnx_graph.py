@@ -20,6 +20,9 @@ LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
 def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
     """Trace the whole encoder, prompt and tokenizer aside; batch and length stay free.
 
+    The graph gives `sentence_embedding`, first as FastEmbed takes what comes first, and
+    `last_hidden_state` before pooling, where transformers.js pools by itself.
+
     Returns:
         `inputs`, the graph's columns, and `padding` and `padding_side`, how texts are filled up.
 
@@ -48,10 +51,11 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
             super().__init__()
             self.encoder = encoder
 
-        def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        def forward(self, *columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             features = {**constants, **dict(zip(tensors, columns, strict=True))}
-            embedding = self.encoder(features, task="query")["sentence_embedding"]
-            return embedding[:, : encoder.truncate_dim]
+            output = self.encoder(features, task="query")
+            embedding = output["sentence_embedding"][:, : encoder.truncate_dim]
+            return embedding, output["token_embeddings"]
 
     free = torch.export.Dim.DYNAMIC
     with _made_plain(encoder), quiet():
@@ -60,7 +64,7 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
                 Graph().eval(),
                 tuple(tensors.values()),
                 input_names=list(tensors),
-                output_names=["query_embedding"],
+                output_names=["sentence_embedding", "last_hidden_state"],
                 dynamic_shapes=(tuple({0: free, 1: free} for _ in tensors),),
                 dynamo=True,
                 verbose=False,

@@ -24,6 +24,7 @@ def test_a_word_of_one_token_starts_at_its_embedding(kind, tmp_path):
     assert static.embedding.weight.shape == (len(VOCABULARY), 32)
     # Texts are cut where the teacher cuts them.
     assert len(static.preprocess(["a " * 100])["input_ids"]) == teacher.max_seq_length
+    assert len(static.tokenizer.encode("a z 7").ids) == 3  # whoever loads it
     assert teacher.encode_query(words).shape == (3, 32)  # its tokenizer is as it was
 
 

@@ -44,10 +44,8 @@ def test_every_family(family, tmp_path):
     np.testing.assert_allclose(one_by_one, expected[:4], atol=1e-5)
     int8 = QueryEncoder.from_pretrained(folder, "int8").encode(texts)
     assert 0.995 < cosine(int8, expected) < 0.9999999
-    size = {
-        p: (folder / "query-encoder" / p).stat().st_size for p in ("model.onnx", "model-int8.onnx")
-    }
-    assert size["model-int8.onnx"] != size["model.onnx"]
+    size = {p: (folder / "onnx" / p).stat().st_size for p in ("model.onnx", "model_quantized.onnx")}
+    assert size["model_quantized.onnx"] != size["model.onnx"]
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -96,15 +94,30 @@ def test_settings_that_decide_the_vectors(tmp_path):
 def test_a_tokenizer_written_in_python_is_refused(teacher, tmp_path):
     model = SentenceTransformer(modules=[BoW(vocab=["a", "b"])], device="cpu")
     with pytest.raises(UserError, match="tokenizer of the tokenizers library"):
-        export(model, tmp_path, QUERIES)
+        export(model, tmp_path / "out", QUERIES)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_models_folder_is_left_alone(call, teacher, valid_queries, tmp_path):
-    folder = shutil.copytree(teacher, tmp_path / "other")
+    folder = save_encoder(tmp_path / "other", layers=1)
     outcome = call("disret.serve.export", teacher, "--output", folder, "--queries", valid_queries)
     assert outcome.status == 2
     assert "holds another model" in outcome.err
-    assert not (folder / "query-encoder").exists()
+    assert not (folder / "onnx").exists()
+
+
+def test_files_of_others_are_left_alone(teacher, tmp_path):
+    model = load_encoder(str(teacher), "cpu")
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "main.py").write_text("of something else")
+    with pytest.raises(UserError, match="service holds other files"):
+        export(model, tmp_path / "service", QUERIES)
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model_O4.onnx").write_text("of the hub")
+    with pytest.raises(UserError, match="onnx was not made here"):
+        export(model, folder, QUERIES, folder)
+    assert (folder / "onnx" / "model_O4.onnx").read_text() == "of the hub"
 
 
 def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, monkeypatch):
@@ -115,33 +128,24 @@ def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, 
     assert checks["int8"] is None
     assert 0.99 < checks["int8_mean_cosine"] < 1
     assert "int8 left out, as it came to a cosine of 0.99" in exports.summary(folder, checks)
-    assert sorted(path.name for path in (folder / "query-encoder").iterdir()) == [
-        "index.json", "model.onnx", "query_encoder.json", "tokenizer.json",
-    ]  # fmt: skip
+    files = {path.name for path in (folder / "onnx").iterdir()}
+    assert files == {"index.json", "model.onnx", "query_encoder.json"}
     assert QueryEncoder.from_pretrained(folder).encode(QUERIES).shape == (40, 32)
     with pytest.raises(ExportError, match=r"no int8, which came to a cosine of only 0\.99"):
         QueryEncoder.from_pretrained(folder, "int8")
 
-    earlier = (folder / "query-encoder" / "query_encoder.json").read_bytes()
+    earlier = (folder / "onnx" / "query_encoder.json").read_bytes()
     monkeypatch.setattr(exports, "FLOAT32_TOLERANCE", -1.0)
     with pytest.raises(UserError, match="differs from the model by"):
         export(model, folder, QUERIES, folder)
-    assert (folder / "query-encoder" / "query_encoder.json").read_bytes() == earlier
+    assert (folder / "onnx" / "query_encoder.json").read_bytes() == earlier
     assert not list(folder.glob(".*partial"))
-
-
-def test_what_lies_beside_an_export_is_not_taken_for_its_model(teacher, tmp_path):
-    (tmp_path / "service").mkdir()
-    (tmp_path / "service" / "other.safetensors").write_text("of something else")
-    export(load_encoder(str(teacher), "cpu"), tmp_path / "service", QUERIES)
-    (tmp_path / "service" / "other.safetensors").write_text("changed")
-    assert QueryEncoder.from_pretrained(tmp_path / "service").dimension == 32
 
 
 def test_two_encoders_in_one_model_are_refused(teacher, tmp_path):
     model = load_encoder(str(teacher), "cpu")
     with pytest.raises(UserError, match="export the student alone"):
-        export(join_encoders(model, model), tmp_path, QUERIES)
+        export(join_encoders(model, model), tmp_path / "out", QUERIES)
 
 
 def test_the_command(call, teacher, valid_queries, tmp_path):
@@ -150,7 +154,7 @@ def test_the_command(call, teacher, valid_queries, tmp_path):
     assert outcome.status == 0, outcome.err
     assert "float32 within" in outcome.out
     assert "on 20 queries" in outcome.out
-    settings = json.loads((folder / "query-encoder" / "query_encoder.json").read_text())
+    settings = json.loads((folder / "onnx" / "query_encoder.json").read_text())
     assert settings["checks"]["queries"] == 20
     assert settings["size"] == {"layers": 4, "parameters": settings["size"]["parameters"],
                                 "dimension": 32}  # fmt: skip
@@ -177,7 +181,7 @@ def test_a_student_is_for_the_index_of_its_teacher(
     assert QueryEncoder.from_pretrained(student, index=manifest.parent).dimension == 32
     other = save_encoder(tmp_path / "other", layers=1, seed=1)
     assert call("disret.serve.export", other, "--queries", valid_queries).status == 0
-    for index in (manifest, student / "query-encoder" / "index.json"):
+    for index in (manifest, student / "onnx" / "index.json"):
         with pytest.raises(ValueError, match=rf"for an index of {other} .* is of {teacher} "):
             QueryEncoder.from_pretrained(other, index=index)
 
@@ -191,7 +195,7 @@ def test_what_a_report_says_of_the_index(teacher, tmp_path):
     for changes, wanted in (({}, first), ({"encoder_sha256": second}, second)):
         (tmp_path / "distillation.json").write_text(json.dumps({**report, **changes}))
         export(student, tmp_path, QUERIES, tmp_path)
-        assert json.loads((tmp_path / "query-encoder" / "index.json").read_text()) == {
+        assert json.loads((tmp_path / "onnx" / "index.json").read_text()) == {
             "encoder": "T", "encoder_sha256": wanted, "dimension": 32,
         }  # fmt: skip
     for damaged in ("{", json.dumps({**report, "inputs": {}})):
@@ -213,10 +217,10 @@ def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, monkeypatch, wan
     model[0].model = keep_layers(model[0].model, [0, 5])
     queries = ["what is dense retrieval?", "how many people live in berlin", "über naïve café 東京",
                "statin use after breast cancer diagnosis", "vitamin d", "x" * 3000]  # fmt: skip
-    checks = export(model, tmp_path, queries)
+    checks = export(model, tmp_path / "out", queries)
     assert checks["float32_largest_difference"] < 1e-5
     assert checks["int8"] == int8
     assert wanted < checks["int8_mean_cosine"] < 1
-    large, small = ((tmp_path / "query-encoder" / name).stat().st_size
-                    for name in ("model.onnx", "model-int8.onnx"))  # fmt: skip
+    large, small = ((tmp_path / "out" / "onnx" / name).stat().st_size
+                    for name in ("model.onnx", "model_quantized.onnx"))  # fmt: skip
     assert small < 0.4 * large

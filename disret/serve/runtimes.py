@@ -1,0 +1,109 @@
+"""What runtimes read beside the graph: the tokenizer and its settings, in the hub's layout.
+
+FastEmbed and transformers.js split texts by `tokenizer.json` and `tokenizer_config.json` alone.
+These get to say what the model itself does; sentence-transformers reads the same from them as
+before.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from disret.command_line import UserError
+from disret.encode.tokens import LONGEST
+from disret.files import follow_umask, read_json, whole_file, whole_folder, write_json
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+
+NO_LIMIT = 2**31 - 1  # tokens of a text; FastEmbed wants a number
+
+
+def put_model(encoder: "SentenceTransformer", folder: Path) -> None:
+    """Save a model into a folder where there is none yet.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    from disret.encode.models import fingerprint, load_encoder
+
+    if (folder / "modules.json").exists():
+        if fingerprint(load_encoder(str(folder), "cpu")) != fingerprint(encoder):
+            raise UserError(f"{folder} holds another model; the export needs another folder.")
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds other files; the export needs a new folder.")
+    else:
+        with whole_folder(folder) as partial:
+            encoder.save_pretrained(str(partial), create_model_card=False)
+            follow_umask(partial)
+
+
+def backend_of(encoder: "SentenceTransformer") -> Any:
+    """The tokenizer of the `tokenizers` library that a model has, or another that it has."""
+    return getattr(encoder.tokenizer, "backend_tokenizer", encoder.tokenizer)
+
+
+def write_tokenizer(encoder: "SentenceTransformer", folder: Path) -> dict[str, Any]:
+    """Let the files in a model's folder say how the model splits queries.
+
+    What says so already stays as it is.
+
+    Returns:
+        `max_length` in tokens, None without a maximum, and `truncation_side`.
+    """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = encoder.tokenizer
+    split = Tokenizer.from_str(backend_of(encoder).to_str())
+    if isinstance(encoder[0], StaticEmbedding):
+        cut = split.truncation or {}
+        length, side = cut.get("max_length"), cut.get("direction", "right")
+        own = {"pad_token": _padding(split), "padding_side": "right",
+               "tokenizer_class": "PreTrainedTokenizerFast"}  # fmt: skip
+        if split.num_special_tokens_to_add(is_pair=False):
+            split.post_processor = None  # others would add the tokens that the model leaves out
+    else:
+        length, side = encoder.max_seq_length, tokenizer.truncation_side
+        own = {"pad_token": tokenizer.pad_token, "padding_side": tokenizer.padding_side}
+        split.no_padding()
+        split.no_truncation()
+    if length and length > LONGEST:
+        length = None
+    path = folder / "tokenizer.json"
+    if not path.exists() or _rules(Tokenizer.from_file(str(path))) != _rules(split):
+        with whole_file(path) as partial:
+            split.save(str(partial))
+    own |= {"model_max_length": length or NO_LIMIT, "truncation_side": side}
+    path = folder / "tokenizer_config.json"
+    noted = read_json(path) or {}
+    said = {key: value for key, value in noted.items() if key != "max_length"} | own
+    if said != noted:  # FastEmbed would cut at a max_length that sentence-transformers ignores
+        write_json(path, said)
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", _config(encoder))
+    query_length = getattr(encoder[0], "query_length", None)
+    return {"max_length": query_length or length, "truncation_side": side}
+
+
+def _rules(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """What splits texts, but for lengths."""
+    return json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
+
+
+def _padding(tokenizer: "Tokenizer") -> str:
+    """A token to fill texts up with, which a mask hides: the one for it, or any special one."""
+    special = [t.content for _, t in sorted(tokenizer.get_added_tokens_decoder().items())
+               if t.special]  # fmt: skip
+    named = [token for token in special if "pad" in token.lower()]
+    return (named or special or [tokenizer.id_to_token(0)])[0]
+
+
+def _config(encoder: "SentenceTransformer") -> dict[str, Any]:
+    """What transformers.js wants to know of a model."""
+    config = getattr(encoder.transformers_model, "config", None)
+    if config is not None:
+        return config.to_dict()
+    vocabulary, width = encoder[0].embedding.weight.shape
+    return {"model_type": "static-embedding", "vocab_size": vocabulary, "hidden_size": width}
