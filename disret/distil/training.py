@@ -267,7 +267,10 @@ class _SparseGradients(TrainerCallback):
 
     def keep(self, weight: torch.nn.Parameter) -> None:
         gradient, weight.grad = weight.grad, None
-        self.gradients[weight] = gradient if gradient.is_sparse else gradient.to_sparse(1)
+        if not gradient.is_sparse:  # of a layer, all of whose rows a batch touches
+            rows = torch.arange(len(gradient), device=gradient.device)[None]
+            gradient = torch.sparse_coo_tensor(rows, gradient, gradient.shape, is_coalesced=True)
+        self.gradients[weight] = gradient
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
         for weight, gradient in self.gradients.items():
