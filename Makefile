@@ -33,7 +33,7 @@ DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
 
-.PHONY: help setup example dist bench speed data sweep paper test infinity lint tables clean
+.PHONY: help setup example dist bench speed data sweep paper test infinity runtimes lint tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -129,6 +129,13 @@ test: setup $(TEST_TOOLS)  ## run the tests
 infinity:  ## install a server that others wrote, in .venv-infinity, for its tests
 	$(PYTHON) -m venv .venv-infinity
 	.venv-infinity/bin/pip install --disable-pip-version-check -r tests/infinity.txt
+
+runtimes:  ## install FastEmbed and transformers.js, for the tests of exports in them
+	$(PYTHON) -m venv .venv-fastembed
+	.venv-fastembed/bin/pip install --disable-pip-version-check -r tests/fastembed.txt
+	mkdir -p .node-runtimes
+	cp tests/package.json .node-runtimes
+	cd .node-runtimes && npm install --no-audit --no-fund --ignore-scripts  # which fetch CUDA
 
 lint: setup $(TEST_TOOLS)  ## check format and style
 	$(PY) -m ruff format --check .
