@@ -32,28 +32,36 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DOCUMENTS = (ROOT / "README.md", HERE / "README.md")
 METRIC = "NDCG@10"
-STUDENTS = HERE / "students"
+STUDENTS = HERE / "texts"
 TEACHER = "models/all-MiniLM-L6-v2"
-# The students, as the tables call them.
+# The students of the first table, as the tables call them.
 NAMES = {
     TEACHER: "all-MiniLM-L6-v2, the teacher",
-    "models/best/layers-0-5-wordnet": "two layers",
-    "models/best/layers-0-5": "two layers, queries alone",
-    "models/best/layers-5": "one layer, queries alone",
-    "models/best/static-wordnet": "no layer (static)",
-    "models/best/static": "no layer (static), queries alone",
+    "models/reach/two-texts": "two layers",
+    "models/reach/static-texts": "no layer (static)",
 }
-# The rows of the first table, by encoder and backend.
-FIRST = [
-    (TEACHER, "torch"),
-    ("models/best/layers-0-5-wordnet", "export"),
-    ("models/best/layers-5", "export"),
-    ("models/best/static-wordnet", "export"),
-]
-RETENTION = "retention, three sets (95 % interval)"
+# Its rows, by encoder and backend.
+FIRST = [(TEACHER, "torch"), *((name, "export") for name in list(NAMES)[1:])]
+RETENTION = "retention, six sets (95 % interval)"
+# Students of fewer kinds of text.
+FEWER = {
+    TEACHER: "all-MiniLM-L6-v2, the teacher",
+    "models/best/layers-0-5-wordnet": "two layers, with a dictionary",
+    "models/best/layers-0-5": "two layers",
+    "models/best/layers-5": "one layer",
+}
 SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
 
 
+# Students of more kinds of text, and what each was made of.
+TEXTS = {
+    "two-texts": ("two layers", "all kinds"),
+    "one-texts": ("one layer", "all kinds"),
+    "static-texts": ("static, two dense layers", "all kinds"),
+    "static-texts-1m": ("static, two dense layers", "all kinds"),
+    "static-queries": ("static, two dense layers", "queries alone"),
+    "static-queries-plain": ("static", "queries alone"),
+}
 TWELVE = ("models/all-mpnet-base-v2", "models/mpnet/layers-0-11")
 OVERLAPS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
@@ -82,11 +90,6 @@ def timed(file: Path, batch_size: int, dataset: str | None = None) -> dict[tuple
     }
 
 
-def size_of(encoder: str) -> str:
-    """A student's name without what it was trained on."""
-    return NAMES[encoder].removesuffix(", queries alone")
-
-
 def percent(value: float) -> str:
     return f"{value:.1f} %"
 
@@ -113,7 +116,7 @@ def first() -> list[Row]:
         found = compared(STUDENTS, key)
         p50 = one_by_one[key]["p50_ms"]
         rows.append({
-            "query encoder": size_of(key[0]),
+            "query encoder": NAMES[key[0]],
             "layers": one_by_one[key]["layers"],
             "SciFact nDCG@10": f"{scores(STUDENTS)[key]['scifact'][METRIC]:.4f}",
             "NFCorpus nDCG@10": f"{scores(STUDENTS)[key]['nfcorpus'][METRIC]:.4f}",
@@ -125,11 +128,11 @@ def first() -> list[Row]:
 
 
 def students() -> list[Row]:
-    """Every student of the best recipe, with what it was trained on."""
+    """Two layers and one, on queries and with a dictionary."""
     rows = []
-    for encoder, name in NAMES.items():
-        found = compared(STUDENTS, (encoder, "torch"))
-        own = scores(STUDENTS)[encoder, "torch"]
+    for encoder, name in FEWER.items():
+        found = compared(HERE / "students", (encoder, "torch"))
+        own = scores(HERE / "students")[encoder, "torch"]
         rows.append({
             "query encoder": name,
             **{f"{d} nDCG@10": f"{own[d][METRIC]:.4f}" for d in own},
@@ -240,6 +243,19 @@ def recipes() -> list[Row]:
     return rows
 
 
+def texts() -> list[Row]:
+    """Students by kinds of text and dose, on six collections."""
+    found = {Path(r["encoder"]).name: r for r in read_rows(HERE / "texts" / "comparison.csv")}
+    return [
+        {"student": student, "texts": kinds,
+         "presentations": f"{row['presentations'] / 1e6:.1f} M",
+         "training, one core": f"{row['training_seconds'] / 60:.0f} min",
+         **{name: percent(row[name]) for name in row if name.endswith(" retention")},
+         "mean (95 % interval)": interval(row), "mean overlap@10": f"{row['overlap@10']:.3f}"}
+        for name, (student, kinds) in TEXTS.items() if (row := found.get(name))
+    ]  # fmt: skip
+
+
 def adapt() -> list[Row]:
     """What sentences of a collection do for it and for others."""
     found = {Path(r["encoder"]).name: r for r in read_rows(HERE / "recipes" / "comparison.csv")}
@@ -267,7 +283,7 @@ def more() -> list[Row]:
         return tried[name]["mean"]
 
     def minutes(name: str) -> str:
-        found = compared(STUDENTS, (f"models/best/{name}", "torch"))
+        found = compared(HERE / "students", (f"models/best/{name}", "torch"))
         return f"{found['training_seconds'] / 60:.0f} min"
 
     steps = [
@@ -418,6 +434,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "online": online,
     "exports": exports,
     "recipes": recipes,
+    "texts": texts,
     "adapt": adapt,
     "sweep-six": lambda: sweep(SWEEPS["six"]),
     "sweep-twelve": lambda: sweep(SWEEPS["twelve"]),
@@ -473,7 +490,7 @@ def draw_figures() -> None:
     plot_speed([{**r, "encoder": NAMES[r["encoder"]]} for r in shown], STUDENTS / "speed.png")
     slowest = alone[TEACHER, "torch"]["p50_ms"]
     points = [
-        {"name": size_of(key[0]), "speedup": slowest / alone[key]["p50_ms"],
+        {"name": NAMES[key[0]], "speedup": slowest / alone[key]["p50_ms"],
          "retention": compared(STUDENTS, key)["mean"]}
         for key in FIRST
     ]  # fmt: skip
