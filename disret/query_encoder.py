@@ -12,6 +12,7 @@ It reads what `distill.py --export` or `python -m disret.serve.export` wrote. A 
 needs no onnxruntime. This file imports nothing else of the project: a service may copy it.
 """
 
+import bisect
 import hashlib
 import itertools
 import json
@@ -29,7 +30,8 @@ SETTINGS = "query_encoder.json"
 INDEX = "index.json"  # what made the documents' vectors
 FORMAT = 2  # of the settings
 PRECISIONS = ("float32", "int8")
-BATCH = 64  # texts run together
+BATCH = 64  # texts run together, at most
+STRETCH = 1.25  # how much longer than the shortest a graph lets the longest of them be
 # What the settings hold at least.
 _NEEDED = {
     "dimension": int, "prompt": str, "truncation_side": str, "size": dict, "checks": dict,
@@ -138,7 +140,7 @@ class QueryEncoder:
 
         Args:
             queries: any number of texts; an empty one has the embedding that the model gives it.
-            batch_size: texts run together, of similar length.
+            batch_size: texts run together at most, of similar length.
 
         Returns:
             float32 [n_queries, dimension].
@@ -203,7 +205,17 @@ class _Graph:
         self.on_the_left: bool = settings["padding_side"] == "left"
 
     def __call__(self, encodings: list) -> np.ndarray:
-        longest = max(1, *map(len, encodings))
+        """Vectors of texts that come by length; padding takes as long as tokens do."""
+        vectors = []
+        while encodings:
+            most = STRETCH * len(encodings[0])
+            count = bisect.bisect_right(encodings, most, key=len)
+            vectors.append(self._run(encodings[:count]))
+            encodings = encodings[count:]
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+
+    def _run(self, encodings: list) -> np.ndarray:
+        longest = max(1, len(encodings[-1]))
         columns = {}
         for name in self.inputs:
             rows = [getattr(encoding, COLUMNS[name]) for encoding in encodings]
