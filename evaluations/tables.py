@@ -22,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from disret.command_line import argument_parser, run
 from disret.files import read_json, whole_file
+from disret.retrieve.effort import RECALL
 from disret.retrieve.score_file import mean_retention, newest_scores
+from disret.retrieve.sweep_file import good_setting, newest_sweeps, reaching, read_sweeps
 from disret.sweep import report, tradeoff
 from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
-from disret.sweep.plots import plot_agreement, plot_speed, plot_tradeoff, timed_on
+from disret.sweep.plots import plot_agreement, plot_effort, plot_speed, plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -147,6 +149,8 @@ def students() -> list[Row]:
 def online() -> list[Row]:
     """Each size in torch, float32 and int8: one query, a batch, scores."""
     plot_agreement(pairs(), HERE / "agreement.png")
+    sweeps = newest_sweeps(read_sweeps(HERE / "ann" / "hnsw.sweep.csv"))
+    plot_effort(sweeps, HERE / "ann" / "effort.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
     reference = TEACHER, "torch"
@@ -254,6 +258,33 @@ def texts() -> list[Row]:
          "mean (95 % interval)": interval(row), "mean overlap@10": f"{row['overlap@10']:.3f}"}
         for name, (student, kinds) in TEXTS.items() if (row := found.get(name))
     ]  # fmt: skip
+
+
+def effort() -> list[Row]:
+    """How far a student's search must look for the recall that its teacher has, and what is left."""
+    rows = []
+    for kind in ("hnsw", "ivf"):
+        for title, found in newest_sweeps(read_sweeps(HERE / "ann" / f"{kind}.sweep.csv")).items():
+            teacher = [row for row in found if row["query_weights"] == row["document_weights"]]
+            of_teacher = good_setting(teacher)
+            for name in dict.fromkeys(row["query_encoder"] for row in found):
+                own = [row for row in found if row["query_encoder"] == name]
+                if own == teacher:
+                    continue
+                reached = reaching(own, of_teacher)
+                rows.append({
+                    "index": of_teacher["index"], "data set": of_teacher["dataset"],
+                    "student": NAMES[name],
+                    "teacher's setting": f"{of_teacher['setting']} ({of_teacher[RECALL]:.3f})",
+                    "student's for that": reached["setting"] if reached else "more than was tried",
+                    "encoding": reached and _faster(of_teacher, reached, "encode_ms"),
+                    "with search": reached and _faster(of_teacher, reached, "total_ms"),
+                })  # fmt: skip
+    return rows
+
+
+def _faster(teacher: Row, student: Row, name: str) -> str:
+    return times(teacher[name] / student[name])
 
 
 def adapt() -> list[Row]:
@@ -435,6 +466,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "exports": exports,
     "recipes": recipes,
     "texts": texts,
+    "effort": effort,
     "adapt": adapt,
     "sweep-six": lambda: sweep(SWEEPS["six"]),
     "sweep-twelve": lambda: sweep(SWEEPS["twelve"]),
@@ -484,6 +516,8 @@ def draw_figures() -> None:
         folder = HERE / name
         tradeoff.report(folder / "scores.csv", folder / "speed.csv", folder / "tradeoff.png")
     plot_agreement(pairs(), HERE / "agreement.png")
+    sweeps = newest_sweeps(read_sweeps(HERE / "ann" / "hnsw.sweep.csv"))
+    plot_effort(sweeps, HERE / "ann" / "effort.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
     shown = [*alone.values(), *batch.values()]  # as in the table of the same runs

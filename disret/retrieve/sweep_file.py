@@ -161,9 +161,8 @@ def answers(rows: Sequence[Row]) -> list[str]:
 
 
 def _answer(name: str, teacher: Sequence[Row], student: Sequence[Row]) -> Iterator[str]:
-    good = [row for row in teacher if row[RECALL] >= GOOD]
-    of_teacher = good[0] if good else max(teacher, key=lambda row: row[RECALL])
-    reached = _reaching(student, of_teacher)
+    of_teacher = good_setting(teacher)
+    reached = reaching(student, of_teacher)
     said = f"the teacher's {RECALL} at {of_teacher['setting']} ({of_teacher[RECALL]:.3f})"
     if reached:
         yield f"{name}: reaches {said} with {reached['setting']}{_speed(of_teacher, reached)}."
@@ -176,14 +175,20 @@ def _answer(name: str, teacher: Sequence[Row], student: Sequence[Row]) -> Iterat
     others = []
     for row in teacher:
         if row is not of_teacher:
-            found = _reaching(student, row)
+            found = reaching(student, row)
             what = found["setting"] if found else "more than was tried"
             others.append(f"at {row['setting']} it takes {what}")
     if others:
         yield f"{name}: for the teacher's {RECALL} {', '.join(others)}."
 
 
-def _reaching(student: Sequence[Row], of_teacher: Row) -> Row | None:
+def good_setting(rows: Sequence[Row]) -> Row:
+    """An encoder's first setting of a recall of GOOD or more, or its best."""
+    good = [row for row in rows if row[RECALL] >= GOOD]
+    return good[0] if good else max(rows, key=lambda row: row[RECALL])
+
+
+def reaching(student: Sequence[Row], of_teacher: Row) -> Row | None:
     """The first setting with the teacher's recall, to the three decimals that are shown."""
     wanted = round(of_teacher[RECALL], 3)
     return next((row for row in student if round(row[RECALL], 3) >= wanted), None)
