@@ -261,10 +261,10 @@ def texts() -> list[Row]:
 
 
 def effort() -> list[Row]:
-    """How far a student's search must look for the recall that its teacher has, and what is left."""
+    """How far a student's search must look for its teacher's recall, and what speed is left."""
     rows = []
     for kind in ("hnsw", "ivf"):
-        for title, found in newest_sweeps(read_sweeps(HERE / "ann" / f"{kind}.sweep.csv")).items():
+        for found in newest_sweeps(read_sweeps(HERE / "ann" / f"{kind}.sweep.csv")).values():
             teacher = [row for row in found if row["query_weights"] == row["document_weights"]]
             of_teacher = good_setting(teacher)
             for name in dict.fromkeys(row["query_encoder"] for row in found):
