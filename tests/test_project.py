@@ -45,6 +45,7 @@ def test_make_help_lists_the_targets():
         "paper",
         "test",
         "infinity",
+        "runtimes",
         "lint",
         "tables",
         "clean",

@@ -62,7 +62,7 @@ def test_a_column_is_read_once(hub, read, home):
     name = "hub:someone/set#question"
     first, small, said = read(name, f"hub:someone/set/small:dev#question {name}")
     wanted = ["one two", "three", "zwölf Äpfel"]
-    assert first == [wanted, [[name, 3, "a" * 40, "cc-by-4.0"]]]
+    assert first == [wanted, [[name, 3, "a" * 40, "cc-by-4.0", 1.0]]]
     assert small[0] == ["four", *wanted]
     assert [count for _, count, *_ in small[1]] == [1, 3]
     assert said.count(f"skipped 2 rows of {name} that have no text.") == 1
@@ -77,7 +77,7 @@ def test_a_column_is_read_once(hub, read, home):
     hub.add_split("train", {"question": ["new"]})
     hub.revision = "b" * 40
     newer, _ = read(name)
-    assert newer == [["new"], [[name, 1, "b" * 40, "cc-by-4.0"]]]
+    assert newer == [["new"], [[name, 1, "b" * 40, "cc-by-4.0", 1.0]]]
 
 
 def test_a_limit_reads_no_more_and_is_not_taken_for_all(hub, read, home):
@@ -112,7 +112,7 @@ def test_sources_follow_each_other_up_to_a_limit(hub, read, queries):
     (found, sources), (_, all_sources), _ = read(" ".join(names[:2]), " ".join(names), limit=203)
     assert found[:4] == ["a", "b", "c", "what is number 0 of 0"]
     assert [source[:2] for source in sources] == [[names[0], 3], [names[1], 200]]
-    assert sources[1][2:] == [None, None]
+    assert sources[1][2:4] == [None, None]
     assert all_sources[2][1] == 0
 
 
@@ -121,7 +121,7 @@ def test_json_lines_and_a_licence_among_the_tags(hub, read):
     hub.files["train.jsonl"] = "\n".join(map(json.dumps, records)).encode()
     hub.about = {"tags": ["task:x", "license:mit", "license:apache-2.0"]}
     found, wrong, _ = read("hub:someone/set#q", "hub:someone/set#other")
-    assert found == [["a", "b"], [["hub:someone/set#q", 2, "a" * 40, "mit, apache-2.0"]]]
+    assert found == [["a", "b"], [["hub:someone/set#q", 2, "a" * 40, "mit, apache-2.0", 1.0]]]
     assert wrong == (
         "hub:someone/set#other: the column other is not of texts. Of texts there are: q; "
         "of other kinds: other (int64)."
