@@ -269,7 +269,9 @@ class _SparseGradients(TrainerCallback):
         gradient, weight.grad = weight.grad, None
         if not gradient.is_sparse:  # of a layer, all of whose rows a batch touches
             rows = torch.arange(len(gradient), device=gradient.device)[None]
-            gradient = torch.sparse_coo_tensor(rows, gradient, gradient.shape, is_coalesced=True)
+            gradient = torch.sparse_coo_tensor(
+                rows, gradient, gradient.shape, is_coalesced=True, check_invariants=False
+            )
         self.gradients[weight] = gradient
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
