@@ -135,9 +135,6 @@ class QueryEncoder:
     def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.
 
-        In int8, what a graph runs together has a scale in common, so that a vector depends a little
-        on the other texts of its batch; `batch_size=1` takes that away.
-
         Args:
             queries: any number of texts; an empty one has the embedding that the model gives it.
             batch_size: texts run together at most, of similar length.

@@ -517,7 +517,7 @@ def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
     arguments = [*arguments, "--layers", 0, 3, "--export"]
     outcome = call("distill", *arguments)
     assert outcome.status == 0, outcome.err
-    assert "int8 (a scale for each channel) at a cosine of 0.99" in outcome.out
+    assert "int8 (scales set beforehand) at a cosine of 0.99" in outcome.out
     student = tmp_path / "student"
     settings = student / "onnx" / "query_encoder.json"
     written = settings.stat().st_mtime_ns

@@ -31,15 +31,16 @@ from disret.query_encoder import (
     QueryEncoder,
     sha256_of,
 )
-from disret.serve.int8 import WAYS, by_row, quantise
-from disret.serve.onnx_graph import write_graph
+from disret.serve.int8 import WAYS, quantise
+from disret.serve.onnx_graph import columns, write_graph
 from disret.serve.runtimes import backend_of, put_model, write_tokenizer
-from disret.serve.static_graph import Layer, tables_of, write_static_graph
+from disret.serve.set_scales import by_row, made_up_texts
+from disret.serve.static_graph import layers_of, tables_of, write_static_graph
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-QUERIES = 500  # on which an export is compared with its model
+QUERIES = 1000  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
 GRAPHS = {"float32": "model.onnx", "int8": "model_quantized.onnx"}  # as the hub's models have them
@@ -60,12 +61,14 @@ def export(
     Args:
         encoder: in float32 on the CPU.
         folder: that of the model, or a new one, where the model is saved first.
-        queries: real ones, to compare on.
+        queries: real ones, to compare on; of a transformer, every second one sets the scales of
+            int8, which is compared on the others.
         source: the folder that the model was loaded from.
 
     Returns:
         What was compared: `queries`, `float32_largest_difference` of a coordinate,
-        `int8_mean_cosine` to the model, and `int8`, how it was made, None if it was left out.
+        `int8_queries`, their `int8_mean_cosine` to the model, and `int8`, how it was made, None if
+        it was left out.
 
     Raises:
         UserError: the model cannot be exported, float32 is not close enough to it, or there is
@@ -87,8 +90,9 @@ def export(
         texts = [*queries, *_edges(tokenizer["max_length"])]
         expected = encoder.encode_query(texts, show_progress_bar=False)
         write = _write_static if is_static else _write_transformer
-        ways_to_int8, more = write(encoder, new)
-        checks: dict[str, Any] = {"queries": len(queries)}
+        of_scales, others = queries[1::2], queries[::2]
+        ways_to_int8, more = write(encoder, new, of_scales or others)
+        checks: dict[str, Any] = {"queries": len(queries), "int8_queries": len(others)}
         files = {"tokenizer": _digests(new, ["../tokenizer.json"])}
         tables: dict[str, Any] = {}
         settings = {
@@ -106,14 +110,14 @@ def export(
             "model_files": _digests(folder, _model_files(folder)),
         }
 
-        def vectors(precision: str, some: Sequence[str], batch_size: int) -> np.ndarray:
+        def vectors(precision: str, some: Sequence[str]) -> np.ndarray:
             files[precision] = _digests(new, [GRAPHS[precision]])
             if is_static:
                 tables[precision] = tables_of(new / GRAPHS[precision])
             write_json(new / SETTINGS, settings)
-            return QueryEncoder.from_pretrained(new, precision).encode(some, batch_size)
+            return QueryEncoder.from_pretrained(new, precision).encode(some)
 
-        difference = float(np.abs(vectors("float32", texts, 64) - expected).max())
+        difference = float(np.abs(vectors("float32", texts) - expected).max())
         if not difference <= FLOAT32_TOLERANCE:
             raise UserError(
                 f"the export differs from the model by {difference:.2g} in a coordinate, more than "
@@ -122,8 +126,7 @@ def export(
         checks.update(float32_largest_difference=difference, int8_mean_cosine=0.0, int8=None)
         for way, quantise in ways_to_int8.items():
             quantise(new / GRAPHS["int8"])
-            # One by one, as a service runs them: a batch has a scale in common.
-            cosine = _mean_cosine(vectors("int8", queries, 1), expected[: len(queries)])
+            cosine = _mean_cosine(vectors("int8", others), expected[: len(queries) : 2])
             checks["int8_mean_cosine"] = max(cosine, checks["int8_mean_cosine"])
             if cosine >= INT8_COSINE:
                 checks["int8"] = way
@@ -148,7 +151,7 @@ def _check_kind(encoder: "SentenceTransformer") -> None:
     if not isinstance(backend_of(encoder), Tokenizer):
         raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
     if isinstance(first, StaticEmbedding):
-        _layers_of(encoder)
+        layers_of(encoder)
 
 
 def check_packages() -> None:
@@ -172,7 +175,7 @@ def export_once(folder: Path, queries: Sequence[str]) -> None:
 
 def summary(folder: Path, checks: dict[str, Any]) -> str:
     """A line for the terminal."""
-    cosine = f"a cosine of {checks['int8_mean_cosine']:.5f}"
+    cosine = f"a cosine of {checks['int8_mean_cosine']:.5f} on {checks['int8_queries']} of them"
     return (
         f"{folder / FOLDER}, on {checks['queries']} queries: float32 within "
         f"{checks['float32_largest_difference']:.1e} of the model, "
@@ -236,35 +239,9 @@ def _model_files(folder: Path) -> list[str]:
 Written = tuple[dict[str, Callable[[Path], None]], dict[str, Any]]
 
 
-def _layers_of(encoder: "SentenceTransformer") -> tuple[list[Layer], bool]:
-    """The dense layers that follow the mean of a static model, and whether it is normalised.
-
-    Raises:
-        UserError: something else follows.
-    """
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-    from torch.nn import Identity, ReLU
-
-    after = list(encoder)[1:]
-    normalize = bool(after) and isinstance(after[-1], Normalize)
-    layers = []
-    for module in after[: len(after) - normalize]:
-        activation = getattr(module, "activation_function", None)
-        if not isinstance(module, Dense) or module.use_residual or module.linear.bias is None:
-            raise UserError(f"a static model with {type(module).__name__} cannot be exported.")
-        if not isinstance(activation, Identity | ReLU):
-            name = type(activation).__name__
-            raise UserError(f"a static model with {name} layers cannot be exported.")
-        weight, bias = (
-            part.detach().float().numpy() for part in (module.linear.weight, module.linear.bias)
-        )
-        layers.append(Layer(weight, bias, isinstance(activation, ReLU)))
-    return layers, normalize
-
-
-def _write_static(encoder: "SentenceTransformer", folder: Path) -> Written:
+def _write_static(encoder: "SentenceTransformer", folder: Path, _queries: Sequence[str]) -> Written:
     table = encoder[0].embedding.weight.detach().float().numpy()
-    layers, normalize = _layers_of(encoder)
+    layers, normalize = layers_of(encoder)
     dimension = encoder.get_embedding_dimension()
 
     def write(path: Path, *tables: np.ndarray) -> None:
@@ -275,10 +252,14 @@ def _write_static(encoder: "SentenceTransformer", folder: Path) -> Written:
     return how, {"relu": [layer.relu for layer in layers], "normalize": normalize}
 
 
-def _write_transformer(encoder: "SentenceTransformer", folder: Path) -> Written:
+def _write_transformer(
+    encoder: "SentenceTransformer", folder: Path, queries: Sequence[str]
+) -> Written:
     graph = folder / GRAPHS["float32"]
     more = write_graph(encoder, graph)
-    return {way: partial(quantise, graph, products) for way, products in WAYS.items()}, more
+    texts = [*queries, *made_up_texts(backend_of(encoder))]
+    feeds = [columns(encoder, [text]) for text in texts]
+    return {name: partial(quantise, graph, feeds, way) for name, way in WAYS.items()}, more
 
 
 def main() -> None:

@@ -1,20 +1,32 @@
-"""An ONNX graph in int8: embeddings by row, products in several ways."""
+"""An ONNX graph in int8: embeddings by row, products in several ways.
+
+In none of them does a text's vector depend on the texts that run with it.
+"""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from disret.serve.onnx_graph import quiet
+from disret.serve.set_scales import Feeds, by_row, quantise_products
 
 if TYPE_CHECKING:
     import onnx
 
+BLOCK = 64  # weights
+Way = Callable[["onnx.ModelProto", Feeds], "onnx.ModelProto"]
 
-def quantise(graph: Path, quantise_products: Callable[[Path, Path], None], path: Path) -> None:
-    """Write a graph in int8 to `path`: embeddings by row, products as asked for."""
+
+def quantise(graph: Path, feeds: Feeds, way: Way, path: Path) -> None:
+    """Write a graph in int8: embeddings by row, products as asked for.
+
+    Args:
+        graph: in float32.
+        feeds: of the texts that set scales.
+        way: one of WAYS.
+        path: where the graph in int8 goes.
+    """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -22,10 +34,9 @@ def quantise(graph: Path, quantise_products: Callable[[Path, Path], None], path:
     with quiet():
         quant_pre_process(graph, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
+        prepared.unlink()
         _quantise_embeddings(model.graph)
-        onnx.save(model, prepared)
-        quantise_products(prepared, path)
-    prepared.unlink()
+        onnx.save(way(model, feeds), path)
 
 
 def _quantise_embeddings(graph: "onnx.GraphProto") -> None:
@@ -59,60 +70,23 @@ def _quantise_embeddings(graph: "onnx.GraphProto") -> None:
     graph.node.extend(nodes)
 
 
-def by_row(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A float32 table as int8 of the same shape and a float32 scale for each row."""
-    scales = np.maximum(np.abs(table).max(axis=1), 1e-12) / 127
-    return np.rint(table / scales[:, None]).astype(np.int8), scales.astype(np.float32)
-
-
-def _by_channel(prepared: Path, path: Path, in_float: Sequence[str] = ()) -> None:
-    """Weights with a scale for each output beforehand, activations as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        prepared, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
-        weight_type=QuantType.QInt8, nodes_to_exclude=list(in_float),
-        reduce_range=True,  # or sums overflow on CPUs without VNNI
-    )  # fmt: skip
-
-
-def _by_channel_but_narrowing(prepared: Path, path: Path) -> None:
-    """The same but for products with fewer outputs than inputs.
-
-    These end feed-forward blocks. Their inputs have a few values far larger than the rest, which a
-    scale for all of them does not fit: nearly all of the error comes from there.
-    """
-    import onnx
-
-    graph = onnx.load(prepared).graph
-    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    narrowing = [
-        node.name for node in graph.node
-        if node.op_type == "MatMul" and (shape := shapes.get(node.input[1]))
-        and shape[0] > shape[1]
-    ]  # fmt: skip
-    _by_channel(prepared, path, narrowing)
-
-
-def _by_block(prepared: Path, path: Path) -> None:
-    """Weights and activations in blocks, each with its scale: slower, and nearly exact."""
-    import onnx
+def _by_block(model: "onnx.ModelProto", _feeds: Feeds) -> "onnx.ModelProto":
+    """Weights and inputs in blocks, each with a scale: slower, and nearly exact."""
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
         MatMulNBitsQuantizer,
     )
 
     settings = DefaultWeightOnlyQuantConfig(
-        block_size=32, is_symmetric=True, accuracy_level=4, bits=8
+        block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=8
     )
-    quantizer = MatMulNBitsQuantizer(onnx.load(prepared), algo_config=settings)
+    quantizer = MatMulNBitsQuantizer(model, algo_config=settings)
     quantizer.process()
-    quantizer.model.save_model_to_file(str(path))
+    return quantizer.model.model
 
 
-# From the smallest and fastest to the most exact.
-WAYS = {
-    "a scale for each channel": _by_channel,
-    "a scale for each channel, narrowing products in float32": _by_channel_but_narrowing,
-    "a scale for each 32 weights": _by_block,
+# The faster first.
+WAYS: dict[str, Way] = {
+    "scales set beforehand": quantise_products,
+    f"a scale for each {BLOCK} weights": _by_block,
 }

@@ -11,6 +11,7 @@ from disret.command_line import UserError
 from disret.encode.models import prompt_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -36,10 +37,7 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
         raise UserError(
             f"the model has {size / 1e9:.1f} GB, and an ONNX file holds {LARGEST / 1e9:.0f} GB."
         )
-    prompt = prompt_of(encoder, "query")
-    sample = encoder.preprocess(
-        ["what is dense retrieval, and why?", "how?"], prompt=prompt, task="query"
-    )
+    sample = _features(encoder, ["what is dense retrieval, and why?", "how?"])
     tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in sample.items() if name not in tensors}
     unknown = tensors.keys() - _PADDING.keys()
@@ -79,6 +77,16 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
         "padding": {name: getattr(tokenizer, _PADDING[name], 0) for name in tensors},
         "padding_side": tokenizer.padding_side,
     }
+
+
+def columns(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, "np.ndarray"]:
+    """What the graph takes for some queries."""
+    return {name: value.numpy() for name, value in _features(encoder, queries).items()
+            if name in _PADDING}  # fmt: skip
+
+
+def _features(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, Any]:
+    return encoder.preprocess(queries, prompt=prompt_of(encoder, "query"), task="query")
 
 
 _PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id",

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from disret.command_line import UserError
+
 if TYPE_CHECKING:
     import onnx
+    from sentence_transformers import SentenceTransformer
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of some years read
 ALIGNMENT = 64  # bytes
@@ -19,6 +22,32 @@ class Layer(NamedTuple):
     weight: np.ndarray
     bias: np.ndarray
     relu: bool
+
+
+def layers_of(encoder: "SentenceTransformer") -> tuple[list[Layer], bool]:
+    """The dense layers that follow the mean of a static model, and whether it is normalised.
+
+    Raises:
+        UserError: something else follows.
+    """
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+    from torch.nn import Identity, ReLU
+
+    after = list(encoder)[1:]
+    normalize = bool(after) and isinstance(after[-1], Normalize)
+    layers = []
+    for module in after[: len(after) - normalize]:
+        activation = getattr(module, "activation_function", None)
+        if not isinstance(module, Dense) or module.use_residual or module.linear.bias is None:
+            raise UserError(f"a static model with {type(module).__name__} cannot be exported.")
+        if not isinstance(activation, Identity | ReLU):
+            name = type(activation).__name__
+            raise UserError(f"a static model with {name} layers cannot be exported.")
+        weight, bias = (
+            part.detach().float().numpy() for part in (module.linear.weight, module.linear.bias)
+        )
+        layers.append(Layer(weight, bias, isinstance(activation, ReLU)))
+    return layers, normalize
 
 
 def write_static_graph(

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from disret.serve.int8 import by_row
+from disret.serve.set_scales import by_row
 from disret.serve.static_graph import Layer, tables_of, write_static_graph
 
 TABLE = np.random.default_rng(0).normal(size=(50, 24)).astype(np.float32)
