@@ -5,8 +5,9 @@
     encoder = QueryEncoder.from_pretrained("models/student", precision="int8")
     vectors = encoder.encode(["what is dense retrieval?"])     # float32 [1, dimension]
 
-It reads what `distill.py --export` or `python -m disret.serve.export` wrote. A static student
-needs no onnxruntime. This file imports nothing else of the project: a service may copy it.
+It reads what `distill.py --export` or `python -m disret.serve.export` wrote: `tokenizer.json` and
+the folder `onnx`. A static student needs no onnxruntime. This file imports nothing else of the
+project: a service may copy it.
 """
 
 import bisect
@@ -109,9 +110,8 @@ class QueryEncoder:
                         f"again: python -m disret.serve.export {model}"
                     )
         (graph,) = files
-        vectors_of: _Static | _Graph
         if settings["kind"] == "static":
-            vectors_of = _Static(folder / graph, settings, precision)
+            vectors_of: Any = _Static(folder / graph, settings, precision)
         else:
             vectors_of = _Graph(folder / graph, settings, num_threads)
         tokenizer = _tokenizer(_in(folder, *settings["files"]["tokenizer"]), settings)
