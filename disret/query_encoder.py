@@ -8,8 +8,9 @@
 With `index=`, an encoder of another index is refused: a folder of `benchmarks/faiss`, or a JSON
 file beside the vectors of another database, such as a copy of `index.json` of an export.
 
-It reads what `distill.py --export` or `python -m disret.serve.export` wrote. A static student
-needs no onnxruntime. This file imports nothing else of the project: a service may copy it.
+It reads what `distill.py --export` or `python -m disret.serve.export` wrote: `tokenizer.json` and
+the folder `onnx`. A static student needs no onnxruntime. This file imports nothing else of the
+project: a service may copy it.
 """
 
 import bisect
@@ -124,9 +125,8 @@ class QueryEncoder:
                         f"again: python -m disret.serve.export {model}"
                     )
         (graph,) = files
-        vectors_of: _Static | _Graph
         if settings["kind"] == "static":
-            vectors_of = _Static(folder / graph, settings, precision)
+            vectors_of: Any = _Static(folder / graph, settings, precision)
         else:
             vectors_of = _Graph(folder / graph, settings, num_threads)
         tokenizer = _tokenizer(_in(folder, *settings["files"]["tokenizer"]), settings)

@@ -75,8 +75,8 @@ def main() -> None:
     from disret.tables import format_table
 
     installed = [name for name in PEERS if importlib.util.find_spec(name)]
-    for name in set(PEERS) - set(installed):
-        say(f"{name} is not installed, and left out.")
+    if absent := [name for name in PEERS if name not in installed]:
+        say(f"left out, as not installed: {', '.join(absent)}.")
     rows, starts = [], []
     for model in args.models:
         for precision in PRECISIONS:

@@ -2,7 +2,8 @@
 
 FastEmbed and transformers.js split texts by `tokenizer.json` and `tokenizer_config.json` alone.
 These get to say what the model itself does; sentence-transformers reads the same from them as
-before.
+before. What they do not do: put a prompt before a query; and transformers.js cuts a text that is
+too long without keeping its last special token.
 """
 
 import json

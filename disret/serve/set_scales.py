@@ -51,7 +51,7 @@ def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProt
     layers = collections.defaultdict(list)  # inputs by their weights: a model may repeat a layer
     for name, of in by_input.items():
         layers[tuple(of)].append(name)
-    ranges = _ranges(model, list(by_input), feeds)
+    ranges = _ranges(model, list(by_input), feeds) if by_input else {}
     constants: dict[str, np.ndarray] = {}
     of_weights: list[onnx.NodeProto] = []
     of_inputs: dict[str, list[onnx.NodeProto]] = {}
