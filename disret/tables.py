@@ -13,6 +13,7 @@ Row = dict[str, Any]
 # Columns that hold numbers, in the tables of the scripts and of evaluations/. Metrics have an @ in
 # their name, and the retention on one data set ends in that word.
 NUMBERS = frozenset((
+    "presentations",
     "retention", "mean", "low", "high", "documents", "batch_size",
     "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
     "layers", "parameters", "peak_memory_mb", "threads", "value", "validation_mse",

@@ -249,7 +249,8 @@ def recipes() -> list[Row]:
 
 def texts() -> list[Row]:
     """Students by kinds of text and dose, on six collections."""
-    found = {Path(r["encoder"]).name: r for r in read_rows(HERE / "texts" / "comparison.csv")}
+    rows = read_rows(STUDENTS / "comparison.csv")
+    found = {Path(row["encoder"]).name: row for row in rows if row["backend"] == "torch"}
     return [
         {"student": student, "texts": kinds,
          "presentations": f"{row['presentations'] / 1e6:.1f} M",
@@ -424,8 +425,9 @@ def pairs() -> list[Row]:
     found = {}
     for path in sorted(HERE.glob("*/scores.csv")):
         for row in read_rows(path):
-            if row.get("overlap@10") is not None and row["retention"] is not None:
-                found[row["collection"], row["query_weights"], row["query_backend"]] = row
+            is_measured = row.get("overlap@10") is not None and row["retention"] is not None
+            if is_measured and row["query_backend"] == "torch":
+                found[row["collection"], row["query_weights"]] = row
     return list(found.values())
 
 
