@@ -4,7 +4,9 @@ python -m disret.data.query_files        # MS MARCO's, into downloads/
 """
 
 import gzip
+import itertools
 import json
+import random
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -96,7 +98,8 @@ def training_queries(
     Args:
         names, valid_names: MS MARCO's training and development queries where not given.
         limit: train on so many only.
-        weights: of `names`, for the sources.
+        weights: of `names`, how often a pass shows the queries of each; of one below 1, so many
+            of its queries are taken, always the same.
 
     Returns:
         Both, and the sources of `training` and of `validation`.
@@ -111,8 +114,7 @@ def training_queries(
         valid_opened = valid_opened or [_QueryFile(dev, "MS MARCO")]
     queries, sources = _read(opened, limit)
     if weights:
-        pairs = zip(sources, weights, strict=True)
-        sources = [source._replace(weight=weight) for source, weight in pairs]
+        queries, sources = _weighted(queries, sources, weights)
     valid_queries, valid_sources = _read(valid_opened)
     seen = set(queries)
     unseen = [query for query in valid_queries if query not in seen]
@@ -122,6 +124,25 @@ def training_queries(
         left_out = len(valid_queries) - len(unseen)
         say(f"left out {left_out} validation queries that are among the training queries.")
     return queries, unseen, {"training": sources, "validation": valid_sources}
+
+
+def _weighted(
+    queries: list[str], sources: Sequence[Source], weights: Sequence[float]
+) -> tuple[list[str], list[Source]]:
+    """The queries without those that no pass would show, and the sources with their weights."""
+    remaining = iter(queries)
+    taken: list[str] = []
+    weighted = []
+    for source, weight in zip(sources, weights, strict=True):
+        chance = random.Random(0)
+        own = list(itertools.islice(remaining, source.count))
+        if weight < 1:
+            own = [query for query in own if chance.random() < weight]
+            if not own:
+                raise UserError(f"{source.name}@{weight:g} leaves none of its queries.")
+        taken += own
+        weighted.append(source._replace(count=len(own), weight=max(1.0, weight)))
+    return taken, weighted
 
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:

@@ -91,6 +91,17 @@ def test_a_weight_stands_behind_a_name(tmp_path):
 def test_sources_keep_their_weights(tmp_path):
     files = [tmp_path / name for name in ("a.txt", "b.txt", "held-out.txt")]
     for file in files:
-        file.write_text(f"{file.stem} one\n{file.stem} two\n")
-    _, _, sources = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
-    assert [source.weight for source in sources["training"]] == [2.0, 0.5]
+        file.write_text("".join(f"{file.stem} {number}\n" for number in range(100)))
+    texts, _, sources = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    first, second = sources["training"]
+    assert (first.count, first.weight) == (100, 2.0)
+    # What no pass would show is not read.
+    assert second.weight == 1
+    assert 30 < second.count < 70
+    assert texts[:100] == [f"a {number}" for number in range(100)]
+    assert len(texts) == 100 + second.count
+    assert set(texts[100:]) < {f"b {number}" for number in range(100)}
+    again, *_ = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    assert again == texts
+    with pytest.raises(UserError, match=r"b\.txt@1e-05 leaves none"):
+        training_queries(files[:2], files[2:], None, None, [2.0, 1e-5])
