@@ -12,7 +12,8 @@ import gzip
 import lzma
 import random
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def prose(paths: Sequence[Path]) -> list[str]:
             for paragraph in _paragraphs(file):
                 text = re.sub(r"\s+([,.;:])", r"\1", ASIDE.sub(" ", paragraph))
                 found.update(dict.fromkeys(filter(_is_prose, sentences_of(text))))
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise UserError(f"{file} cannot be read: {error}.") from None
     if not found:
         raise UserError(f"there are no sentences in {', '.join(map(str, paths))}.")
@@ -61,7 +62,8 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
                 yield file
 
 
-def _reader(file: Path):
+def _reader(file: Path) -> Callable[[str], Iterable[str]] | None:
+    """What takes paragraphs out of a file of this name."""
     name = re.sub(r"\.(gz|dz|xz)$", "", file.name)
     if name.endswith((".html", ".htm")):
         return _of_html

@@ -73,6 +73,7 @@ def test_texts_come_once_and_in_the_same_order(tmp_path):
     ("name", "content", "reason"),
     [
         ("a.txt.gz", b"no gzip", "a.txt.gz cannot be read"),
+        ("a.txt.gz", gzip.compress(b"some text " * 99)[:20] + b"x" * 40, "a.txt.gz cannot be read"),
         ("a.txt.xz", b"no xz at all", "a.txt.xz cannot be read"),
         ("a.txt", b"word", "no sentences in"),
         ("a.png", b"three words there", "no sentences in"),
