@@ -283,7 +283,7 @@ def main() -> None:
     folder = args.output or local
     check_packages()
     check_writable(folder / FOLDER, is_file=False)
-    claim(folder / FOLDER)
+    claim(folder)
     file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
     queries = read_queries([file], QUERIES)
     checks = export(load_encoder(args.model, "cpu"), folder, queries, local)
