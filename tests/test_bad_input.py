@@ -649,7 +649,7 @@ def bound_by_rights() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("script", "output"),
     [("distill", "new"), ("ispeed", "speed.csv"), ("sweep", "sweep"),
-     ("disret.serve.export", "student/onnx")],
+     ("disret.serve.export", "student")],
 )  # fmt: skip
 def test_a_second_run_at_the_same_place_is_refused(world, call, script, output):
     before = content(world)
