@@ -18,8 +18,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from disret.command_line import UserError, argument_parser, progress_bar, run
-from disret.data.sentences import sentences_of
-from disret.files import check_writable, whole_file
+from disret.data.sentences import sentences_of, write_texts
+from disret.files import check_writable
 
 MANUAL = re.compile(r"\.[1-9][a-z]*$")
 ASIDE = re.compile(r"\\[^\\\n]*\\|\[[^\]]*\]|<[^>]*>|[{}]")  # pronunciation, etymology, markup
@@ -142,10 +142,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="text file to write, a sentence a line")
     args = parser.parse_args()
     check_writable(args.output)
-    texts = prose(args.paths)
-    with whole_file(args.output) as partial:
-        partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    print(f"{args.output}: {len(texts)} texts")
+    write_texts(args.output, prose(args.paths))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from disret.command_line import UserError
 from disret.data.collection import find_collections
+from disret.files import whole_file
 
 END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
 SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
@@ -47,3 +49,10 @@ def sentences_of(text: str) -> Iterator[str]:
         words = part.split()
         if SHORTEST <= len(words) <= LONGEST:
             yield " ".join(words)
+
+
+def write_texts(path: Path, texts: Sequence[str]) -> None:
+    """Write texts to distil on, one a line, whole or not at all; say how many they are."""
+    with whole_file(path) as partial:
+        partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    print(f"{path}: {len(texts)} texts")

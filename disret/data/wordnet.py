@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disret.command_line import UserError, argument_parser, run
-from disret.files import check_writable, readable, whole_file
+from disret.data.sentences import write_texts
+from disret.files import check_writable, readable
 
 KINDS = ("noun", "verb", "adj", "adv")
 SHORTEST_EXAMPLE = 4  # words
@@ -69,10 +70,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="text file to write, a text a line")
     args = parser.parse_args()
     check_writable(args.output)
-    texts = wordnet_texts(args.folder)
-    with whole_file(args.output) as partial:
-        partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    print(f"{args.output}: {len(texts)} texts")
+    write_texts(args.output, wordnet_texts(args.folder))
 
 
 if __name__ == "__main__":
