@@ -63,7 +63,7 @@ def resolve_device(device: str | None) -> str:
         if kind == "cuda" and not torch.cuda.is_available():
             why = _why_no_cuda() if DRIVER.exists() else "no CUDA device is present here"
             raise NoDevice(f"{why}, so {device} cannot be used")
-        if kind == "cuda":
+        if kind == "cuda" and torch.device(device).index is not None:
             torch.cuda.set_device(device)  # of which torch and its libraries speak from now on
         torch.ones(1, device=device).add_(1)  # torch may have no code for a card that it sees
     except RuntimeError as error:

@@ -36,6 +36,15 @@ def test_devices():
             resolve_device("cuda")
 
 
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
+    import torch
+
+    made = torch.zeros(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *args, **kwargs: made)
+    assert resolve_device("cuda") == "cuda"  # torch.cuda.set_device takes none without a number
+
+
 def test_training_sees_one_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     with contextlib.suppress(UserError):  # such a device may be absent here
