@@ -301,7 +301,7 @@ def prepare(
     if run.is_finished:
         return None, None, (valid, None)
     teacher.announce(texts + valid)
-    student = init_student(args, teacher, start, texts)
+    student = init_student(args, teacher, start, texts, device)
     targets, valid_targets = teacher.embed(texts), teacher.embed(valid)
     teacher.release()  # its work is done; leave the memory to the student
     run.lap("teacher_embeddings")
@@ -334,6 +334,7 @@ def init_student(
     teacher: Teacher,
     start: "SentenceTransformer | None",
     texts: list[str],
+    device: str,
 ) -> "SentenceTransformer":
     """The student before training."""
     with about(f"--init-with {args.init_with}"):
@@ -341,8 +342,9 @@ def init_student(
             student = start
         elif args.init_with != "static":
             student = init_from_model(
-                teacher, start, args.projection_activation, args.projection_start, texts, args.seed
-            )
+                teacher, start, args.projection_activation, args.projection_start, texts,
+                args.seed, device,
+            )  # fmt: skip
         elif args.vocabulary:
             student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
         else:
@@ -375,6 +377,7 @@ def init_from_model(
     projection_start: str,
     texts: list[str],
     seed: int,
+    device: str,
 ) -> "SentenceTransformer":
     """A student with another model's transformer, aligned with the teacher's space.
 
@@ -401,7 +404,7 @@ def init_from_model(
     modules = [other[0], pooling]
     if projection_start == "ridge":
         body = SentenceTransformer(modules=modules, prompts=other.prompts, device="cpu")
-        align(dense, body, texts, teacher.embed(texts))
+        align(dense, body, texts, teacher.embed(texts), device)
     if projection_start == "ridge" or pooled != teacher.dimension:
         modules.append(dense)
     if teacher.normalises():

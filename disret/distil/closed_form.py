@@ -51,18 +51,24 @@ def ridge(states: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def align(
-    dense: "Dense", body: "SentenceTransformer", texts: Sequence[str], targets: "Rows | np.ndarray"
+    dense: "Dense",
+    body: "SentenceTransformer",
+    texts: Sequence[str],
+    targets: "Rows | np.ndarray",
+    device: str = "cpu",
 ) -> None:
     """Set a Dense layer to the least squares from pooled states to a teacher's vectors.
 
     Args:
         body: a transformer and its pooling.
         targets: float32 [n_texts, dimension]; of many texts, TEXTS are taken.
+        device: where the states are computed; the body is on the CPU again after that.
     """
     import torch
 
     some = slice(0, len(texts), -(-len(texts) // TEXTS))
-    states = BatchEncoder(body.eval()).encode_query(texts[some])
+    states = BatchEncoder(body.eval().to(device)).encode_query(texts[some])
+    body.to("cpu")
     weight, bias = ridge(states, np.asarray(targets[some]))
     with torch.no_grad():
         dense.linear.weight.copy_(torch.from_numpy(weight))
