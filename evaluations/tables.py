@@ -64,7 +64,13 @@ TEXTS = {
     "static-queries": ("static, two dense layers", "queries alone"),
     "static-queries-plain": ("static", "queries alone"),
 }
-TWELVE = ("models/all-mpnet-base-v2", "models/mpnet/layers-0-11")
+# Of all-mpnet-base-v2: what each started from, its texts and its recipe.
+TWELVE = {
+    "models/mpnet/two-texts": ("layers 0 and 11", "all kinds", "best"),
+    "models/mpnet/two-paper": ("layers 0 and 11", "queries alone", "paper"),
+    "models/mpnet/six-texts": ("all-MiniLM-L6-v2, six layers", "all kinds", "best"),
+}
+TIMED_ON = [("speed-h100.csv", "nfcorpus", "an H100, float32")]
 OVERLAPS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
 
@@ -148,9 +154,6 @@ def students() -> list[Row]:
 
 def online() -> list[Row]:
     """Each size in torch, float32 and int8: one query, a batch, scores."""
-    plot_agreement(pairs(), HERE / "agreement.png")
-    sweeps = newest_sweeps(read_sweeps(HERE / "ann" / "hnsw.sweep.csv"))
-    plot_effort(sweeps, HERE / "ann" / "effort.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
     reference = TEACHER, "torch"
@@ -361,28 +364,63 @@ def black_box() -> list[Row]:
 
 
 def twelve() -> list[Row]:
-    """Two of twelve layers, trained on all queries, beside the paper's student on the same sets."""
-    found = scores(HERE / "twelve")
-    teacher, student = (found[name, "torch"] for name in TWELVE)
+    """Students of a teacher of twelve layers, beside the paper's of its own teacher."""
+    three = ("scifact", "nfcorpus", "arguana")
     paper = paper_student((0, 11))
-    rows = [
-        {"data set": dataset,
-         "teacher nDCG@10": f"{teacher[dataset][METRIC]:.4f}",
-         "student nDCG@10": f"{row[METRIC]:.4f}",
-         "retention": percent(row["retention"]),
-         "the paper's": percent(paper_retention(paper, [dataset])),
-         "overlap@10": f"{row['overlap@10']:.3f}",
-         "cosine": f"{row['cosine']:.3f}"}
-        for dataset, row in student.items()
-    ]  # fmt: skip
-    means = {
-        "data set": "mean",
-        "retention": percent(mean_retention(student.values())),
-        "the paper's": percent(paper_retention(paper, list(student))),
-        **{name: f"{mean(row[name] for row in student.values()):.3f}"
-           for name in ("overlap@10", "cosine")},
-    }  # fmt: skip
-    return [*rows, {**dict.fromkeys(rows[0]), **means}]
+
+    def row(names: tuple[str, str, str], retention: dict[str, float], mean_of: float) -> Row:
+        student, texts, recipe = names
+        return {
+            "student": student, "texts": texts, "recipe": recipe,
+            **{name: percent(retention[name]) for name in three},
+            "mean of these": percent(mean_of),
+            **{name: percent(retention[name]) if name in retention else None
+               for name in ("stackfaq", "pydocs", "trecdl19")},
+        }  # fmt: skip
+
+    rows = []
+    for name, names in TWELVE.items():
+        found = scores(HERE / "twelve")[name, "torch"]
+        retention = {dataset: own["retention"] for dataset, own in found.items()}
+        compare = compared(HERE / "twelve", (name, "torch"))
+        rows.append({
+            **row(names, retention, mean(retention[name] for name in three)),
+            "six (95 % interval)": interval(compare),
+            "overlap@10": f"{compare['overlap@10']:.3f}",
+            "presentations": f"{compare['presentations'] / 1e6:.1f} M",
+        })  # fmt: skip
+    found = newest_scores(read_rows(HERE / "twelve" / "queries.csv"))["models/mpnet/layers-0-11"]
+    retention = {dataset: own["retention"] for dataset, own in found.items()}
+    names = ("layers 0 and 11", "queries alone", "best")
+    rows.append(row(names, retention, mean(retention.values())) | {"presentations": "0.6 M"})
+    retention = {name: paper_retention(paper, [name]) for name in three}
+    names = ("the paper's, of its own teacher", "MS MARCO's queries", "paper")
+    rows.append(row(names, retention, paper_retention(paper, list(three))))
+    return [dict.fromkeys(rows[0]) | row for row in rows]
+
+
+def twelve_speed() -> list[Row]:
+    """Two of twelve layers against all, by what they run on."""
+    rows = []
+    for file, dataset, where in TIMED_ON:
+        for size in (1, 16, 64):
+            found = timed(HERE / "twelve" / file, size, dataset)
+            if not found:
+                continue
+            teacher, *others = found.values()
+            for student in others:
+                if student["encoder"] == teacher["encoder"]:
+                    continue
+                gain = student["queries_per_second"] / teacher["queries_per_second"]
+                paper = paper_speedup(2, size) if student["backend"] == "torch" else None
+                rows.append({
+                    "on": where, "in": student["backend"], "batch": size,
+                    "teacher, queries/s": f"{teacher['queries_per_second']:,.0f}",
+                    "two layers, queries/s": f"{student['queries_per_second']:,.0f}",
+                    "times": times(gain),
+                    "the paper's": times(paper) if paper else None,
+                })  # fmt: skip
+    return rows
 
 
 def doses() -> list[Row]:
@@ -476,6 +514,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "other-model": other_model,
     "black-box": black_box,
     "twelve": twelve,
+    "twelve-speed": twelve_speed,
     "dose": doses,
     "prompt": prompts,
     "agreement": agreement,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What one GPU does with a BERT-base teacher and its two-layer student, of random weights.
 
-    python perf/cuda.py                      # about ten minutes on an H100; nothing is downloaded
+    python perf/cuda.py                      # minutes on an H100; nothing is downloaded
     python perf/cuda.py --parts search       # one part of it
     python perf/cuda.py --scale 0.001 --device cpu --output /tmp/x.json    # whether it runs
 
