@@ -1,7 +1,7 @@
 """What words add to vectors: BM25, dense runs, and both by reciprocal rank fusion.
 
     python benchmark.py --query-encoder models/student --save-runs runs …
-    python -m disret.retrieve.hybrid --dataset scifact runs/scifact.test.*.trec
+    python -m disret.retrieve.hybrid --dataset scifact runs/scifact.test.*.trec --output hybrid.csv
 
 BM25 is that of `bm25s`, on English words without stop words. A fused score is the sum of
 1 / (60 + rank) over both (Cormack, Clarke and Büttcher, SIGIR 2009).
@@ -14,10 +14,11 @@ import numpy as np
 
 from disret.command_line import argument_parser, run
 from disret.data.collection import Collection
+from disret.files import check_writable
 from disret.retrieve.metrics import Run, to_run
 from disret.retrieve.run_files import read_run
 from disret.retrieve.significance import compare, judged, per_query
-from disret.tables import format_table
+from disret.tables import append_rows, format_table, read_rows
 
 CANDIDATES = 100  # of each side
 CONSTANT = 60  # how little the very first ranks count before the next
@@ -62,7 +63,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="TREC run files")
     parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
     parser.add_argument("--split", help="default: test; dev for msmarco")
+    parser.add_argument("--output", type=Path, metavar="CSV", help="add the rows to this table")
     args = parser.parse_args()
+    if args.output:
+        check_writable(args.output)
+        read_rows(args.output, ["dataset", "run", "with BM25"])
     collection, qrels = judged(args.dataset, args.split)
     runs = {path.name: read_run(path, qrels) for path in args.runs}
     queries = collection.queries()
@@ -74,6 +79,8 @@ def main() -> None:
             "run": name, "NDCG@10": found["first"], "with BM25": found["second"],
             **{key: found[key] for key in ("difference", "better", "worse", "p")},
         })  # fmt: skip
+    if args.output:
+        append_rows(args.output, [{"dataset": collection.name, **row} for row in rows])
     print(format_table([{key: _shown(row.get(key)) for key in rows[-1]} for row in rows]))
 
 

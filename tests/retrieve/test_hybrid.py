@@ -10,6 +10,7 @@ from conftest import ROOT
 from disret.data.collection import Collection
 from disret.retrieve.hybrid import bm25_run, fused
 from disret.retrieve.metrics import write_trec_run
+from disret.tables import read_rows
 
 DOCUMENTS = {
     "cats": "Cats sleep in the sun all day",
@@ -57,7 +58,9 @@ def test_ranks_alone_decide_what_is_fused():
 def test_command(animals, tmp_path):
     path = tmp_path / "dense.trec"
     write_trec_run(path, {"q1": {"dogs": 0.9, "cats": 0.8}, "both": {"dogs": 1.0}}, "dense")
-    command = [sys.executable, "-m", "disret.retrieve.hybrid", "--dataset", animals.folder, path]
+    table = tmp_path / "hybrid.csv"
+    command = [sys.executable, "-m", "disret.retrieve.hybrid", "--dataset", animals.folder, path,
+               "--output", table]  # fmt: skip
     result = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT
     )
@@ -66,3 +69,7 @@ def test_command(animals, tmp_path):
     assert lines[2][:2] == ["BM25", "0.6667"]
     # The dense run has q1's document second; fused, it is first.
     assert lines[3][:6] == ["dense.trec", "0.5436", "0.6667", "0.1230", "1", "0"]
+    words, dense = read_rows(table)
+    assert (words["dataset"], words["run"], words["with BM25"]) == ("animals", "BM25", None)
+    assert dense["NDCG@10"] == pytest.approx(0.5436, abs=1e-4)
+    assert dense["with BM25"] == pytest.approx(0.6667, abs=1e-4)
