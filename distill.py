@@ -450,10 +450,10 @@ def distil(
         len(examples.rows), args.train_batch_size, args.presentations, args.num_epochs,
         args.warmup_steps, args.eval_steps,
     )  # fmt: skip
-    if 0 < plan.steps <= plan.warmup_steps:
+    if 0 < plan.steps < 2 * plan.warmup_steps:
         say(
-            f"note: {plan.warmup_steps} warm-up steps cover all {plan.steps} steps of training, so "
-            "the student will learn almost nothing; use --recipe best."
+            f"note: {min(plan.warmup_steps, plan.steps):,} of {plan.steps:,} steps of training are "
+            "warm-up, so the student will learn little; use --recipe best."
         )
     settings = training.trainer_settings(
         run.checkpoints, device, run.training_dtype, seed=args.seed,

@@ -404,7 +404,7 @@ def test_the_papers_recipe_says_what_it_cannot_do(call, arguments):
     del arguments[i : i + 2]
     outcome = call("distill", *arguments, "--layers", 0, 3)
     assert outcome.status == 0, outcome.err
-    assert "1000 warm-up steps cover all 13 steps" in outcome.err
+    assert "13 of 13 steps of training are warm-up" in outcome.err
     assert "use --recipe best" in outcome.err
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def load_encoder(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers.base.model").addFilter(_is_not_of_the_dtype)
     is_local = Path(name).exists()
     obstacle = None if is_local else hub_obstacle()
     with _loading_reports() as reports:
@@ -74,6 +76,11 @@ def load_encoder(
     if max_seq_length and own != math.inf:
         model.max_seq_length = min(max_seq_length, own or max_seq_length)
     return _moved(name, model.eval(), device)
+
+
+def _is_not_of_the_dtype(record: logging.LogRecord) -> bool:
+    """Whether a record is no warning of 16 bits on the CPU, from where `place` moves the model."""
+    return "was loaded in" not in record.getMessage()
 
 
 def _moved(name: str, model: "SentenceTransformer", device: str) -> "SentenceTransformer":

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 from transformers import AutoConfig, AutoModel
+from transformers.utils.logging import warning_once
 
 from disret.command_line import UserError
 from disret.encode.models import (
@@ -44,12 +45,14 @@ def test_fingerprint_is_of_the_content(teacher, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "qwen3", "t5"])
-def test_a_model_of_16_bits_takes_no_more_and_is_the_same(kind, tmp_path):
+def test_a_model_of_16_bits_takes_no_more_and_is_the_same(kind, tmp_path, caplog):
     """A teacher too large for float32 is loaded as its files hold it."""
     model = SentenceTransformer(str(save_encoder(tmp_path / "wide", kind)), device="cpu")
     model.bfloat16().save_pretrained(str(tmp_path / "m"), create_model_card=False)
     whole = load_encoder(str(tmp_path / "m"), "cpu")
+    warning_once.cache_clear()
     half = load_encoder(str(tmp_path / "m"), "cpu", dtype="auto")
+    assert "slower than with torch.float32" not in caplog.text
     assert {p.dtype for p in whole.parameters()} == {torch.float32}
     assert {p.dtype for p in half.transformers_model.parameters()} == {torch.bfloat16}
     assert fingerprint(half) == fingerprint(whole)
