@@ -40,10 +40,16 @@ TEACHER = "models/all-MiniLM-L6-v2"
 NAMES = {
     TEACHER: "all-MiniLM-L6-v2, the teacher",
     "models/reach/two-texts": "two layers",
+    "models/reach/one-texts": "one layer",
     "models/reach/static-texts": "no layer (static)",
 }
 # Its rows, by encoder and backend.
 FIRST = [(TEACHER, "torch"), *((name, "export") for name in list(NAMES)[1:])]
+NAMES_OF_TWELVE = {
+    "models/all-mpnet-base-v2": "all-mpnet-base-v2, another teacher",
+    "models/mpnet/two-texts": "its two layers",
+}
+FIRST_OF_TWELVE = list(zip(NAMES_OF_TWELVE, ("torch", "export"), strict=True))
 RETENTION = "retention, six sets (95 % interval)"
 # Students of fewer kinds of text.
 FEWER = {
@@ -58,9 +64,11 @@ SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
 # Students of more kinds of text, and what each was made of.
 TEXTS = {
     "two-texts": ("two layers", "all kinds"),
+    "two-texts-05": ("two layers", "all kinds"),
     "one-texts": ("one layer", "all kinds"),
     "static-texts": ("static, two dense layers", "all kinds"),
     "static-texts-1m": ("static, two dense layers", "all kinds"),
+    "static-kinds": ("static, two dense layers", "all kinds, one a batch"),
     "static-queries": ("static, two dense layers", "queries alone"),
     "static-queries-plain": ("static", "queries alone"),
 }
@@ -70,7 +78,10 @@ TWELVE = {
     "models/mpnet/two-paper": ("layers 0 and 11", "queries alone", "paper"),
     "models/mpnet/six-texts": ("all-MiniLM-L6-v2, six layers", "all kinds", "best"),
 }
-TIMED_ON = [("speed-h100.csv", "nfcorpus", "an H100, float32")]
+TIMED_ON = (
+    ("speed-h100.csv", "nfcorpus", "an H100, float32"),
+    ("speed.csv", "nq.tsv", "2 cores of an AMD EPYC, float32"),
+)
 OVERLAPS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
 
@@ -116,22 +127,27 @@ def interval(row: Row) -> str:
 
 
 def first() -> list[Row]:
-    """The README's first: a row for each size of student."""
-    one_by_one = timed(STUDENTS / "speed-nq.csv", 1)
-    slowest = one_by_one[TEACHER, "torch"]["p50_ms"]
+    """The README's first: a row for each teacher and size of student."""
     rows = []
-    for key in FIRST:
-        found = compared(STUDENTS, key)
-        p50 = one_by_one[key]["p50_ms"]
-        rows.append({
-            "query encoder": NAMES[key[0]],
-            "layers": one_by_one[key]["layers"],
-            "SciFact nDCG@10": f"{scores(STUDENTS)[key]['scifact'][METRIC]:.4f}",
-            "NFCorpus nDCG@10": f"{scores(STUDENTS)[key]['nfcorpus'][METRIC]:.4f}",
-            RETENTION: interval(found),
-            "one query": f"{p50:.2f} ms" if p50 >= 0.1 else f"{p50:.3f} ms",
-            "faster": times(slowest / p50),
-        })  # fmt: skip
+    for folder, speed, scored, keys in (
+        (STUDENTS, "speed-nq.csv", "export", FIRST),
+        (HERE / "twelve", "speed.csv", "torch", FIRST_OF_TWELVE),
+    ):
+        one_by_one = timed(folder / speed, 1)
+        slowest = one_by_one[keys[0]]["p50_ms"]
+        for key in keys:
+            key_of_scores = (key[0], scored if key[1] == "export" else key[1])
+            found = scores(folder)[key_of_scores]
+            p50 = one_by_one[key]["p50_ms"]
+            rows.append({
+                "query encoder": (NAMES | NAMES_OF_TWELVE)[key[0]],
+                "layers": one_by_one[key]["layers"],
+                "SciFact nDCG@10": f"{found['scifact'][METRIC]:.4f}",
+                "NFCorpus nDCG@10": f"{found['nfcorpus'][METRIC]:.4f}",
+                RETENTION: interval(compared(folder, key_of_scores)),
+                "one query": f"{p50:.2f} ms" if p50 >= 0.1 else f"{p50:.3f} ms",
+                "faster": times(slowest / p50),
+            })  # fmt: skip
     return rows
 
 
@@ -285,6 +301,40 @@ def effort() -> list[Row]:
                     "with search": reached and _faster(of_teacher, reached, "total_ms"),
                 })  # fmt: skip
     return rows
+
+
+def compressed() -> list[Row]:
+    """What vectors of fewer bytes cost teacher and students, of the teacher's exact nDCG@10."""
+    import faiss
+
+    file = HERE / "ann" / "compressed.csv"
+    exact = newest_scores(read_rows(file), lambda row: row["query_encoder"])
+    sweeps = newest_sweeps(read_sweeps(file.with_suffix(".sweep.csv"))).values()
+    found = [row for sweep in sweeps for row in sweep]
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in found:
+        of_teacher = exact[TEACHER][row["dataset"]][METRIC]
+        cell = cells.setdefault((row["index"], row["setting"]), {})
+        cell.setdefault(row["query_encoder"], []).append(100 * row[METRIC] / of_teacher)
+    flat = {name: [row["retention"] for row in exact[name].values()] for name in NAMES}
+    return [
+        {"index": kind, "setting": "" if setting == "the defaults" else setting,
+         "bytes a vector": faiss.index_factory(384, kind).sa_code_size(),
+         **{NAMES[name]: percent(mean(cell[name])) for name in NAMES}}
+        for (kind, setting), cell in {("Flat", ""): flat, **cells}.items()
+    ]  # fmt: skip
+
+
+def hybrid() -> list[Row]:
+    """nDCG@10 alone and with BM25, by data set."""
+    rows = {}
+    for row in read_rows(HERE / "ann" / "hybrid.csv"):
+        names = [text for name, text in NAMES.items() if Path(name).name + "." in row["run"]]
+        (name,) = names or [row["run"]]
+        alone, both = row[METRIC], row["with BM25"]
+        cell = f"{alone:.3f}" + (f" to {both:.3f}" if both else "")
+        rows.setdefault(name, {"run": name})[row["dataset"]] = cell
+    return list(rows.values())
 
 
 def _faster(teacher: Row, student: Row, name: str) -> str:
@@ -507,6 +557,8 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "recipes": recipes,
     "texts": texts,
     "effort": effort,
+    "compressed": compressed,
+    "hybrid": hybrid,
     "adapt": adapt,
     "sweep-six": lambda: sweep(SWEEPS["six"]),
     "sweep-twelve": lambda: sweep(SWEEPS["twelve"]),
