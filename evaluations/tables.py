@@ -26,7 +26,12 @@ from disret.retrieve.effort import RECALL
 from disret.retrieve.score_file import mean_retention, newest_scores
 from disret.retrieve.sweep_file import good_setting, newest_sweeps, reaching, read_sweeps
 from disret.sweep import report, tradeoff
-from disret.sweep.paper_figures import paper_retention, paper_speedup, paper_student
+from disret.sweep.paper_figures import (
+    paper_retention,
+    paper_score,
+    paper_speedup,
+    paper_student,
+)
 from disret.sweep.plots import plot_agreement, plot_effort, plot_speed, plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
@@ -127,7 +132,7 @@ def interval(row: Row) -> str:
 
 
 def first() -> list[Row]:
-    """The README's first: a row for each teacher and size of student."""
+    """The README's first: a row for each teacher and size of student, and the paper's student."""
     rows = []
     for folder, speed, scored, keys in (
         (STUDENTS, "speed-nq.csv", "export", FIRST),
@@ -148,7 +153,14 @@ def first() -> list[Row]:
                 "one query": f"{p50:.2f} ms" if p50 >= 0.1 else f"{p50:.3f} ms",
                 "faster": times(slowest / p50),
             })  # fmt: skip
-    return rows
+    two = paper_student((0, 11))
+    return [*rows, {
+        "query encoder": "the paper's two of twelve layers", "layers": 2,
+        "SciFact nDCG@10": f"{paper_score(two, 'scifact'):.4f}",
+        "NFCorpus nDCG@10": f"{paper_score(two, 'nfcorpus'):.4f}",
+        RETENTION: f"{percent(paper_retention(two))}, fifteen sets",
+        "one query": None, "faster": f"{times(paper_speedup(2, 64))}, batches of 64 on a GPU",
+    }]  # fmt: skip
 
 
 def students() -> list[Row]:

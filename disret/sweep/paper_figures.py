@@ -43,6 +43,11 @@ def paper_retention(student: str, datasets: Sequence[str] | None = None) -> floa
     return float(100 * ratios.mean())
 
 
+def paper_score(student: str, dataset: str) -> float:
+    """nDCG@10 of a student, in its teacher's index."""
+    return float(_retrieval()[student, dataset])
+
+
 def paper_speedup(layers: int, batch_size: int) -> float | None:
     """Throughput of a student with so many layers, times the teacher's; None if not measured."""
     speeds = _speed()
