@@ -12,19 +12,32 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
-
-from scipy.stats import spearmanr
+from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from agreeing import agreement, correlations, pairs
+from found import (
+    HERE,
+    METRIC,
+    NAMES,
+    STUDENTS,
+    TEACHER,
+    compared,
+    interval,
+    percent,
+    scores,
+    timed,
+    times,
+)
+from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
 from disret.files import read_json, whole_file
-from disret.retrieve.effort import RECALL
 from disret.retrieve.score_file import mean_retention, newest_scores
-from disret.retrieve.sweep_file import good_setting, newest_sweeps, reaching, read_sweeps
+from disret.retrieve.sweep_file import newest_sweeps, read_sweeps
 from disret.sweep import report, tradeoff
 from disret.sweep.paper_figures import (
     paper_retention,
@@ -35,20 +48,9 @@ from disret.sweep.paper_figures import (
 from disret.sweep.plots import plot_agreement, plot_effort, plot_speed, plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
-HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DOCUMENTS = (ROOT / "README.md", HERE / "README.md")
-METRIC = "NDCG@10"
-STUDENTS = HERE / "texts"
-TEACHER = "models/all-MiniLM-L6-v2"
-# The students of the first table, as the tables call them.
-NAMES = {
-    TEACHER: "all-MiniLM-L6-v2, the teacher",
-    "models/reach/two-texts": "two layers",
-    "models/reach/one-texts": "one layer",
-    "models/reach/static-texts": "no layer (static)",
-}
-# Its rows, by encoder and backend.
+# The rows of the first table, by encoder and backend.
 FIRST = [(TEACHER, "torch"), *((name, "export") for name in list(NAMES)[1:])]
 NAMES_OF_TWELVE = {
     "models/all-mpnet-base-v2": "all-mpnet-base-v2, another teacher",
@@ -64,8 +66,6 @@ FEWER = {
     "models/best/layers-5": "one layer",
 }
 SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
-
-
 # Students of more kinds of text, and what each was made of.
 TEXTS = {
     "two-texts": ("two layers", "all kinds"),
@@ -87,45 +87,6 @@ TIMED_ON = (
     ("speed-h100.csv", "nfcorpus", "an H100, float32"),
     ("speed.csv", "nq.tsv", "2 cores of an AMD EPYC, float32"),
 )
-OVERLAPS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
-
-
-# --- What the files say -------------------------------------------------------------------------
-
-
-def compared(folder: Path, key: tuple[str, str]) -> Row:
-    """The row of comparison.csv of an encoder and backend."""
-    rows = read_rows(folder / "comparison.csv")
-    return next(row for row in rows if (row["encoder"], row["backend"]) == key)
-
-
-def scores(folder: Path) -> dict[tuple[str, str], dict[str, Row]]:
-    """The newest scores by encoder and backend, then by data set."""
-    rows = read_rows(folder / "scores.csv")
-    return newest_scores(rows, lambda row: (row["query_encoder"], row["query_backend"]))
-
-
-def timed(file: Path, batch_size: int, dataset: str | None = None) -> dict[tuple[str, str], Row]:
-    """The rows of a speed file by encoder and backend."""
-    return {
-        (row["encoder"], row["backend"]): row
-        for row in read_rows(file)
-        if row["batch_size"] == batch_size and dataset in (None, row["dataset"])
-    }
-
-
-def percent(value: float) -> str:
-    return f"{value:.1f} %"
-
-
-def times(value: float) -> str:
-    return f"{value:.1f}x" if value < 100 else f"{value:.0f}x"
-
-
-def interval(row: Row) -> str:
-    if row["low"] == row["high"]:
-        return percent(row["mean"])
-    return f"{percent(row['mean'])} ({row['low']:.1f} to {row['high']:.1f})"
 
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -178,43 +139,6 @@ def students() -> list[Row]:
             else f"{found['training_seconds'] / 60:.0f} min",
         })  # fmt: skip
     return rows
-
-
-def online() -> list[Row]:
-    """Each size in torch, float32 and int8: one query, a batch, scores."""
-    alone = timed(STUDENTS / "speed-nq.csv", 1)
-    batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
-    reference = TEACHER, "torch"
-    rows = []
-    for key in alone:
-        found = compared(STUDENTS, key)
-        one, many = alone[key], batch[key]
-        rows.append({
-            "query encoder": NAMES[key[0]],
-            "backend": key[1],
-            "one query, p50": f"{one['p50_ms']:.3g} ms",
-            "p95": f"{one['p95_ms']:.3g} ms",
-            "p99": f"{one['p99_ms']:.3g} ms",
-            "faster": times(alone[reference]["p50_ms"] / one["p50_ms"]),
-            "queries/s, batch 64": f"{many['queries_per_second']:,.0f}",
-            "times": times(many["queries_per_second"] / batch[reference]["queries_per_second"]),
-            "retention (95 % interval)": interval(found),
-        })  # fmt: skip
-    return rows
-
-
-def exports() -> list[Row]:
-    """How large exports are, and how close int8 is."""
-    return [
-        {
-            "query encoder": NAMES[row["encoder"]],
-            "float32": f"{row['float32_mb']} MB",
-            "int8": f"{row['int8_mb']} MB",
-            "cosine of int8 to the model": f"{row['int8_mean_cosine']:.4f}",
-            "how": row["int8"],
-        }
-        for row in read_rows(STUDENTS / "exports.csv")
-    ]
 
 
 def joined(folder: Path, names: dict[str, str]) -> list[Row]:
@@ -290,67 +214,6 @@ def texts() -> list[Row]:
          "mean (95 % interval)": interval(row), "mean overlap@10": f"{row['overlap@10']:.3f}"}
         for name, (student, kinds) in TEXTS.items() if (row := found.get(name))
     ]  # fmt: skip
-
-
-def effort() -> list[Row]:
-    """How far a student's search must look for its teacher's recall, and what speed is left."""
-    rows = []
-    for kind in ("hnsw", "ivf"):
-        for found in newest_sweeps(read_sweeps(HERE / "ann" / f"{kind}.sweep.csv")).values():
-            teacher = [row for row in found if row["query_weights"] == row["document_weights"]]
-            of_teacher = good_setting(teacher)
-            for name in dict.fromkeys(row["query_encoder"] for row in found):
-                own = [row for row in found if row["query_encoder"] == name]
-                if own == teacher:
-                    continue
-                reached = reaching(own, of_teacher)
-                rows.append({
-                    "index": of_teacher["index"], "data set": of_teacher["dataset"],
-                    "student": NAMES[name],
-                    "teacher's setting": f"{of_teacher['setting']} ({of_teacher[RECALL]:.3f})",
-                    "student's for that": reached["setting"] if reached else "more than was tried",
-                    "encoding": reached and _faster(of_teacher, reached, "encode_ms"),
-                    "with search": reached and _faster(of_teacher, reached, "total_ms"),
-                })  # fmt: skip
-    return rows
-
-
-def compressed() -> list[Row]:
-    """What vectors of fewer bytes cost teacher and students, of the teacher's exact nDCG@10."""
-    import faiss
-
-    file = HERE / "ann" / "compressed.csv"
-    exact = newest_scores(read_rows(file), lambda row: row["query_encoder"])
-    sweeps = newest_sweeps(read_sweeps(file.with_suffix(".sweep.csv"))).values()
-    found = [row for sweep in sweeps for row in sweep]
-    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in found:
-        of_teacher = exact[TEACHER][row["dataset"]][METRIC]
-        cell = cells.setdefault((row["index"], row["setting"]), {})
-        cell.setdefault(row["query_encoder"], []).append(100 * row[METRIC] / of_teacher)
-    flat = {name: [row["retention"] for row in exact[name].values()] for name in NAMES}
-    return [
-        {"index": kind, "setting": "" if setting == "the defaults" else setting,
-         "bytes a vector": faiss.index_factory(384, kind).sa_code_size(),
-         **{NAMES[name]: percent(mean(cell[name])) for name in NAMES}}
-        for (kind, setting), cell in {("Flat", ""): flat, **cells}.items()
-    ]  # fmt: skip
-
-
-def hybrid() -> list[Row]:
-    """nDCG@10 alone and with BM25, by data set."""
-    rows = {}
-    for row in read_rows(HERE / "ann" / "hybrid.csv"):
-        names = [text for name, text in NAMES.items() if Path(name).name + "." in row["run"]]
-        (name,) = names or [row["run"]]
-        alone, both = row[METRIC], row["with BM25"]
-        cell = f"{alone:.3f}" + (f" to {both:.3f}" if both else "")
-        rows.setdefault(name, {"run": name})[row["dataset"]] = cell
-    return list(rows.values())
-
-
-def _faster(teacher: Row, student: Row, name: str) -> str:
-    return times(teacher[name] / student[name])
 
 
 def adapt() -> list[Row]:
@@ -517,45 +380,6 @@ def prompts() -> list[Row]:
          "queries/s, batch 64": f"{batch[key]['queries_per_second']:.0f} "
          f"({times(batch[key]['queries_per_second'] / batch[slow]['queries_per_second'])})"}
         for key in alone
-    ]  # fmt: skip
-
-
-def pairs() -> list[Row]:
-    """Every student on every collection for which agreement and retention were measured."""
-    found = {}
-    for path in sorted(HERE.glob("*/scores.csv")):
-        for row in read_rows(path):
-            is_measured = row.get("overlap@10") is not None and row["retention"] is not None
-            if is_measured and row["query_backend"] == "torch":
-                found[row["collection"], row["query_weights"]] = row
-    return list(found.values())
-
-
-def agreement() -> list[Row]:
-    """What retention goes with how much agreement."""
-    rows, measured = [], pairs()
-    for low, high in pairwise(OVERLAPS):
-        shares = [row["retention"] for row in measured if low <= row["overlap@10"] < high]
-        if shares:
-            rows.append({
-                "overlap@10": f"{low:.1f} to {min(high, 1):.1f}",
-                "students and sets": len(shares),
-                "median retention": percent(median(shares)),
-                "lowest": percent(min(shares)),
-                "highest": percent(max(shares)),
-            })  # fmt: skip
-    return rows
-
-
-def correlations() -> list[Row]:
-    """How well each measure of agreement orders students and sets by retention."""
-    measured = pairs()
-    shares = [row["retention"] for row in measured]
-    return [
-        {"measure": name,
-         "Spearman correlation with retention":
-         f"{spearmanr([row[name] for row in measured], shares).statistic:.2f}"}
-        for name in ("overlap@10", "overlap@100", "rbo", "first@10", "cosine")
     ]  # fmt: skip
 
 
