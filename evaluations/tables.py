@@ -99,11 +99,11 @@ def first() -> list[Row]:
         (STUDENTS, "speed-nq.csv", "export", FIRST),
         (HERE / "twelve", "speed.csv", "torch", FIRST_OF_TWELVE),
     ):
-        one_by_one = timed(folder / speed, 1)
+        one_by_one, scores_by_key = timed(folder / speed, 1), scores(folder)
         slowest = one_by_one[keys[0]]["p50_ms"]
         for key in keys:
             key_of_scores = (key[0], scored if key[1] == "export" else key[1])
-            found = scores(folder)[key_of_scores]
+            found = scores_by_key[key_of_scores]
             p50 = one_by_one[key]["p50_ms"]
             rows.append({
                 "query encoder": (NAMES | NAMES_OF_TWELVE)[key[0]],
@@ -293,34 +293,35 @@ def twelve() -> list[Row]:
     three = ("scifact", "nfcorpus", "arguana")
     paper = paper_student((0, 11))
 
-    def row(names: tuple[str, str, str], retention: dict[str, float], mean_of: float) -> Row:
+    def row(names: tuple[str, str, str], retention: dict[str, float]) -> Row:
         student, texts, recipe = names
         return {
             "student": student, "texts": texts, "recipe": recipe,
             **{name: percent(retention[name]) for name in three},
-            "mean of these": percent(mean_of),
+            "mean of these": percent(mean(retention[name] for name in three)),
             **{name: percent(retention[name]) if name in retention else None
                for name in ("stackfaq", "pydocs", "trecdl19")},
         }  # fmt: skip
 
+    def kept(found: dict[str, Row]) -> dict[str, float]:
+        return {dataset: own["retention"] for dataset, own in found.items()}
+
     rows = []
+    on_six = scores(HERE / "twelve")
     for name, names in TWELVE.items():
-        found = scores(HERE / "twelve")[name, "torch"]
-        retention = {dataset: own["retention"] for dataset, own in found.items()}
         compare = compared(HERE / "twelve", (name, "torch"))
         rows.append({
-            **row(names, retention, mean(retention[name] for name in three)),
+            **row(names, kept(on_six[name, "torch"])),
             "six (95 % interval)": interval(compare),
             "overlap@10": f"{compare['overlap@10']:.3f}",
             "presentations": f"{compare['presentations'] / 1e6:.1f} M",
         })  # fmt: skip
-    found = newest_scores(read_rows(HERE / "twelve" / "queries.csv"))["models/mpnet/layers-0-11"]
-    retention = {dataset: own["retention"] for dataset, own in found.items()}
+    on_three = newest_scores(read_rows(HERE / "twelve" / "queries.csv"))
     names = ("layers 0 and 11", "queries alone", "best")
-    rows.append(row(names, retention, mean(retention.values())) | {"presentations": "0.6 M"})
-    retention = {name: paper_retention(paper, [name]) for name in three}
+    alone = row(names, kept(on_three["models/mpnet/layers-0-11"]))
+    rows.append(alone | {"presentations": "0.6 M"})
     names = ("the paper's, of its own teacher", "MS MARCO's queries", "paper")
-    rows.append(row(names, retention, paper_retention(paper, list(three))))
+    rows.append(row(names, {name: paper_retention(paper, [name]) for name in three}))
     return [dict.fromkeys(rows[0]) | row for row in rows]
 
 
@@ -329,10 +330,7 @@ def twelve_speed() -> list[Row]:
     rows = []
     for file, dataset, where in TIMED_ON:
         for size in (1, 16, 64):
-            found = timed(HERE / "twelve" / file, size, dataset)
-            if not found:
-                continue
-            teacher, *others = found.values()
+            teacher, *others = timed(HERE / "twelve" / file, size, dataset).values()
             for student in others:
                 if student["encoder"] == teacher["encoder"]:
                     continue
@@ -411,11 +409,10 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
 
 
 def facts() -> set[str]:
-    """Figures that prose may state: those of the tables, and the paper's."""
+    """Figures that prose may state: those of the tables, the paper's among them."""
     cells = {str(cell) for make in TABLES.values() for row in make() for cell in row.values()}
     found = {figure for cell in cells for figure in FIGURE.findall(cell)}
-    two = paper_student((0, 11))
-    found |= {percent(paper_retention(two)), times(paper_speedup(2, 64)), "95 %"}  # of intervals
+    found.add("95 %")  # of intervals
     rows = read_rows(HERE / "all-MiniLM-L6-v2" / "scores.csv")
     low = newest_scores(r for r in rows if r["dtype"] == "bfloat16")
     found.add(percent(mean_retention(low[f"{TEACHER}-layers-0-5"].values())))
