@@ -60,12 +60,12 @@ RECIPES = {
     "paper": {
         "num_epochs": 1, "train_batch_size": 128, "adamw_lr": 1e-4, "adamw_eps": 1e-6,
         "lr_schedule": "linear", "warmup_steps": 1000, "eval_steps": 2000, "dropout": True,
-        "mixed_precision": False, "projection_start": "random", "feed_forward": False,
+        "mixed_precision": False, "projection_start": "random", "feed_forward": False, "words": 0,
     },
     "best": {
         "train_batch_size": 128, "adamw_lr": 1e-3, "adamw_eps": 1e-9, "lr_schedule": "cosine",
         "dropout": False, "mixed_precision": True, "projection_start": "ridge",
-        "feed_forward": True,
+        "feed_forward": True, "words": 30_000,
     },
 }  # fmt: skip
 # The learning rate of `best` where the student does not start from the teacher's layers: higher for
@@ -144,6 +144,9 @@ def parse_args() -> argparse.Namespace:
         help="whose tokens a static student has, where the teacher's are unknown")
     add("--feed-forward", action=argparse.BooleanOptionalAction,
         help="put two layers behind a static student's mean, which it starts as")
+    add("--words", type=not_negative, metavar="N",
+        help="the N most frequent words of the texts that the teacher splits have a token in a "
+        "static student")
     add("--projection-start", choices=["random", "ridge"],
         help="of the Dense layer after a MODEL: random, or least squares to the teacher's vectors "
         "(default: random for --recipe paper, unless the teacher has no weights)")
@@ -210,6 +213,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--presentations and --num-epochs exclude each other")
     if args.feed_forward and args.init_with != "static":
         parser.error("--feed-forward is for --init-with static")
+    if args.words and (args.init_with != "static" or args.vocabulary):
+        parser.error("--words is for --init-with static and a teacher whose tokens are known")
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None and not (name == "num_epochs" and args.presentations):
             setattr(args, name, value)
@@ -221,6 +226,7 @@ def parse_args() -> argparse.Namespace:
     if args.init_with == "static" and args.layers:
         parser.error("--init-with static has no --layers")
     args.feed_forward = args.feed_forward and args.init_with == "static"
+    args.words = args.words if args.init_with == "static" and not args.vocabulary else 0
     with about("--layers"):
         check_layers(args.layers or [])
     if args.resume and args.overwrite:
@@ -348,7 +354,7 @@ def init_student(
         elif args.vocabulary:
             student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
         else:
-            student = student_of_tokens(teacher.on_device())
+            student = student_of_tokens(teacher.on_device(), texts, args.words)
         if args.feed_forward:
             feed_forward(student)
     if args.student_prompt is not None:

@@ -17,7 +17,7 @@ from dataset_hub import DatasetHub, hub_environment
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tiny import save_encoder, tokenizer
+from tiny import VOCABULARY, save_encoder, tokenizer
 
 from disret.data.query_files import read_queries
 from disret.devices import mixed_precision
@@ -360,10 +360,27 @@ def test_a_static_student_moves_its_texts_tokens(call, arguments, queries, tmp_p
     assert curve[-1]["mse"] < curve[0]["mse"]
 
 
-def test_feed_forward_layers_are_of_static_students(call, arguments):
-    outcome = call("distill", *arguments, "--layers", 0, "--feed-forward")
+@pytest.mark.parametrize("words, more", [(None, 5), (3, 3), (0, 0)])
+def test_words_of_the_texts_get_tokens(call, arguments, tmp_path, words, more):
+    texts = [f"the zebra and {letter} for\nlion {letter}" for letter in "abcd"] + ["lions two lion"]
+    (tmp_path / "words.txt").write_text("\n".join(texts))
+    files = ["--queries", tmp_path / "words.txt"]
+    chosen = [] if words is None else ["--words", words]
+    outcome = call(
+        "distill", *arguments, "--init-with", "static", "--recipe", "best", "--num-epochs", 0,
+        *files, *chosen,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert len(student[0].embedding.weight) == student.tokenizer.get_vocab_size()
+    assert student.tokenizer.get_vocab_size() == len(VOCABULARY) + more
+
+
+@pytest.mark.parametrize("flag, value", [("--feed-forward", []), ("--words", [9])])
+def test_what_is_of_static_students_is_refused_elsewhere(call, arguments, flag, value):
+    outcome = call("distill", *arguments, "--layers", 0, flag, *value)
     assert outcome.status == 2
-    assert "--feed-forward is for --init-with static" in outcome.err
+    assert f"{flag} is for --init-with static" in outcome.err
 
 
 def test_mixed_precision(script, arguments, tmp_path):

@@ -1,12 +1,15 @@
 """A student without transformer layers: the mean of an embedding for each token."""
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from disret.command_line import UserError, progress_bar
+from disret.command_line import UserError, progress_bar, say
 from disret.distil.closed_form import token_table
+from disret.distil.words import as_text, frequent_words, takes_words, with_words
+from disret.encode.batches import BatchEncoder
 from disret.encode.models import prompt_of, tokenizer_of
 
 if TYPE_CHECKING:
@@ -20,8 +23,13 @@ UNIT = 0.5  # a coordinate, as the feed-forward layers see it at first
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
 
 
-def student_of_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
+def student_of_tokens(
+    teacher: "SentenceTransformer", texts: Sequence[str] = (), words: int = 0
+) -> "SentenceTransformer":
     """A student without layers: the mean of an embedding for each token, in the teacher's space.
+
+    Args:
+        words: how many of the texts' words, at most, have a token that the teacher has not.
 
     Raises:
         UserError: as `static_embedding`.
@@ -29,7 +37,7 @@ def student_of_tokens(teacher: "SentenceTransformer") -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    modules = [static_embedding(teacher)]
+    modules = [static_embedding(teacher, texts, words)]
     if any(isinstance(module, Normalize) for module in teacher):
         modules.append(Normalize())
     return SentenceTransformer(
@@ -100,15 +108,22 @@ def student_of_texts(
     return SentenceTransformer(modules=modules, device="cpu")
 
 
-def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
+def static_embedding(
+    teacher: "SentenceTransformer", texts: Sequence[str] = (), words: int = 0
+) -> "StaticEmbedding":
     """Embeddings of the teacher's vocabulary, each token run through the teacher by itself.
 
     A token stands where a query of one word would: behind the query prompt, between the special
-    tokens. The queries' own special tokens and prompt are left out.
+    tokens. The queries' own special tokens and prompt are left out. The most frequent words of some
+    texts that the teacher splits have a token as well, which starts as the query of that word.
+
+    Args:
+        words: how many of them, at most.
 
     Raises:
         UserError: the teacher has no tokenizer of the `tokenizers` library.
     """
+    import torch
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
@@ -121,7 +136,16 @@ def static_embedding(teacher: "SentenceTransformer") -> "StaticEmbedding":
     tokenizer.no_padding()  # some files ask for it
     tokenizer.enable_truncation(teacher.max_seq_length)
     tokenizer.post_processor = None  # would add special tokens wherever others load the student
-    return StaticEmbedding(tokenizer, embedding_weights=_embed_vocabulary(teacher, tokenizer))
+    table = _embed_vocabulary(teacher, tokenizer)
+    if words and not takes_words(tokenizer):
+        kind = type(tokenizer.model).__name__
+        say(f"note: the teacher's tokenizer ({kind}) takes no more words, so none was added.")
+    elif words and (added := frequent_words(tokenizer, texts, words)):
+        say(f"{len(added):,} words that the teacher splits have a token of their own.")
+        queries = [as_text(tokenizer, word) for word in added]
+        starts = torch.from_numpy(BatchEncoder(teacher.eval()).encode_query(queries))
+        table, tokenizer = torch.cat([table, starts]), with_words(tokenizer, added)
+    return StaticEmbedding(tokenizer, embedding_weights=table)
 
 
 def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tensor":
