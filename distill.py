@@ -70,7 +70,7 @@ RECIPES = {
 }  # fmt: skip
 # The learning rate of `best` where the student does not start from the teacher's layers: higher for
 # token embeddings, each of which few batches touch, and lower for another model, which forgets.
-STATIC_LR, MODEL_LR = 2e-3, 3e-4
+STATIC_LR, MODEL_LR = 1e-3, 3e-4
 ADVICE = {
     Taken: "name another --output, or replace it with --overwrite",
     Foreign: "name another --output",

@@ -36,6 +36,11 @@ def presentations(report: dict) -> int:
     return report["validation_mse"][-1]["step"] * report["arguments"]["train_batch_size"]
 
 
+def training_seconds(report: dict) -> float | None:
+    """How long a student was trained; unknown of one that was stopped in between."""
+    return None if report.get("resumed_at_step") else report.get("seconds", {}).get("training")
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path, help="holds scores.csv")
@@ -72,7 +77,7 @@ def main() -> None:
             "encoder": first["query_encoder"],
             "backend": first["query_backend"],
             "validation_mse": min(p["mse"] for p in report["validation_mse"]) if report else None,
-            "training_seconds": report.get("seconds", {}).get("training"),
+            "training_seconds": training_seconds(report),
             "presentations": presentations(report) if report else None,
             **{f"{dataset} retention": rows[dataset]["retention"] for dataset in datasets},
             "mean": round(mean(rows[dataset]["retention"] for dataset in datasets), 2),

@@ -47,6 +47,11 @@ def times(value: float) -> str:
     return f"{value:.1f}x" if value < 100 else f"{value:.0f}x"
 
 
+def minutes(seconds: float | None) -> str | None:
+    """A time of training; none is known of a student without one."""
+    return None if seconds is None else f"{seconds / 60:.0f} min"
+
+
 def interval(row: Row) -> str:
     if row["low"] == row["high"]:
         return percent(row["mean"])

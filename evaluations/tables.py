@@ -27,6 +27,7 @@ from found import (
     TEACHER,
     compared,
     interval,
+    minutes,
     percent,
     scores,
     timed,
@@ -135,8 +136,7 @@ def students() -> list[Row]:
             **{f"{d} nDCG@10": f"{own[d][METRIC]:.4f}" for d in own},
             **{f"{d} retention": percent(found[f"{d} retention"]) for d in own},
             "mean retention (95 % interval)": interval(found),
-            "training": None if encoder == TEACHER
-            else f"{found['training_seconds'] / 60:.0f} min",
+            "training": minutes(found["training_seconds"]),
         })  # fmt: skip
     return rows
 
@@ -209,7 +209,7 @@ def texts() -> list[Row]:
     return [
         {"student": student, "texts": kinds,
          "presentations": f"{row['presentations'] / 1e6:.1f} M",
-         "training, one core": f"{row['training_seconds'] / 60:.0f} min",
+         "training, one core": minutes(row["training_seconds"]),
          **{name: percent(row[name]) for name in row if name.endswith(" retention")},
          "mean (95 % interval)": interval(row), "mean overlap@10": f"{row['overlap@10']:.3f}"}
         for name, (student, kinds) in TEXTS.items() if (row := found.get(name))
@@ -242,17 +242,17 @@ def more() -> list[Row]:
     def mean(name: str) -> float:
         return tried[name]["mean"]
 
-    def minutes(name: str) -> str:
+    def training(name: str) -> str:
         found = compared(HERE / "students", (f"models/best/{name}", "torch"))
-        return f"{found['training_seconds'] / 60:.0f} min"
+        return minutes(found["training_seconds"])
 
     steps = [
         ("the paper's recipe", "`--recipe paper --mixed-precision`", mean("paper"), None),
         ("no dropout, a cosine, a higher rate", "`--recipe best --num-epochs 1`",
          mean("baseline"), None),
-        ("five epochs", "`--recipe best`", mean("5-epochs"), minutes("layers-0-5")),
+        ("five epochs", "`--recipe best`", mean("5-epochs"), training("layers-0-5")),
         ("a dictionary beside the queries", "`--queries LOG downloads/wordnet.txt`",
-         mean("wordnet-3-epochs"), minutes("layers-0-5-wordnet")),
+         mean("wordnet-3-epochs"), training("layers-0-5-wordnet")),
     ]  # fmt: skip
     rows, before = [], None
     for what, command, value, took in steps:
@@ -359,7 +359,7 @@ def doses() -> list[Row]:
         rows.append({
             "queries": f"{int(queries):,}",
             "passes": f"{steps / per_pass:.0f}",
-            "training, one core": f"{report['seconds']['training'] / 60:.0f} min",
+            "training, one core": minutes(report["seconds"]["training"]),
             **{f"{d} retention": percent(row["retention"]) for d, row in found.items()},
             "mean": percent(mean_retention(found.values())),
             "mean overlap@10": f"{mean(row['overlap@10'] for row in found.values()):.3f}",

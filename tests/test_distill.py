@@ -140,6 +140,8 @@ def test_killed_run_resumes_to_the_same_student(arguments, call, tmp_path, home)
     assert curve[-1]["step"] == 39
     assert [p["step"] for p in curve] == [p["step"] for p in unbroken_curve]
     assert [p["mse"] for p in curve] == pytest.approx([p["mse"] for p in unbroken_curve], rel=1e-4)
+    assert report(whole)["resumed_at_step"] in (20, 24, 28, 32, 36)
+    assert report(tmp_path / "unbroken")["resumed_at_step"] == 0
 
 
 def test_finished_student_is_left_alone(call, arguments, tmp_path):

@@ -99,7 +99,7 @@ def stable(path: Path) -> object:
     if not path.is_file():
         return None
     if path.name == "distillation.json":
-        return {**json.loads(path.read_text()), "seconds": None}
+        return {**json.loads(path.read_text()), "seconds": None, "resumed_at_step": None}
     if path.name == "scores.json":  # a row for each run that came to its end
         return json.loads(path.read_text())[-1]["arguments"]
     if path.suffix == ".csv":

@@ -78,6 +78,7 @@ class Run:
         encoder_sha256: that of what embeds the documents, by which an export knows its index.
         sources: of the queries to train and to validate on, for the report.
         training_dtype: what it is trained in, for the report.
+        resumed_at: the step from which an earlier process's training goes on, for the report.
 
     Raises:
         UserError: the place cannot be written; or something stands there, or unfinished beside
@@ -94,6 +95,7 @@ class Run:
         self.counts: dict[str, int] = {}
         self.sources: dict[str, list[Source]] = {}
         self.training_dtype = "float32"
+        self.resumed_at = 0
         check_output(args.output, args.resume, args.overwrite)
         _check_no_input(args)
         if is_main_process():
@@ -182,6 +184,7 @@ class Run:
         }
         for step in sorted(steps, reverse=True):
             if _is_whole(steps[step]):
+                self.resumed_at = step
                 return str(steps[step])
             say(f"note: {steps[step]} is damaged or unfinished, so it is passed over.")
         return None
@@ -221,7 +224,8 @@ class Run:
             },
             "training_dtype": self.training_dtype,
             "processes": world_size(),
-            "seconds": self._seconds,
+            "resumed_at_step": self.resumed_at,
+            "seconds": self._seconds,  # of this process
             "validation_mse": curve,
             "student_sha256": fingerprint(saved),
             "size": asdict(describe(saved)),

@@ -64,6 +64,11 @@ def tiny_static(folder: Path) -> SentenceTransformer:
     return student_of_tokens(load_encoder(str(save_encoder(folder, layers=1)), "cpu"))
 
 
+def tiny_words(folder: Path) -> SentenceTransformer:
+    """The queries' words have tokens of their own."""
+    return student_of_tokens(load_encoder(str(save_encoder(folder, layers=1)), "cpu"), QUERIES, 5)
+
+
 def tiny_feed_forward(folder: Path) -> SentenceTransformer:
     """Layers that are not what they start as."""
     model = tiny_static(folder)
@@ -97,7 +102,7 @@ def made() -> dict:
 
 @pytest.fixture(
     params=[
-        tiny_layers, tiny_static, tiny_feed_forward,
+        tiny_layers, tiny_static, tiny_words, tiny_feed_forward,
         *(pytest.param(make, marks=pytest.mark.real) for make in (real_layers, real_static)),
     ],
     ids=lambda make: make.__name__,
