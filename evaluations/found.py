@@ -12,9 +12,9 @@ TEACHER = "models/all-MiniLM-L6-v2"
 # The students of the first table, as the tables call them.
 NAMES = {
     TEACHER: "all-MiniLM-L6-v2, the teacher",
-    "models/reach/two-texts": "two layers",
+    "models/reach/two-texts-2m": "two layers",
     "models/reach/one-texts": "one layer",
-    "models/reach/static-texts": "no layer (static)",
+    "models/reach/static-words": "no layer (static)",
 }
 
 

@@ -69,13 +69,17 @@ FEWER = {
 SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
 # Students of more kinds of text, and what each was made of.
 TEXTS = {
+    "two-texts-2m": ("two layers", "all kinds"),
     "two-texts": ("two layers", "all kinds"),
     "two-texts-05": ("two layers", "all kinds"),
     "one-texts": ("one layer", "all kinds"),
-    "static-texts": ("static, two dense layers", "all kinds"),
-    "static-texts-1m": ("static, two dense layers", "all kinds"),
-    "static-kinds": ("static, two dense layers", "all kinds, one a batch"),
-    "static-queries": ("static, two dense layers", "queries alone"),
+    "static-words": ("static, dense layers, words", "all kinds"),
+    "static-words-1m": ("static, dense layers, words", "all kinds"),
+    "static-pairs": ("static, dense layers, pairs of tokens", "all kinds"),
+    "static-texts": ("static, dense layers", "all kinds"),
+    "static-texts-1m": ("static, dense layers", "all kinds"),
+    "static-kinds": ("static, dense layers", "all kinds, one a batch"),
+    "static-queries": ("static, dense layers", "queries alone"),
     "static-queries-plain": ("static", "queries alone"),
 }
 # Of all-mpnet-base-v2: what each started from, its texts and its recipe.

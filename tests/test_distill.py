@@ -376,6 +376,8 @@ def test_words_of_the_texts_get_tokens(call, arguments, tmp_path, words, more):
     student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     assert len(student[0].embedding.weight) == student.tokenizer.get_vocab_size()
     assert student.tokenizer.get_vocab_size() == len(VOCABULARY) + more
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert ("and of words that it splits" in card) == bool(more)
 
 
 @pytest.mark.parametrize("flag, value", [("--feed-forward", []), ("--words", [9])])

@@ -79,7 +79,8 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
     arguments, counts, size = report["arguments"], report["queries"], report["size"]
     start = {
         "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
-        "static": "the teacher's embedding of each token",
+        "static": "the teacher's embedding of each token"
+        + (", and of words that it splits" if arguments.get("words") else ""),
     }.get(arguments["init_with"], f"`{arguments['init_with']}`")
     named = arguments["queries"] or arguments.get("teacher_vectors") or ["MS MARCO"]
     sources = ", ".join(named)
