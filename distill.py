@@ -68,9 +68,7 @@ RECIPES = {
         "feed_forward": True, "words": 30_000,
     },
 }  # fmt: skip
-# The learning rate of `best` where the student does not start from the teacher's layers: higher for
-# token embeddings, each of which few batches touch, and lower for another model, which forgets.
-STATIC_LR, MODEL_LR = 1e-3, 3e-4
+MODEL_LR = 3e-4  # of `best` where the student starts from another model, which forgets
 ADVICE = {
     Taken: "name another --output, or replace it with --overwrite",
     Foreign: "name another --output",
@@ -199,16 +197,15 @@ def parse_args() -> argparse.Namespace:
     command_line.add_mirror(parser)
     parser.epilog = command_line.described(RECIPES) + (
         f"; {PASSES} passes, or {PRESENTATIONS:,} presentations if that is more; adamw_lr "
-        f"{STATIC_LR} for static students, {MODEL_LR} from another model"
+        f"{MODEL_LR} from another model"
     )
     args = parser.parse_args()
     args.query_weights = None
     if args.queries:
         args.queries, weights = zip(*args.queries, strict=True)
         args.query_weights = list(weights) if set(weights) != {1.0} else None
-    if args.recipe == "best" and args.init_with != "subset":
-        of_start = STATIC_LR if args.init_with == "static" else MODEL_LR
-        args.adamw_lr = args.adamw_lr or of_start
+    if args.recipe == "best" and args.init_with not in ("subset", "static"):
+        args.adamw_lr = args.adamw_lr or MODEL_LR
     if args.presentations and args.num_epochs is not None:
         parser.error("--presentations and --num-epochs exclude each other")
     if args.feed_forward and args.init_with != "static":
