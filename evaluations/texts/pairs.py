@@ -14,9 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from safetensors.torch import load_file
 from sentence_transformers.sentence_transformer import modules
-from tokenizers import Tokenizer
 
 from disret.command_line import run
 from disret.distil.static import student_of_tokens
@@ -34,8 +32,8 @@ class PairEmbedding(modules.StaticEmbedding):
 
     __module__ = modules.__name__  # where it will be looked for
 
-    def __init__(self, tokenizer: Tokenizer, weights: torch.Tensor) -> None:
-        super().__init__(tokenizer, embedding_weights=weights)
+    def __init__(self, tokens: modules.StaticEmbedding) -> None:
+        super().__init__(tokens.tokenizer, embedding_weights=tokens.embedding.weight.detach())
         self.pairs = torch.nn.EmbeddingBag(ROWS, self.embedding_dim, mode="mean", sparse=True)
         torch.nn.init.zeros_(self.pairs.weight)
 
@@ -50,18 +48,14 @@ class PairEmbedding(modules.StaticEmbedding):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs) -> "PairEmbedding":
-        folder = Path(model_name_or_path, subfolder)
-        weights = load_file(folder / "model.safetensors")
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        module = cls(tokenizer, weights["embedding.weight"])
-        module.load_state_dict(weights)
-        return module
+        module = cls(super().load(model_name_or_path, subfolder, **kwargs))
+        return cls.load_torch_weights(model_name_or_path, subfolder, model=module)
 
 
 def student_of_pairs(teacher, texts, words):
     """`student_of_tokens`, and a table of pairs in it."""
     student = student_of_tokens(teacher, texts, words)
-    student[0] = PairEmbedding(student[0].tokenizer, student[0].embedding.weight.detach())
+    student[0] = PairEmbedding(student[0])
     return student
 
 
