@@ -24,6 +24,12 @@ def compared(folder: Path, key: tuple[str, str]) -> Row:
     return next(row for row in rows if (row["encoder"], row["backend"]) == key)
 
 
+def compared_by_name(folder: Path) -> dict[str, Row]:
+    """The rows of comparison.csv of encoders in torch, by the last part of their names."""
+    rows = read_rows(folder / "comparison.csv")
+    return {Path(row["encoder"]).name: row for row in rows if row["backend"] == "torch"}
+
+
 def scores(folder: Path) -> dict[tuple[str, str], dict[str, Row]]:
     """The newest scores by encoder and backend, then by data set."""
     rows = read_rows(folder / "scores.csv")
