@@ -44,7 +44,7 @@ from disret.data.query_files import query_source, read_queries
 from disret.data.vectors import read_vectors, split
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
 from disret.encode.service import NoKey, Service, host_of, is_address, parsed_options
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement
@@ -54,8 +54,8 @@ from disret.retrieve.failures import failures, write_worst
 from disret.retrieve.hits import Hits, find_hits
 from disret.retrieve.index import TooLarge, open_index
 from disret.retrieve.metrics import to_run
-from disret.retrieve.run_files import run_name
-from disret.retrieve.score_file import ScoreFile, average_parts, encoder_of, summary
+from disret.retrieve.runs import run_name
+from disret.retrieve.scores import Scores, average_parts, encoder_of, summary
 from disret.retrieve.search import check_gpu_faiss
 from disret.retrieve.settings import parse_settings
 from disret.retrieve.sweep_file import SweepFile
@@ -90,13 +90,13 @@ def main() -> None:
         with about("--gpu-search faiss"):
             check_gpu_faiss()
     args.dtype = distributed.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
-    stages = Stages()
-    teacher = load_teacher(args, stages)
+    timings = Timings()
+    teacher = load_teacher(args, timings)
     index = open_own_index(args, teacher)
     scores = open_score_file(args, index)
     sweeps = open_sweep_file(args, teacher)
     students = [
-        load_student(args, name, backend, teacher, stages)
+        load_student(args, name, backend, teacher, timings)
         for name in args.query_encoder
         for backend in args.query_backend
     ]
@@ -106,15 +106,15 @@ def main() -> None:
 
     rows: list[Row] = []
     for name in args.datasets:
-        with stages.measure("download", 1):
+        with timings.measure("download", 1):
             tasks = tasks_of(name, args.split, args.mirror, read_log(args, teacher))
         rows += score_dataset(args, tasks, teacher, contestants, scores, sweeps, index)
     if is_main_process():
-        append_run(args.output.with_suffix(".json"), stages.report(vars(args), args.device))
+        append_run(args.output.with_suffix(".json"), timings.report(vars(args), args.device))
         print("\n".join([format_table(summary(rows, scores.main_metric)), *scores.comparisons()]))
         if sweeps:
             print(f"\n{sweeps.report()}")
-        print(f"\n{format_table(stages.rows())}")
+        print(f"\n{format_table(timings.rows())}")
         print(f"\nEvery metric is in {args.output}.")
     distributed.leave()
 
@@ -252,15 +252,15 @@ def check_before_long_work(args: argparse.Namespace) -> None:
         check_writable(folder / "run")
 
 
-def load_teacher(args: argparse.Namespace, stages: Stages) -> Encoder:
+def load_teacher(args: argparse.Namespace, timings: Timings) -> Encoder:
     """What embedded the documents, or will; or what is left of it, the vectors of queries."""
     if args.document_vectors:
         name = Path(args.document_vectors[0]).name
-        return VectorEncoder(read_vectors(args.document_vectors), name, stages)
+        return VectorEncoder(read_vectors(args.document_vectors), name, timings)
     if args.service_model:
         options = parsed_options(args.service_option)
-        return ServiceEncoder(Service(args.document_encoder, args.service_model, options), stages)
-    return TorchEncoder(args.document_encoder, args.device, args.dtype, args.batch_size, stages)
+        return ServiceEncoder(Service(args.document_encoder, args.service_model, options), timings)
+    return TorchEncoder(args.document_encoder, args.device, args.dtype, args.batch_size, timings)
 
 
 def open_own_index(args: argparse.Namespace, teacher: Encoder) -> ExistingIndex | None:
@@ -271,9 +271,9 @@ def open_own_index(args: argparse.Namespace, teacher: Encoder) -> ExistingIndex 
         return open_existing(args.index, args.ids, teacher.size.dimension, args.score_function)
 
 
-def open_score_file(args: argparse.Namespace, index: ExistingIndex | None) -> ScoreFile:
+def open_score_file(args: argparse.Namespace, index: ExistingIndex | None) -> Scores:
     """The output, and what its rows have in common."""
-    return ScoreFile(
+    return Scores(
         args.output, args.k_values, args.save_runs, judged=args.judged,
         score_function=args.score_function, dtype=args.dtype,
         index_dtype=index.description if index else args.index_dtype,
@@ -293,14 +293,14 @@ def open_sweep_file(args: argparse.Namespace, teacher: Encoder) -> SweepFile | N
 
 
 def load_student(
-    args: argparse.Namespace, name: str, backend: str, teacher: Encoder, stages: Stages
+    args: argparse.Namespace, name: str, backend: str, teacher: Encoder, timings: Timings
 ) -> Encoder:
     """An encoder of queries, if its vectors are of the index's dimension."""
     if backend == "torch":
-        student = TorchEncoder(name, args.device, args.dtype, args.batch_size, stages)
+        student = TorchEncoder(name, args.device, args.dtype, args.batch_size, timings)
     else:
         of_cpu = args.threads or share_of_cores(world_size())
-        student = ExportedEncoder(name, backend, of_cpu, stages)
+        student = ExportedEncoder(name, backend, of_cpu, timings)
     if student.size.dimension != teacher.size.dimension:
         raise UserError(
             f"{name} gives {student.size.dimension} dimensions, but the index of {teacher.name} "
@@ -327,7 +327,7 @@ def score_dataset(
     tasks: Sequence[Task],
     teacher: Encoder,
     contestants: Sequence[Encoder],
-    scores: ScoreFile,
+    scores: Scores,
     sweeps: SweepFile | None,
     index: ExistingIndex | None,
 ) -> list[Row]:
@@ -368,7 +368,7 @@ def score_dataset(
             parts.append((identities[contestant], next(computed) if found is None else found))
             rows.append(scores.add(*parts[-1]))
         if sweeps:
-            sweeps.measure(target, dict(hits), identities, teacher.stages)
+            sweeps.measure(target, dict(hits), identities, teacher.timings)
     if len(tasks) > 1:
         rows = [scores.add(*average_parts(parts)) for parts in by_part]
     return rows
@@ -378,7 +378,7 @@ def open_target(
     args: argparse.Namespace,
     task: Task,
     teacher: Encoder,
-    scores: ScoreFile,
+    scores: Scores,
     sweeps: SweepFile | None,
     index: ExistingIndex | None,
 ) -> Target:
@@ -419,7 +419,7 @@ def evaluate(
     found: Iterable[tuple[Encoder, Hits | None]],
     teacher: Encoder,
     wanted: dict[Encoder, Row],
-    scores: ScoreFile,
+    scores: Scores,
 ) -> Iterator[dict[str, float]]:
     """Score the hits of encoders, by the teacher's hits as well.
 
@@ -437,7 +437,7 @@ def evaluate(
         hits = hits and hits.best(scores.depth + 1)  # a query's own document does not count
         reference = hits if encoder is teacher else reference
         if encoder in wanted:
-            with encoder.stages.measure("score", count):
+            with encoder.timings.measure("score", count):
                 values = distributed.decided_by_first(
                     partial(score, args, target, wanted[encoder], hits, reference, scores)
                 )
@@ -450,7 +450,7 @@ def score(
     identity: Row,
     hits: Hits,
     reference: Hits | None,
-    scores: ScoreFile,
+    scores: Scores,
 ) -> dict[str, float]:
     """What is measured of one encoder's hits, beside the teacher's if these are there."""
     values = {}

@@ -28,11 +28,11 @@ from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align
 from disret.distil.dose import PASSES, PRESENTATIONS, dose
-from disret.distil.examples import Examples, tokenised_queries, weights_of
 from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
 from disret.distil.publish import Publication
-from disret.distil.run import (
+from disret.distil.static import feed_forward, student_of_texts, student_of_tokens
+from disret.distil.student_folder import (
     Damaged,
     Different,
     Diverged,
@@ -42,8 +42,8 @@ from disret.distil.run import (
     Unfinished,
     Unloaded,
 )
-from disret.distil.static import feed_forward, student_of_texts, student_of_tokens
 from disret.distil.teachers import Teacher, open_teacher
+from disret.distil.training_data import TrainingData, tokenised_queries, weights_of
 from disret.encode.models import load_encoder, with_prompt
 from disret.encode.service import NoKey, host_of, is_address, parsed_options
 
@@ -282,7 +282,7 @@ def prepare(
     run: Run,
     found: tuple[list[str], list[str], list[str]] | None,
     device: str,
-) -> "tuple[SentenceTransformer | None, Examples | None, Validation]":
+) -> "tuple[SentenceTransformer | None, TrainingData | None, Validation]":
     """Do all that needs the teacher, on the one process that has room for it.
 
     Args:
@@ -313,7 +313,7 @@ def prepare(
         [*(source.count for source in sources), len(sentences)],
         [*(source.weight for source in sources), 1.0],
     )
-    examples = Examples(tokenised_queries(student, texts), targets, weights)
+    examples = TrainingData(tokenised_queries(student, texts), targets, weights)
     return student, examples, (valid, valid_targets)
 
 
@@ -428,7 +428,7 @@ def distil(
     args: argparse.Namespace,
     run: Run,
     student: "SentenceTransformer",
-    examples: Examples,
+    examples: TrainingData,
     validation: "Validation",
     device: str,
 ) -> list[dict[str, float]]:

@@ -28,7 +28,7 @@ from disret.data.collection import NoJudgments, check_name, default_split, find_
 from disret.data.download import mirror_from
 from disret.data.query_files import read_queries
 from disret.devices import device_name, resolve_device, resolve_dtype, versions
-from disret.encode.stages import peak_growth
+from disret.encode.timings import peak_growth
 from disret.files import check_writable, claim
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
 from disret.sweep.plots import plot_speed

@@ -59,7 +59,7 @@ def main() -> None:
 
     from disret.distil.model_card import write_model_card
     from disret.encode.models import describe, load_encoder
-    from disret.retrieve.score_file import read_scores
+    from disret.retrieve.scores import read_scores
     from disret.sweep.report import write_report
     from disret.tables import read_rows
 

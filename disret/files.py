@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError, at_end
+from disret.command_line import UserError, at_end, say
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -153,6 +153,26 @@ def install(folder: Path, fill: Callable[[Path], object]) -> Path:
                 with whole_folder(folder) as partial:
                     fill(partial)
     return folder
+
+
+def kept(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make a file, with its checksum beside it, unless it is there and as that says.
+
+    Of several processes one makes it, and the others wait.
+
+    Args:
+        make: writes the whole content to the path that it is given.
+    """
+    if is_as_noted(path):
+        return path
+    with lock(path):
+        if not is_as_noted(path):
+            if path.exists():
+                say(f"{path} is not as its checksum says; making it anew.")
+            with whole_file(path) as partial:
+                make(partial)
+            note_checksum(path)
+    return path
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:

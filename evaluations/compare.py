@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from disret.command_line import argument_parser, run
 from disret.data.collection import find_collections
 from disret.files import read_json
-from disret.retrieve.run_files import RunFiles, read_run
-from disret.retrieve.score_file import newest_scores
+from disret.retrieve.runs import RunFiles, read_run
+from disret.retrieve.scores import newest_scores
 from disret.retrieve.significance import p_value, per_query, retention_interval
 from disret.tables import read_rows, write_rows
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from disret.retrieve.score_file import newest_scores
+from disret.retrieve.scores import newest_scores
 from disret.tables import Row, read_rows
 
 HERE = Path(__file__).resolve().parent

@@ -21,7 +21,7 @@ from found import (
 )
 
 from disret.files import read_json
-from disret.retrieve.score_file import mean_retention, newest_scores
+from disret.retrieve.scores import mean_retention, newest_scores
 from disret.sweep import report
 from disret.sweep.paper_figures import (
     paper_retention,

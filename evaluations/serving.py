@@ -17,7 +17,7 @@ from found import (
 )
 
 from disret.retrieve.effort import RECALL
-from disret.retrieve.score_file import newest_scores
+from disret.retrieve.scores import newest_scores
 from disret.retrieve.sweep_file import good_setting, newest_sweeps, reaching, read_sweeps
 from disret.tables import Row, read_rows
 

@@ -41,7 +41,7 @@ from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
 from disret.files import whole_file
-from disret.retrieve.score_file import mean_retention, newest_scores
+from disret.retrieve.scores import mean_retention, newest_scores
 from disret.retrieve.sweep_file import newest_sweeps, read_sweeps
 from disret.sweep import report, tradeoff
 from disret.sweep.plots import plot_agreement, plot_effort, plot_speed, plot_tradeoff, timed_on

@@ -206,9 +206,9 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
 
     from disret import paths
     from disret.devices import mixed_precision
-    from disret.distil.examples import Examples, tokenised_queries
     from disret.distil.layers import keep_layers
     from disret.distil.training import DistillationTrainer, for_short_texts, trainer_settings
+    from disret.distil.training_data import TrainingData, tokenised_queries
     from disret.encode.cached import query_embeddings
 
     queries = texts(scaled(args, QUERIES), QUERY_WORDS)
@@ -231,7 +231,7 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
         start = time.perf_counter()
         targets = query_embeddings(model, "random", args.dtype, queries, None)
         start = note("teacher pass", start)
-        examples = Examples(tokenised_queries(student, queries), targets)
+        examples = TrainingData(tokenised_queries(student, queries), targets)
         start = note("tokenise for the student", start)
         settings = trainer_settings(
             Path(folder) / "checkpoints", args.device, mixed_precision(args.device),

@@ -32,7 +32,7 @@ from disret.sweep.subsets import subsets
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from disret.distil.examples import Examples
+    from disret.distil.training_data import TrainingData
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 128
@@ -227,12 +227,12 @@ def train_on_queries(
     student: "SentenceTransformer", queries: list[str], embeddings: Any, dropout: bool
 ) -> None:
     """One epoch as distill.py does it, with tokens on file as after the first student."""
-    from disret.distil.examples import Examples, tokenised_queries
+    from disret.distil.training_data import TrainingData, tokenised_queries
 
-    train(student, Examples(tokenised_queries(student, queries), embeddings), dropout)
+    train(student, TrainingData(tokenised_queries(student, queries), embeddings), dropout)
 
 
-def train(student: "SentenceTransformer", examples: "Examples", dropout: bool = False) -> None:
+def train(student: "SentenceTransformer", examples: "TrainingData", dropout: bool = False) -> None:
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
     from disret.devices import mixed_precision
@@ -284,15 +284,15 @@ def measure_memory(
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from disret import paths
-    from disret.distil.examples import Examples, tokenised_queries
     from disret.distil.training import QueryBatchSampler
+    from disret.distil.training_data import TrainingData, tokenised_queries
     from disret.encode.cached import query_embeddings
-    from disret.encode.stages import Stages
+    from disret.encode.timings import Timings
 
     queries = [f"{query} {round}" if round else query
                for round in range(-(-MSMARCO_QUERIES // len(log))) for query in log]  # fmt: skip
     queries = queries[:MSMARCO_QUERIES]
-    stages = Stages()
+    timings = Timings()
     with tempfile.TemporaryDirectory() as folder:
         paths.DOWNLOADS = Path(folder)
         tokenizer = AutoTokenizer.from_pretrained(args.teacher)
@@ -304,20 +304,20 @@ def measure_memory(
         teacher = SentenceTransformer(
             modules=[Transformer(folder, max_seq_length=256), Pooling(768)], device=device
         )
-        with stages.measure("teacher pass", len(queries)):
+        with timings.measure("teacher pass", len(queries)):
             targets = query_embeddings(teacher, "random", "float32", queries, None)
-        with stages.measure("tokenise", len(queries)):
-            examples = Examples(tokenised_queries(teacher, queries), targets)
+        with timings.measure("tokenise", len(queries)):
+            examples = TrainingData(tokenised_queries(teacher, queries), targets)
         sampler = QueryBatchSampler(
             examples.dataset(), examples.tokens.lengths, batch_size=BATCH, drop_last=False, seed=0
         )
-        with stages.measure("make every batch", len(queries)):
+        with timings.measure("make every batch", len(queries)):
             for batch in sampler:
                 examples.collate([{"row": row} for row in batch])
-        with stages.measure("train 50 steps", 50 * BATCH):
+        with timings.measure("train 50 steps", 50 * BATCH):
             some = tokenised_queries(teacher, queries[: 50 * BATCH])
-            train(teacher, Examples(some, targets[: 50 * BATCH]))
-    return stages.rows(), {"queries": len(queries), "dimensions": 768, "batch_size": BATCH}
+            train(teacher, TrainingData(some, targets[: 50 * BATCH]))
+    return timings.rows(), {"queries": len(queries), "dimensions": 768, "batch_size": BATCH}
 
 
 if __name__ == "__main__":

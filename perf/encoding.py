@@ -113,7 +113,7 @@ def compare(
     operations = float(operations_of(library, lengths))
     counting = BatchEncoder(ours, args.batch_size)
     counting.encode_document(texts)
-    stage = counting.stages.stages["encode"]
+    stage = counting.timings.timings["encode"]
     padding = {True: 1 - stage.tokens / stage.positions, False: padding_of_library(texts, lengths)}
 
     speeds: dict[str, list[float]] = {name: [] for name in contestants}

@@ -67,14 +67,14 @@ def main() -> None:
 
     from disret.devices import device_name, resolve_device, versions
     from disret.encode.batches import BatchEncoder, normalised
-    from disret.encode.stages import Stages, resident_bytes
+    from disret.encode.timings import Timings, resident_bytes
     from disret.retrieve.index import open_index
     from disret.tables import format_table
 
     args.device = resolve_device(args.device)
-    stages = Stages()
+    timings = Timings()
     model = word_averages(args.dimension)
-    encoder = BatchEncoder(model, stages=stages)
+    encoder = BatchEncoder(model, timings=timings)
     before = resident_bytes()
     teacher = SimpleNamespace(
         name=f"words-{args.dimension}", fingerprint="words", dtype="float32", batches=encoder
@@ -84,7 +84,7 @@ def main() -> None:
     say("peers")
     peers = compare_with_peers(args, index, queries)
     say("search")
-    result = time_search(args, index, queries, stages)
+    result = time_search(args, index, queries, timings)
     report = {
         "documents": args.documents,
         "dimension": args.dimension,
@@ -95,11 +95,11 @@ def main() -> None:
         "versions": versions(),
         "memory_before_mb": round(before / 1e6),  # Python, torch, the word vectors
         **result,
-        "stages": stages.rows(),
+        "stages": timings.rows(),
         "peers": peers,
     }
     write_json(args.output, report)
-    print(format_table(stages.rows()))
+    print(format_table(timings.rows()))
     print(f"\n{format_table(peers)}\n")
     for name, value in result.items():
         print(f"{name}: {value}")
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def time_search(
-    args: argparse.Namespace, index: "Index", queries: "np.ndarray", stages
+    args: argparse.Namespace, index: "Index", queries: "np.ndarray", timings
 ) -> dict[str, float]:
     """Search the whole index, and multiply every eighth block bare.
 
@@ -119,13 +119,13 @@ def time_search(
 
     timed = with_bare_products(index, queries, args.device)
     start = time.perf_counter()
-    with stages.measure("search", args.queries):
+    with timings.measure("search", args.queries):
         scores, rows = search(timed, queries, args.k, args.device)
     seconds = time.perf_counter() - start - timed.bare_seconds[0]
     bare = timed.bare_seconds[0] * index.documents / timed.bare_documents[0]
-    stages.stages["search"].seconds = seconds
+    timings.timings["search"].seconds = seconds
     names = [f"q{number}" for number in range(args.queries)]
-    with stages.measure("score", args.queries):
+    with timings.measure("score", args.queries):
         hits = index.ids().take(rows)
         run = to_run(names, hits, scores, args.k)
         metrics(judgments(names, hits), run, [10, args.k])
@@ -178,7 +178,7 @@ def compare_with_peers(
     import faiss
     import numpy as np
 
-    from disret.encode.stages import Stages
+    from disret.encode.timings import Timings
     from disret.retrieve.metrics import metrics, to_run
     from disret.retrieve.search import search
 
@@ -187,7 +187,7 @@ def compare_with_peers(
     part = replace(index, shards=index.shards[:count])
     ids = index.ids()
     names = [f"q{number}" for number in range(args.queries)]
-    stages = Stages()
+    timings = Timings()
 
     def streamed() -> tuple["np.ndarray", "np.ndarray"]:
         return search(part, queries, args.k, args.device)
@@ -200,20 +200,20 @@ def compare_with_peers(
 
     rows, judged = [], None
     for name, find in (("this project", streamed), ("IndexFlatIP in one piece", in_one_piece)):
-        with stages.measure(name, args.queries):
+        with timings.measure(name, args.queries):
             scores, found = find()
         hits = ids.take(found)
         judged = judged or judgments(names, hits)
-        with stages.measure(f"score {name}"):
+        with timings.measure(f"score {name}"):
             score = metrics(judged, to_run(names, hits, scores, args.k), [10])["NDCG@10"]
         rows.append({"peer": name, "ndcg@10": score})
     vectors = np.concatenate([block.copy() for block in part.blocks(part.shards)])
-    with stages.measure("BEIR's exact search", args.queries):
+    with timings.measure("BEIR's exact search", args.queries):
         run = beir_search(
             names, queries, [ids[row] for row in range(len(vectors))], vectors, args.k
         )
     rows.append({"peer": "BEIR's exact search", "ndcg@10": metrics(judged, run, [10])["NDCG@10"]})
-    by_name = {row["stage"]: row for row in stages.rows()}
+    by_name = {row["stage"]: row for row in timings.rows()}
     return [
         {
             "peer": row["peer"],

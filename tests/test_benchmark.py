@@ -288,13 +288,13 @@ def test_stages_are_reported(call, arguments):
     outcome = call("benchmark", *arguments, "--mirror", arguments[1].parent)
     report = arguments[arguments.index("--output") + 1].with_suffix(".json")
     (run,) = json.loads(report.read_text())
-    stages = {stage["stage"]: stage for stage in run["stages"]}
-    assert list(stages) == ["download", "check corpus", "read", "tokenise", "encode", "write",
+    timings = {stage["stage"]: stage for stage in run["stages"]}
+    assert list(timings) == ["download", "check corpus", "read", "tokenise", "encode", "write",
                             "tokenise queries", "encode queries", "search", "score"]  # fmt: skip
     for name in ("read", "encode", "write"):
-        assert stages[name]["items"] == 60
-    assert stages["encode"]["padding_percent"] is not None
-    assert stages["search"]["items"] == stages["score"]["items"] == 12
+        assert timings[name]["items"] == 60
+    assert timings["encode"]["padding_percent"] is not None
+    assert timings["search"]["items"] == timings["score"]["items"] == 12
     assert run["processes"] == 1
     assert "torch" in run["versions"]
     assert "mirror" not in run["arguments"]

@@ -169,7 +169,7 @@ def cut(path):
 
 def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
     """A kill or a power cut leaves one without its last file, or with less than was written."""
-    from disret.distil.run import Run
+    from disret.distil.student_folder import Run
 
     output = tmp_path / "student"
     run = Run(Namespace(output=output, resume=False, overwrite=True, queries=[], valid_queries=[],

@@ -5,9 +5,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from disret.distil.run import read_report
+from disret.distil.student_folder import read_report
 from disret.files import whole_file
-from disret.retrieve.score_file import newest_scores
+from disret.retrieve.scores import newest_scores
 from disret.tables import Row, markdown_table
 
 CARD = """---

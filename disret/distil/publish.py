@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from disret.command_line import UserError, about, is_main_process
-from disret.distil.run import check_output
+from disret.distil.student_folder import check_output
 from disret.paths import HOME
-from disret.retrieve.score_file import read_scores
+from disret.retrieve.scores import read_scores
 
 
 class Publication:

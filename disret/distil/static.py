@@ -8,7 +8,7 @@ import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
 from disret.distil.closed_form import token_table
-from disret.distil.words import as_text, frequent_words, takes_words, with_words
+from disret.distil.word_tokens import as_text, frequent_words, takes_words, with_words
 from disret.encode.batches import BatchEncoder
 from disret.encode.models import prompt_of, tokenizer_of
 

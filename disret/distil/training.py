@@ -21,8 +21,8 @@ from transformers import ProgressCallback, TrainerCallback
 
 from disret.command_line import is_main_process
 from disret.devices import world_size
-from disret.distil.examples import Examples
-from disret.distil.run import Diverged, Unloaded
+from disret.distil.student_folder import Diverged, Unloaded
+from disret.distil.training_data import TrainingData
 from disret.encode.batches import BatchEncoder
 from disret.encode.tokens import Tokens
 from disret.files import read_record, write_json
@@ -41,7 +41,7 @@ class QueryBatchSampler(DefaultBatchSampler):
     Under `torchrun`, a batch is what all processes take in a step; each gets its part of it.
 
     Args:
-        dataset: the numbers of the queries (`Examples.dataset`).
+        dataset: the numbers of the queries (`TrainingData.dataset`).
         lengths: tokens of each of them, int64 [n_queries].
         in_order: keep the order of the dataset instead.
     """
@@ -196,7 +196,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
     def __init__(
         self,
         *args,
-        examples: Examples,
+        examples: TrainingData,
         keep_order: bool = False,
         sparse: bool = False,
         **kwargs,

@@ -9,7 +9,7 @@ import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
 from disret.encode.models import prompt_of
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.encode.tokens import NotTokens, Tokens, tokenise
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ class BatchEncoder:
     Args:
         model: any sentence-transformers text model.
         batch_size: texts of maximum length in a batch; by default, as many as make BATCH_TOKENS.
-        stages: gets the time of `tokenise` and `encode` and the counts of tokens.
+        timings: gets the time of `tokenise` and `encode` and the counts of tokens.
     """
 
     def __init__(
         self,
         model: "SentenceTransformer",
         batch_size: int | None = None,
-        stages: Stages | None = None,
+        timings: Timings | None = None,
     ) -> None:
         self.model = model
         length = model.max_seq_length or math.inf
@@ -58,7 +58,7 @@ class BatchEncoder:
         self.batch_tokens = BATCH_TOKENS[model.device.type]
         if batch_size:
             self.batch_tokens = batch_size * self.length
-        self.stages = stages or Stages()
+        self.timings = timings or Timings()
 
     def encode_query(self, texts: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n, dimension]."""
@@ -74,7 +74,7 @@ class BatchEncoder:
         Args:
             task: `query` or `document`; decides the prompt, and the route of a Router.
         """
-        with self.stages.measure(_stage("tokenise", task), len(texts)):
+        with self.timings.measure(_stage("tokenise", task), len(texts)):
             try:
                 return tokenise(self.model, texts, task)
             except NotTokens:
@@ -102,7 +102,7 @@ class BatchEncoder:
 
         count = len(tokens.lengths if isinstance(tokens, Tokens) else tokens)
         vectors = np.empty((count, self.model.get_embedding_dimension()), dtype=np.float32)
-        with self.stages.measure(_stage("encode", task), count) as stage:
+        with self.timings.measure(_stage("encode", task), count) as stage:
             if not isinstance(tokens, Tokens):
                 vectors[:] = self._encode_by_the_library(tokens, task)
                 progress(count)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.files import is_as_noted, lock, note_checksum, remove, text_sha256, whole_file
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.index import Index
@@ -67,7 +67,7 @@ def check_count(kind: str, index: "faiss.Index", documents: int) -> None:
         raise UserError(f"{kind} needs {needed} vectors or more, but there are {documents}.")
 
 
-def open_approximate(flat: Index, kind: str, score_function: str, stages: Stages) -> FaissFile:
+def open_approximate(flat: Index, kind: str, score_function: str, timings: Timings) -> FaissFile:
     """The approximate index of the same vectors in the same order, built unless it is there.
 
     It is one file in the folder of the flat index, called by its kind and by a digest of its kind
@@ -86,21 +86,21 @@ def open_approximate(flat: Index, kind: str, score_function: str, stages: Stages
                 say(f"{path} is damaged; building it anew.")
             for old in flat.folder.glob(f"{slug}.{'[0-9a-f]' * 8}.index*"):
                 remove(old)
-            _build(path, flat, kind, score_function, stages)
+            _build(path, flat, kind, score_function, timings)
     return FaissFile(path)
 
 
-def _build(path: Path, flat: Index, kind: str, score_function: str, stages: Stages) -> None:
+def _build(path: Path, flat: Index, kind: str, score_function: str, timings: Timings) -> None:
     import faiss
 
     index = empty_index(kind, flat.dimension, score_function)
     count = flat.documents
     try:
         if not index.is_trained:
-            with stages.measure("train index", min(count, _sample_size(index))):
+            with timings.measure("train index", min(count, _sample_size(index))):
                 index.train(_sample(flat, _sample_size(index)))
         with (
-            stages.measure("add to index", count),
+            timings.measure("add to index", count),
             progress_bar(total=count, desc=f"build {kind}", unit="doc", delay=2) as bar,
         ):
             for block in flat.blocks(flat.shards):

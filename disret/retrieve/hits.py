@@ -7,7 +7,7 @@ import numpy as np
 
 from disret.command_line import UserError, is_main_process
 from disret.encode.batches import normalised
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.retrieve.existing import ExistingIndex
 from disret.retrieve.index import Index
 from disret.retrieve.search import search
@@ -21,11 +21,11 @@ class QueryEncoder(Protocol):
 
     Attributes:
         name: as the user gave it.
-        stages: what encoding took.
+        timings: what encoding took.
     """
 
     name: str
-    stages: Stages
+    timings: Timings
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n_queries, dimension]."""
@@ -71,7 +71,7 @@ def find_hits(
     for start in range(0, len(encoders), at_once):
         group = encoders[start : start + at_once]
         vectors = np.concatenate([_embedded(target, each, score_function) for each in group])
-        with group[0].stages.measure("search", len(vectors)):
+        with group[0].timings.measure("search", len(vectors)):
             found = _search_in(target.index, vectors, depth, device, gpu_library)
             target.index.check_unchanged()
         for number, encoder in enumerate(group):

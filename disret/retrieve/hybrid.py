@@ -16,7 +16,7 @@ from disret.command_line import argument_parser, run
 from disret.data.collection import Collection
 from disret.files import check_writable
 from disret.retrieve.metrics import Run, to_run
-from disret.retrieve.run_files import read_run
+from disret.retrieve.runs import read_run
 from disret.retrieve.significance import compare, judged, per_query
 from disret.tables import append_rows, format_table, read_rows
 

@@ -17,7 +17,7 @@ from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.data.collection import Collection
 from disret.devices import world_size
 from disret.encode.models import prompt_of
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.files import (
     check_free_space,
     checksum,
@@ -156,7 +156,7 @@ class DocumentEncoder(Protocol):
         name: as the user gave it, for the folder's name.
         fingerprint: SHA-256 of its float32 weights and all else that decides its vectors.
         dtype: the precision that it computes in.
-        batches: its `encode_document` gives the vectors; its stages get times and counts.
+        batches: its `encode_document` gives the vectors; its timings get times and counts.
     """
 
     name: str
@@ -206,7 +206,7 @@ def open_index(
             "index_dtype": index_dtype,
             "extension": "flat",
         }
-        index = _plan(folder, source, collection, encoder.stages)
+        index = _plan(folder, source, collection, encoder.timings)
         before_encoding(index.ids())
         missing = _missing(index)
         bytes_each = dimension * (2 if index_dtype == "float16" else 4)
@@ -224,7 +224,7 @@ def open_index(
     return index
 
 
-def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: Stages) -> Index:
+def _plan(folder: Path, source: dict[str, Any], collection: Collection, timings: Timings) -> Index:
     """Read the manifest of an index, or make it from the corpus if there is none that matches."""
     found = read_record(folder / "manifest.json", {}) or {}
     # The name is for the reader; the weights decide.
@@ -235,10 +235,10 @@ def _plan(folder: Path, source: dict[str, Any], collection: Collection, stages: 
             what = ", ".join(differing) or "list of shards"
             say(f"{folder}: built from another {what}; building it anew.")
         with whole_folder(folder) as partial:  # an index that stands there goes last
-            found = _scan(partial, source, collection, stages)
+            found = _scan(partial, source, collection, timings)
     elif found.get("ids_sha256") != _sha256(folder / "ids.txt"):
         say(f"{folder}: the document ids are damaged; reading the corpus again.")
-        found = _scan(folder, source, collection, stages)
+        found = _scan(folder, source, collection, timings)
     return Index(
         folder,
         source["dimension"],
@@ -265,7 +265,7 @@ def _file_name(number: int) -> str:
 
 
 def _scan(
-    folder: Path, source: dict[str, Any], collection: Collection, stages: Stages
+    folder: Path, source: dict[str, Any], collection: Collection, timings: Timings
 ) -> dict[str, Any]:
     """Read and check the whole corpus; write its ids and, last, the manifest."""
     shards: list[Shard] = []
@@ -277,7 +277,7 @@ def _scan(
         shards.append(Shard(_file_name(len(shards)), count, first))
 
     with (
-        stages.measure("check corpus") as stage,
+        timings.measure("check corpus") as stage,
         bar,
         whole_file(folder / "ids.txt") as partial,
         partial.open("w", encoding="utf-8", newline="\n") as ids,
@@ -348,13 +348,13 @@ def _build(
     distributed.wait_for_all()  # so that a checksum found from now on is of a shard of this run
 
     def read(shard: Shard) -> tuple[list[str], Any]:
-        with encoder.stages.measure("read", shard.documents):
+        with encoder.timings.measure("read", shard.documents):
             documents = itertools.islice(collection.documents(shard.offset), shard.documents)
             texts = [document.text for document in documents]
         return texts, encoder.tokenise(texts, "document")
 
     def write(path: Path, vectors: np.ndarray) -> None:
-        with encoder.stages.measure("write", len(vectors)):
+        with encoder.timings.measure("write", len(vectors)):
             _write_shard(path, vectors, index_dtype)
 
     with (

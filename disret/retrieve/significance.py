@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from disret.command_line import UserError, argument_parser, run
 from disret.data.collection import Collection, Qrels, default_split, find_collections
 from disret.retrieve.metrics import Run
-from disret.retrieve.run_files import read_run
+from disret.retrieve.runs import read_run
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,14 +6,14 @@ from datetime import datetime
 from pathlib import Path
 
 from disret.command_line import UserError
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.files import check_writable
 from disret.retrieve.approximate import check_count, empty_index, open_approximate
 from disret.retrieve.effort import DEPTH, NDCG, OVERLAP, RECALL, TIMES, Encoder, measure
 from disret.retrieve.existing import VECTOR_FILES
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.hits import Hits
-from disret.retrieve.score_file import encoder_of
+from disret.retrieve.scores import encoder_of
 from disret.retrieve.settings import Setting, set_parameters
 from disret.retrieve.tasks import Target
 from disret.tables import Row, append_rows, format_table, read_rows
@@ -96,7 +96,7 @@ class SweepFile:
         target: Target,
         hits: Mapping[Encoder, Hits],
         identities: Mapping[Encoder, Row],
-        stages: Stages,
+        timings: Timings,
     ) -> None:
         """Make or open the index, search it with every encoder and setting, and save the rows.
 
@@ -107,8 +107,8 @@ class SweepFile:
         if self.file:
             index = FaissFile(self.file)
         else:
-            index = open_approximate(target.index, self.kind, self.score_function, stages)
-        with stages.measure("sweep", len(target.queries)):
+            index = open_approximate(target.index, self.kind, self.score_function, timings)
+        with timings.measure("sweep", len(target.queries)):
             found = measure(index, target, hits, self.settings, self.threads)
         now = datetime.now().isoformat(" ", "seconds")
         counts = {"documents": target.index.documents, "queries": len(target.queries)}

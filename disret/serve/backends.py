@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from disret.command_line import UserError, progress_bar
 from disret.encode.cached import embedded_once
 from disret.encode.models import Description, describe, fingerprint, load_encoder, place
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class Encoder(Protocol):
         dtype: what it computes in.
         device: where it runs.
         is_local: whether it computes embeddings in this process, so that its time is its own.
-        stages: what encoding took.
+        timings: what encoding took.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Encoder(Protocol):
     dtype: str
     device: str
     is_local: bool
-    stages: Stages
+    timings: Timings
 
     def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
         """Query embeddings, float32 [n_queries, dimension], with a progress bar."""
@@ -72,7 +72,7 @@ class TorchEncoder:
         device: str,
         dtype: str = "float32",
         batch_size: int | None = None,
-        stages: Stages | None = None,
+        timings: Timings | None = None,
     ) -> None:
         from disret.encode.batches import BatchEncoder
 
@@ -84,8 +84,8 @@ class TorchEncoder:
         place(self.model, device, dtype, name)
         weights = [*self.model.parameters(), *self.model.buffers()]
         self.weight_bytes = sum(weight.nbytes for weight in weights)
-        self.batches = BatchEncoder(self.model, batch_size, stages)
-        self.stages = self.batches.stages
+        self.batches = BatchEncoder(self.model, batch_size, timings)
+        self.timings = self.batches.timings
 
     def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
         return self.batches.encode_query(queries)
@@ -107,14 +107,14 @@ class ServiceEncoder:
     backend, device, dtype = "service", "cpu", "float32"
     max_length, weight_bytes, is_local = math.inf, 0, False
 
-    def __init__(self, service: "Service", stages: Stages | None = None) -> None:
+    def __init__(self, service: "Service", timings: Timings | None = None) -> None:
         self.service, self.name = service, service.name
         self.fingerprint = service.fingerprint
         self.size = Description(0, 0, service.dimension)
-        self.stages = stages or Stages()
+        self.timings = timings or Timings()
 
     def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
-        with self.stages.measure("encode queries", len(queries)):
+        with self.timings.measure("encode queries", len(queries)):
             return embedded_once(self.service, queries)[:]
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
@@ -129,11 +129,11 @@ class VectorEncoder:
     backend, device, dtype = "vectors", "cpu", "float32"
     max_length, weight_bytes, is_local = math.inf, 0, False
 
-    def __init__(self, vectors: "Vectors", name: str, stages: Stages | None = None) -> None:
+    def __init__(self, vectors: "Vectors", name: str, timings: Timings | None = None) -> None:
         self.vectors, self.name = vectors, name
         self.fingerprint = vectors.sha256
         self.size = Description(0, 0, vectors.embeddings.shape[1])
-        self.stages = stages or Stages()
+        self.timings = timings or Timings()
 
     def encode_query(self, queries: Sequence[str]) -> "np.ndarray":
         return self.vectors.embeddings[self.vectors.rows(queries)]
@@ -160,12 +160,12 @@ class ExportedEncoder:
         name: str,
         backend: str,
         num_threads: int | None = None,
-        stages: Stages | None = None,
+        timings: Timings | None = None,
     ) -> None:
         from disret.query_encoder import ExportError, QueryEncoder
 
         self.name, self.backend, self.dtype = name, backend, PRECISIONS[backend]
-        self.stages = stages or Stages()
+        self.timings = timings or Timings()
         try:
             self.encoder = QueryEncoder.from_pretrained(name, self.dtype, num_threads)
         except ExportError as error:
@@ -186,7 +186,7 @@ class ExportedEncoder:
 
         vectors = np.empty((len(queries), self.size.dimension), dtype=np.float32)
         with (
-            self.stages.measure("encode queries", len(queries)),
+            self.timings.measure("encode queries", len(queries)),
             progress_bar(total=len(queries), desc="encode query", delay=2) as bar,
         ):
             for start in range(0, len(queries), BLOCK):

@@ -33,9 +33,9 @@ from disret.query_encoder import (
 )
 from disret.serve.int8 import WAYS, quantise
 from disret.serve.onnx_graph import columns, write_graph
-from disret.serve.runtimes import backend_of, put_model, write_tokenizer
 from disret.serve.set_scales import by_row, made_up_texts
 from disret.serve.static_graph import layers_of, tables_of, write_static_graph
+from disret.serve.tokenizer_files import backend_of, put_model, write_tokenizer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from disret.distil.run import read_report
+from disret.distil.student_folder import read_report
 from disret.files import whole_file
 from disret.retrieve.metrics import retention
-from disret.retrieve.score_file import newest_scores, read_scores
+from disret.retrieve.scores import newest_scores, read_scores
 from disret.sweep.paper_figures import (
     paper_models,
     paper_retention,

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, figure_path, run
-from disret.retrieve.score_file import encoder_of, mean_retention, newest_scores, read_scores
+from disret.retrieve.scores import encoder_of, mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, format_table, read_rows
 

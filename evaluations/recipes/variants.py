@@ -20,7 +20,7 @@ from disret.command_line import argument_parser, run
 from disret.data.download import mirror_from
 from disret.data.query_files import training_queries
 from disret.devices import mixed_precision, resolve_dtype
-from disret.distil.examples import Examples, tokenised_queries
+from disret.distil.training_data import TrainingData, tokenised_queries
 from disret.encode.cached import query_embeddings
 from disret.encode.models import fingerprint, load_encoder, set_precision
 from disret.files import write_json
@@ -128,7 +128,7 @@ def main() -> None:
     trainer = DistillationTrainer(
         model=student,
         args=settings,
-        examples=Examples(tokenised_queries(student, queries), targets),
+        examples=TrainingData(tokenised_queries(student, queries), targets),
         evaluator=evaluator,
         loss=loss,
         callbacks=[Average()] if args.kind == "average" else None,

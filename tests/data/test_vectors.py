@@ -265,7 +265,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from disret.data.vectors import read_vectors
-from disret.encode.stages import resident_bytes
+from disret.encode.timings import resident_bytes
 
 small, large = sys.argv[1:]
 read_vectors([small])  # so that libraries are loaded

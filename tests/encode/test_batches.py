@@ -10,7 +10,7 @@ from tiny import save_encoder, tokenizer
 from disret.command_line import UserError
 from disret.encode.batches import BatchEncoder, normalised
 from disret.encode.models import load_encoder
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 
 TEXTS = ["", "a", "b c", *("w" * (i % 40) + f" {i}" for i in range(60)), "long " * 500]
 FAMILIES = ["bert", "roberta", "mpnet", "electra", "distilbert", "modernbert", "qwen3", "t5"]
@@ -135,14 +135,14 @@ def test_a_text_that_does_not_fit_is_an_error(teacher):
 
 
 def test_less_padding_than_batches_of_equal_number(teacher):
-    stages = Stages()
+    timings = Timings()
     model = load_encoder(str(teacher), "cpu")
-    BatchEncoder(model, 8, stages).encode_document(TEXTS * 20)
-    (row,) = [row for row in stages.rows() if row["stage"] == "encode"]
+    BatchEncoder(model, 8, timings).encode_document(TEXTS * 20)
+    (row,) = [row for row in timings.rows() if row["stage"] == "encode"]
     assert row["items"] == 20 * len(TEXTS)
     assert 0 < row["padding_percent"] < 10
     lengths = [len(model.tokenizer("d " + text, truncation=True)["input_ids"]) for text in TEXTS]
-    assert stages.stages["encode"].tokens == 20 * sum(lengths)
+    assert timings.timings["encode"].tokens == 20 * sum(lengths)
 
 
 def test_normalised_leaves_zero_rows():

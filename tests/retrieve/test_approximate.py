@@ -13,7 +13,7 @@ from conftest import ROOT
 from flat_index import make_index, points
 
 from disret.command_line import UserError
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.retrieve import approximate
 from disret.retrieve.approximate import check_count, empty_index, open_approximate
 
@@ -36,7 +36,7 @@ def flat(tmp_path, vectors):
 
 
 def build(flat, kind):
-    return open_approximate(flat, kind, "cos_sim", Stages())
+    return open_approximate(flat, kind, "cos_sim", Timings())
 
 
 def share(rows, wanted):
@@ -170,13 +170,13 @@ import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from pathlib import Path
 import faiss
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.retrieve.approximate import open_approximate
 from disret.retrieve.index import Index, Shard
 folder = Path(sys.argv[1])
 shards = tuple(Shard(f"shard-{{n:05d}}.faiss", 2000, 0) for n in range(5))
 print("begun", flush=True)
-print(open_approximate(Index(folder, 32, shards), "HNSW64", "cos_sim", Stages()).path)
+print(open_approximate(Index(folder, 32, shards), "HNSW64", "cos_sim", Timings()).path)
 """
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flat_index import make_index, points, unit
 
-from disret.encode.stages import Stages
+from disret.encode.timings import Timings
 from disret.retrieve.approximate import open_approximate
 from disret.retrieve.effort import DEPTH, measure
 from disret.retrieve.existing import open_existing
@@ -74,7 +74,7 @@ def two():
 )  # fmt: skip
 def test_recall_and_overlap_are_those_counted_by_hand(tmp_path, vectors, two, kind, words):
     flat = make_index(tmp_path / "flat", vectors)
-    index = open_approximate(flat, kind, "cos_sim", Stages())
+    index = open_approximate(flat, kind, "cos_sim", Timings())
     target = target_of(flat, 50)
     encoders = Known(), Known()
     hits = {each: hits_in(target, own) for each, own in zip(encoders, two, strict=True)}
@@ -102,7 +102,7 @@ def test_what_ties_with_the_tenth_counts(tmp_path, vectors):
     query = points(3, 1)
     vectors[:20] = query * np.linspace(0.99999, 1, 20, dtype=np.float32)[:, None]
     flat = make_index(tmp_path / "flat", vectors)
-    index = open_approximate(flat, "SQ4", "cos_sim", Stages())
+    index = open_approximate(flat, "SQ4", "cos_sim", Timings())
     target = target_of(flat, 1)
     hits = {Known(): hits_in(target, query)}
     found = set(index.search(query, K)[1].ravel().tolist())
@@ -116,7 +116,7 @@ def test_what_ties_with_the_tenth_counts(tmp_path, vectors):
 def test_a_query_is_not_its_own_hit(tmp_path, vectors):
     """As in ArguAna: recall, overlap and nDCG are of the ten others."""
     flat = make_index(tmp_path / "flat", vectors)
-    index = open_approximate(flat, "HNSW32", "cos_sim", Stages())
+    index = open_approximate(flat, "HNSW32", "cos_sim", Timings())
     best = np.argsort(-(vectors[:20] @ vectors.T), axis=1)
     qrels = {f"d{row}": {f"d{best[row, 10]}": 1} for row in range(20)}  # the tenth of the others
     judged = target_of(flat, 20, qrels, prefix="d")
@@ -158,7 +158,7 @@ def test_single_queries_are_timed(tmp_path, vectors, two, monkeypatch):
     monkeypatch.setattr(effort, "WARM_UP", 3)
     monkeypatch.setattr(effort, "TIMED", 20)
     flat = make_index(tmp_path / "flat", vectors)
-    index = open_approximate(flat, "HNSW8", "cos_sim", Stages())
+    index = open_approximate(flat, "HNSW8", "cos_sim", Timings())
     target = target_of(flat, 50)
     here, elsewhere = Known(is_local=True), Known()
     hits = {each: hits_in(target, own) for each, own in zip((here, elsewhere), two, strict=True)}
@@ -178,7 +178,7 @@ def test_single_queries_are_timed(tmp_path, vectors, two, monkeypatch):
 
 def test_fewer_documents_than_hits(tmp_path, vectors, two):
     flat = make_index(tmp_path / "flat", vectors[:6])
-    index = open_approximate(flat, "HNSW8", "cos_sim", Stages())
+    index = open_approximate(flat, "HNSW8", "cos_sim", Timings())
     hits = {Known(): hits_in(target_of(flat, 50), two[0])}
     ((row,),) = measure(index, target_of(flat, 50), hits, [DEFAULTS], 1).values()
     assert (row["recall@10"], row["overlap@10"]) == (1, 1)

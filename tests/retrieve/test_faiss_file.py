@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from disret.command_line import UserError
-from disret.encode.stages import resident_bytes
+from disret.encode.timings import resident_bytes
 from disret.retrieve.existing import open_existing
 from disret.retrieve.faiss_file import FaissFile
 

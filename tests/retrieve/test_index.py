@@ -122,9 +122,9 @@ def test_only_a_damaged_shard_is_rebuilt(things, encoder, damage, capsys):
     else:
         path.with_name(f"{path.name}.sha256").unlink()
     others = {p: p.stat().st_mtime_ns for p in index.folder.glob("*.faiss") if p != path}
-    encoded = encoder.stages.stages["encode"].items
+    encoded = encoder.timings.timings["encode"].items
     build(things, encoder)
-    assert encoder.stages.stages["encode"].items - encoded == 25
+    assert encoder.timings.timings["encode"].items - encoded == 25
     assert content(index.folder) == before
     assert {p: p.stat().st_mtime_ns for p in others} == others
     said = capsys.readouterr().err

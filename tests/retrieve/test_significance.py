@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from disret.command_line import UserError
 from disret.retrieve.metrics import write_trec_run
-from disret.retrieve.run_files import read_run
+from disret.retrieve.runs import read_run
 from disret.retrieve.significance import compare, per_query, retention_interval
 
 QRELS = {f"q{i}": {f"d{i}": 1} for i in range(12)}

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from disret.command_line import UserError
-from disret.encode.stages import resident_bytes
+from disret.encode.timings import resident_bytes
 from disret.retrieve import vector_files
 from disret.retrieve.existing import open_existing
 

@@ -19,7 +19,7 @@ from disret.distil.static import feed_forward, student_of_tokens
 from disret.encode.models import load_encoder
 from disret.query_encoder import QueryEncoder
 from disret.serve.export import export
-from disret.serve.runtimes import write_tokenizer
+from disret.serve.tokenizer_files import write_tokenizer
 
 pytestmark = pytest.mark.export
 PROMPT = "find q "  # which other runtimes do not put before a query

@@ -3,7 +3,7 @@
 import pytest
 
 from disret.command_line import UserError
-from disret.retrieve.score_file import COUNTS, IDENTITY
+from disret.retrieve.scores import COUNTS, IDENTITY
 from disret.sweep.tradeoff import TIMED, report
 from disret.tables import write_rows
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from disret.retrieve.score_file import (
-    ScoreFile,
+from disret.retrieve.scores import (
+    Scores,
     average_parts,
     mean_retention,
     newest_scores,
@@ -19,7 +19,7 @@ SETTINGS = {"score_function": "dot", "dtype": "float32", "index_dtype": "float16
 
 
 def table(tmp_path, **changes):
-    return ScoreFile(tmp_path / "r.csv", [10], **{**SETTINGS, **changes})
+    return Scores(tmp_path / "r.csv", [10], **{**SETTINGS, **changes})
 
 
 def values(ndcg):
@@ -34,7 +34,7 @@ def test_a_row_is_known_in_a_later_run(tmp_path):
     assert first.add(identity, values(0.5))["retention"] == 100.0
     later = table(tmp_path)
     assert later.scores(identity) == values(0.5)
-    assert ScoreFile(tmp_path / "r.csv", [5], **SETTINGS).scores(identity) is None  # cut-off
+    assert Scores(tmp_path / "r.csv", [5], **SETTINGS).scores(identity) is None  # cut-off
     for other in (
         later.identify("a", "dev", "c" * 64, TEACHER, TEACHER),
         later.identify("a", "test", "d" * 64, TEACHER, TEACHER),
@@ -65,7 +65,7 @@ def test_retention_is_of_the_same_index(tmp_path):
 
 
 def test_a_missing_run_file_makes_a_row_incomplete(tmp_path):
-    found = ScoreFile(tmp_path / "r.csv", [10], tmp_path / "runs", **SETTINGS)
+    found = Scores(tmp_path / "r.csv", [10], tmp_path / "runs", **SETTINGS)
     identity = found.identify("a/b", "test", "c", TEACHER, STUDENT)
     scores = found.score(identity, {"q": {"d": 1}}, {"q": {"d": 1.0}})
     assert scores["NDCG@10"] == 1.0

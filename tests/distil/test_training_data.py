@@ -7,7 +7,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import tokenizer
 
 from disret import paths
-from disret.distil.examples import Examples, tokenised_queries, weights_of
+from disret.distil.training_data import TrainingData, tokenised_queries, weights_of
 from disret.encode.models import load_encoder
 
 QUERIES = [*("w" * (i % 23) + f" {i}" for i in range(50)), "long " * 60]
@@ -65,13 +65,13 @@ def test_a_pass_shows_each_query_as_often_as_it_weighs(teacher):
     assert weights_of([3, 2], [1, 1]) is None
     weights = weights_of([10, 30, 11], [1, 2.5, 0.5])
     tokens = tokenised_queries(load_encoder(str(teacher), "cpu"), QUERIES)
-    examples = Examples(tokens, np.zeros((51, 4), np.float32), weights)
+    examples = TrainingData(tokens, np.zeros((51, 4), np.float32), weights)
     shown = np.bincount(examples.rows, minlength=51)
     assert (shown[:10] == 1).all()
     assert set(shown[10:40]) == {2, 3}
     assert set(shown[40:]) == {0, 1}
     assert len(examples.dataset()) == len(examples.lengths) == shown.sum()
-    again = Examples(tokens, np.zeros((51, 4), np.float32), weights)
+    again = TrainingData(tokens, np.zeros((51, 4), np.float32), weights)
     np.testing.assert_array_equal(examples.rows, again.rows)
     batch = examples.collate([{"row": 49}, {"row": 3}])
     assert batch["label"].shape == (2, 4)

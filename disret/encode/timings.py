@@ -1,4 +1,4 @@
-"""Where a run's time and memory go: its stages, and what a call takes beside what was there."""
+"""Where a run's time and memory go: its timings, and what a call takes beside what was there."""
 
 import os
 import threading
@@ -39,10 +39,10 @@ class Stage:
 
 
 @dataclass
-class Stages:
-    """Stages by name, in the order they began. Stages may overlap, in threads of their own."""
+class Timings:
+    """Timings by name, in the order they began. Timings may overlap, in threads of their own."""
 
-    stages: dict[str, Stage] = field(default_factory=dict)
+    timings: dict[str, Stage] = field(default_factory=dict)
     _active: list[str] = field(default_factory=list)
     _is_watched: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -56,7 +56,7 @@ class Stages:
                 of the stage it is given.
         """
         with self._lock:
-            stage = self.stages.setdefault(name, Stage())
+            stage = self.timings.setdefault(name, Stage())
             self._active.append(name)
             if not self._is_watched:
                 self._is_watched = True
@@ -74,7 +74,7 @@ class Stages:
 
     def rows(self) -> list[dict[str, Any]]:
         """A line for each stage."""
-        return [stage.row(name) for name, stage in self.stages.items()]
+        return [stage.row(name) for name, stage in self.timings.items()]
 
     def _watch(self) -> None:
         while True:
@@ -83,7 +83,7 @@ class Stages:
                     self._is_watched = False
                     return
                 for name in self._active:
-                    stage = self.stages[name]
+                    stage = self.timings[name]
                     stage.peak_bytes = max(stage.peak_bytes, resident_bytes())
             time.sleep(INTERVAL)
 
@@ -127,9 +127,9 @@ def peak_growth(call: Callable[[], object], device: str) -> int:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    stages = Stages()
+    timings = Timings()
     before = resident_bytes()
-    with stages.measure("call") as stage:
+    with timings.measure("call") as stage:
         call()
     return max(0, stage.peak_bytes - before)
 

@@ -1,4 +1,4 @@
-"""Time, items, memory and padding of stages."""
+"""Time, items, memory and padding of timings."""
 
 import mmap
 import threading
@@ -6,19 +6,19 @@ import time
 
 import pytest
 
-from disret.encode.stages import STATM, Stages
+from disret.encode.timings import STATM, Timings
 
 
 def test_times_and_items_add_up():
-    stages = Stages()
+    timings = Timings()
     for _ in range(2):
-        with stages.measure("encode", 5) as stage:
+        with timings.measure("encode", 5) as stage:
             stage.tokens += 30
             stage.positions += 40
             time.sleep(0.05)
-    with stages.measure("search"):
+    with timings.measure("search"):
         pass
-    encode, search = stages.rows()
+    encode, search = timings.rows()
     assert encode["stage"] == "encode"
     assert 0.1 <= encode["seconds"] < 5
     assert encode["items"] == 10
@@ -29,37 +29,37 @@ def test_times_and_items_add_up():
 
 @pytest.mark.skipif(not STATM.exists(), reason="this system does not tell a process's memory")
 def test_peak_memory_is_that_of_the_stage():
-    stages = Stages()
-    with stages.measure("small"):
+    timings = Timings()
+    with timings.measure("small"):
         time.sleep(0.1)
     # Asked of the system: an array may lie in what this process has freed, and take nothing.
-    with stages.measure("large"), mmap.mmap(-1, 240_000_000) as held:
+    with timings.measure("large"), mmap.mmap(-1, 240_000_000) as held:
         for start in range(0, len(held), mmap.PAGESIZE):
             held[start] = 1
         time.sleep(0.2)
-    small, large = (row["peak_memory_mb"] for row in stages.rows())
+    small, large = (row["peak_memory_mb"] for row in timings.rows())
     assert small + 200 < large
 
 
 def test_stages_of_other_threads_overlap():
-    stages = Stages()
+    timings = Timings()
 
     def read():
-        with stages.measure("read", 1):
+        with timings.measure("read", 1):
             time.sleep(0.2)
 
     thread = threading.Thread(target=read)
-    with stages.measure("encode", 1):
+    with timings.measure("encode", 1):
         thread.start()
         time.sleep(0.2)
     thread.join()
-    assert all(row["seconds"] >= 0.19 for row in stages.rows())
+    assert all(row["seconds"] >= 0.19 for row in timings.rows())
 
 
 def test_many_short_stages_are_watched_by_one_thread():
-    stages = Stages()
+    timings = Timings()
     before = threading.active_count()
     for _ in range(200):
-        with stages.measure("write"):
+        with timings.measure("write"):
             pass
     assert threading.active_count() <= before + 1

@@ -24,7 +24,7 @@ FORMAT = 2  # of the files
 
 
 @dataclass(frozen=True)
-class Examples:
+class TrainingData:
     """Queries, tokenised for the student, with the teacher's embeddings of them.
 
     Attributes:

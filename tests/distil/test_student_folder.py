@@ -6,7 +6,7 @@ from argparse import Namespace
 import pytest
 
 from disret.command_line import at_end
-from disret.distil.run import Different, Foreign, Run, Taken, Unfinished
+from disret.distil.student_folder import Different, Foreign, Run, Taken, Unfinished
 from disret.distil.teachers import ModelTeacher
 from disret.encode.models import load_encoder
 

@@ -14,7 +14,7 @@ from disret.command_line import is_main_process
 from disret.data.collection import Qrels
 from disret.retrieve.agreement import paired
 from disret.retrieve.metrics import Run, metrics, retention
-from disret.retrieve.run_files import RunFiles
+from disret.retrieve.runs import RunFiles
 from disret.tables import Row, append_row, read_rows
 
 # Two rows that agree in these measure the same; names and dates do not matter.
@@ -46,7 +46,7 @@ def read_scores(path: Path) -> list[Row]:
     return read_rows(path, (*IDENTITY, "query_encoder", "retention", *COUNTS))
 
 
-class ScoreFile:
+class Scores:
     """The CSV table of `benchmark.py`, which grows row by row, and the run files beside it.
 
     Every rank of `torchrun` holds the same rows; rank 0 reads and writes the files.
