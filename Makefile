@@ -48,11 +48,12 @@ REQUIREMENTS := $(if $(filter yes-x86_64,$(GPU)-$(MACHINE)),requirements-gpu.txt
 INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 
-$(INSTALLED): $(REQUIREMENTS)
+$(INSTALLED): $(REQUIREMENTS) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	$(if $(filter requirements.txt,$(if $(GPU),$<)),@echo "No faiss for GPUs on $(MACHINE): torch searches there.")
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -r $(REQUIREMENTS)
+	$(PY) -m pip install --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(TEST_TOOLS): tests/requirements.txt examples/requirements.txt $(INSTALLED)
@@ -60,7 +61,7 @@ $(TEST_TOOLS): tests/requirements.txt examples/requirements.txt $(INSTALLED)
 	@touch $@
 endif
 
-setup: $(INSTALLED)  ## create .venv and install the pinned requirements
+setup: $(INSTALLED)  ## create .venv and install the requirements, and this in place
 
 # --- The example -------------------------------------------------------------------------------
 

@@ -18,13 +18,14 @@ from pathlib import Path
 from queue import Queue
 from threading import Event
 
-from disret.command_line import about, argument_parser, positive, run, threads
+from disret.command_line import argument_parser, run, threads
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
 from disret.files import check_writable, claim
 from disret.sweep.processes import call, children_end_too, environment_of, visible_gpus
 from disret.sweep.students import Student, plan
 
+BATCH_SIZES = (4, 8, 16, 32, 64)  # of the timing
 SPEED = ("encoder", "batch_size", "queries_per_second", "parameters", "dataset")  # what is used
 
 
@@ -41,8 +42,6 @@ def parse_args() -> argparse.Namespace:
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
     add("--output", type=Path, required=True, metavar="DIR",
         help="where tables and figures go; students go to models/, in a folder of that name")
-    add("--batch-sizes", nargs="+", type=positive, default=[4, 8, 16, 32, 64], metavar="N",
-        help="of the timing (default: 4 8 16 32 64)")
     add("--jobs", type=threads, default=1, metavar="N",
         help="students to distil at once: one for each GPU, or for each core of a small CPU")
     add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
@@ -67,8 +66,7 @@ def main() -> None:
     read_scores(scores)
     read_rows(speed, SPEED)
     depth = describe(load_encoder(args.teacher, "cpu", dtype="auto")).layers
-    with about("--others"):
-        students = plan(depth, args.others)
+    students = plan(depth, args.others)
     distil_all(args, students)
     folders = {student.name: student.folder(args.output) for student in students}
     call(
@@ -118,12 +116,12 @@ def time_one_of_each_size(args: argparse.Namespace, students: list[Student], spe
 
     one_of_each = {student.size: student.folder(args.output) for student in students}
     wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
-              for size in args.batch_sizes}  # fmt: skip
+              for size in BATCH_SIZES}  # fmt: skip
     if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
         partial = args.output / "speed.partial.csv"
         call(
             "ispeed.py", "--encoders", args.teacher, *one_of_each.values(),
-            "--datasets", args.datasets[-1], "--batch-sizes", *args.batch_sizes,
+            "--datasets", args.datasets[-1], "--batch-sizes", *BATCH_SIZES,
             "--output", partial,
         )  # fmt: skip
         partial.replace(speed)

@@ -9,7 +9,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 at_end = ExitStack()  # what a script holds until it ends, such as locks
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 FIGURES = (".png", ".pdf", ".svg")
 LARGEST = 2**31 - 1  # count that an argument may name
 _GO_ON = "the same command goes on from here (distill.py: with --resume)."
@@ -129,12 +130,26 @@ def add_mirror(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def described(recipes: Mapping[str, Mapping[str, Any]]) -> str:
-    """What each recipe decides, for the end of `--help`."""
-    lines = ["What a recipe decides, unless it is given:"]
-    for name, settings in recipes.items():
-        lines.append(f"--recipe {name}: {', '.join(f'{k} {v}' for k, v in settings.items())}")
-    return "\n".join(lines)
+def add_settings(group: Any, settings: Sequence[Any], exclusive: Collection[str] = ()) -> None:
+    """An argument for each setting of a recipe, with the recipes' values in its help.
+
+    Args:
+        group: a parser, or a group of one.
+        settings: with `name`, `kind`, `paper`, `best` and `help`.
+        exclusive: names of those that exclude each other.
+    """
+    either = group.add_mutually_exclusive_group()
+    for name, kind, paper, best, text in settings:
+        values = " or ".join("by the number of texts" if v is None else str(v)
+                             for v in dict.fromkeys((paper, best)))  # fmt: skip
+        options: dict[str, Any] = {"type": kind}
+        if kind is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif isinstance(kind, tuple):
+            options = {"choices": kind}
+        (either if name in exclusive else group).add_argument(
+            f"--{name.replace('_', '-')}", help=f"{text} ({values})", **options
+        )
 
 
 def positive(text: str) -> int:

@@ -31,6 +31,7 @@ class EmbeddingService(LocalServer):
         key: asked for, if not None.
         texts: how often each text was embedded.
         requests: the bodies of all requests.
+        paths: what they asked for.
         reorder: answer in another order, as the protocol allows.
         as_floats: answer with lists, whatever encoding was asked for.
     """
@@ -41,6 +42,7 @@ class EmbeddingService(LocalServer):
         self.key: str | None = None
         self.texts: Counter[str] = Counter()
         self.requests: list[dict] = []
+        self.paths: list[str] = []
         self.reorder = False
         self.as_floats = False
         self.lock = Lock()
@@ -54,7 +56,8 @@ class EmbeddingService(LocalServer):
                 with service.lock:
                     fault = service.faults.pop(0) if service.faults else None
                     service.requests.append(body)
-                if self.path != "/v1/embeddings":
+                    service.paths.append(self.path)
+                if self.path.partition("?")[0] != "/v1/embeddings":
                     self.answer(404, {"error": {"message": "no such route"}})
                 elif service.key and self.headers["Authorization"] != f"Bearer {service.key}":
                     self.answer(401, {"error": {"message": f"no {self.headers['Authorization']}"}})

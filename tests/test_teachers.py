@@ -15,8 +15,8 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
 from disret import paths
-from disret.distil.teachers import ServiceTeacher, VectorTeacher
-from disret.encode.service import BLOCK, FIXED_TEXTS, Service
+from disret.encode.encoders import open_encoder
+from disret.encode.service import BLOCK, FIXED_TEXTS
 
 TRAIN = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 8, "--device", "cpu"]
 
@@ -40,7 +40,7 @@ def other(tmp_path):
 
 
 def service(black_box):
-    return ["--teacher", black_box.address, "--teacher-model", "tiny"]
+    return ["--teacher", f"{black_box.address}#tiny"]
 
 
 def report(folder) -> dict:
@@ -82,7 +82,7 @@ def test_a_service_teaches_another_model(call, black_box, other, texts, tmp_path
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert KEY not in outcome.err + outcome.out + dry.err
     card = (student / "README.md").read_text()
-    assert f"`tiny of {black_box.address}`" in card
+    assert f"`{black_box.address}#tiny`" in card
 
 
 def test_the_closed_form_starts_near_the_teacher(call, black_box, other, texts, tmp_path):
@@ -91,8 +91,8 @@ def test_the_closed_form_starts_near_the_teacher(call, black_box, other, texts, 
     for name, teacher, start in (
         ("ridge", service(black_box), []),
         ("random", ["--teacher", save_encoder(tmp_path / "wide", dense=24)],
-         ["--projection-start", "random"]),
-        ("ridge of a model", ["--teacher", tmp_path / "wide"], ["--projection-start", "ridge"]),
+         ["--projection", "random"]),
+        ("ridge of a model", ["--teacher", tmp_path / "wide"], ["--projection", "ridge"]),
     ):  # fmt: skip
         output = tmp_path / name
         outcome = call(
@@ -104,24 +104,12 @@ def test_the_closed_form_starts_near_the_teacher(call, black_box, other, texts, 
     assert starts["ridge"] < 0.5 * starts["random"] * 24 / 32 + 1
 
 
-def test_the_index_of_a_service(black_box):
-    """What is asked of it for queries is no matter of the documents."""
-    plain = ServiceTeacher(Service(black_box.address, "tiny"))
-    queries = ServiceTeacher(Service(black_box.address, "tiny", {"input_type": "query"}, "q: "))
-    assert queries.sha256 != plain.sha256
-    assert queries.encoder_sha256 == plain.encoder_sha256
-    elsewhere = EmbeddingService()
-    other = ServiceTeacher(Service(elsewhere.address, "tiny"))
-    elsewhere.close()
-    assert other.encoder_sha256 != plain.encoder_sha256
-
-
 def test_a_static_student_of_a_service(call, black_box, teacher, texts, tmp_path):
     arguments = [*service(black_box), "--init-with", "static", *texts, "--recipe", "best",
                  "--num-epochs", 5, "--output", tmp_path / "student", *TRAIN]  # fmt: skip
     refused = call("distill", *arguments)
     assert refused.status == 2
-    assert "name a model that has with --vocabulary" in refused.err
+    assert "tiny of 127.0.0.1 has no tokens: name a model with a vocabulary" in refused.err
     outcome = call("distill", *arguments, "--vocabulary", teacher)
     assert outcome.status == 0, outcome.err
     model = SentenceTransformer(str(tmp_path / "student"), device="cpu")
@@ -152,7 +140,7 @@ def vectors(teacher, tmp_path):
 def test_vectors_alone_teach(call, vectors, other, tmp_path):
     student = tmp_path / "student"
     outcome = call(
-        "distill", "--teacher-vectors", vectors, "--init-with", other, "--output", student, *TRAIN
+        "distill", "--teacher", vectors, "--init-with", other, "--output", student, *TRAIN
     )
     assert outcome.status == 0, outcome.err
     counts = report(student)["queries"]
@@ -160,9 +148,9 @@ def test_vectors_alone_teach(call, vectors, other, tmp_path):
     assert counts["validation"] >= 1
     # So few texts teach nothing beyond the start, which is kept.
     model = SentenceTransformer(str(student), device="cpu")
-    held_out = VectorTeacher([str(vectors)])
-    wanted = held_out.embed(held_out.texts[2])[:]
-    found = np.mean((model.encode_query(held_out.texts[2]) - wanted) ** 2)
+    held_out = open_encoder(str(vectors))
+    wanted = held_out.encode_query(held_out.texts[1])
+    found = np.mean((model.encode_query(held_out.texts[1]) - wanted) ** 2)
     assert found == pytest.approx(min(curve(student)), rel=0.02)
     card = (student / "README.md").read_text()
     assert f"| {counts['training']} ({vectors}) |" in card
@@ -172,26 +160,36 @@ def test_vectors_alone_teach(call, vectors, other, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "name a --teacher or --teacher-vectors"),
-        (["--teacher", "t", "--teacher-vectors", "v.npz"], "name a --teacher or --teacher-vectors"),
-        (["--teacher", "http://h/v1"], "--teacher-model is the model of a service"),
-        (["--teacher", "t", "--teacher-model", "m"], "--teacher-model is the model of a service"),
-        (["--teacher", "t", "--teacher-option", "a=1"], "--teacher-option is of a service"),
-        (["--teacher", "http://h/v1", "--teacher-model", "m"], "a service has no layers to keep"),
-        (["--teacher-vectors", "v.npz"], "vectors alone has no layers to keep"),
-        (["--teacher-vectors", "v.npz", "--init-with", "m", "--queries", "q"],
-         "--queries is for a model, and not for vectors alone"),
-        (["--teacher", "http://h/v1", "--teacher-model", "m", "--init-with", "m", "--router"],
-         "--router is for a model, and not for a service"),
-        (["--teacher", "https://h", "--teacher-model", "m", "--init-with", "m"], "has no path"),
-        (["--teacher-vectors", "none.npz", "--init-with", "m"], "no file none.npz"),
+        ([], "the following arguments are required: --teacher"),
+        (["--teacher", "http://h/v1"], "http://h/v1 names no model: write https://HOST/v1#NAME"),
+        (["--teacher", "https://h#m"], "has no path"),
+        (["--teacher", "t", "--service-option", "a=1"], "t is no service, whose requests"),
+        (["--teacher", "v.npz", "--teacher-prompt", "q"], "v.npz has vectors already"),
+        (["--teacher", "v.npz", "--truncate-dim", 3], "the dimensions of v.npz cannot be cut"),
+        (["--teacher", "none.npz"], "no file none.npz"),
+        (["--teacher", "t", "u"], "one encoder is wanted, and u is a second"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(call, tmp_path, arguments, says):
-    outcome = call("distill", *arguments, "--output", tmp_path / "s", "--device", "cpu")
+    outcome = call(
+        "distill", *arguments, "--init-with", "m", "--output", tmp_path / "s", "--device", "cpu"
+    )
     assert outcome.status == 2
     assert says in outcome.err
     assert not (tmp_path / "s").exists()
+
+
+def test_what_a_service_or_vectors_do_not_have(call, black_box, vectors, texts, tmp_path):
+    """Said before anything is embedded."""
+    output = ["--output", tmp_path / "s", "--device", "cpu"]
+    of_service = call("distill", *service(black_box), "--layers", 0, *texts, *output)
+    assert "tiny of 127.0.0.1 has no layers: start from another model, or static" in of_service.err
+    of_vectors = call("distill", "--teacher", vectors, "--layers", 0, *output)
+    assert "vectors.npz has no layers: start from another model, or static" in of_vectors.err
+    named = call("distill", "--teacher", vectors, "--init-with", "static", *texts, *output)
+    assert "vectors.npz has the texts to train on: name no others beside it" in named.err
+    assert {of_service.status, of_vectors.status, named.status} == {2}
+    assert set(black_box.texts) == set(FIXED_TEXTS)
 
 
 def test_no_key(call, black_box, other, texts, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -137,12 +137,23 @@ class Collection:
                     )
                 yield columns[0], columns[-2], int(columns[-1])
 
-    def check_judged(self, split: str, judged: set[str], known: set[str]) -> None:
-        """Warn of judged documents that the corpus does not have; as in BEIR, they are never hits.
+    def judged(self, split: str) -> tuple[dict[str, str], Qrels]:
+        """The queries that a split judges, id to text, and their judgments."""
+        queries = self.queries()
+        qrels = self.qrels(split, queries)
+        return {query: queries[query] for query in qrels}, qrels
+
+    def check_judged(self, split: str, qrels: Qrels, ids: Iterable[str]) -> None:
+        """Warn of judged documents that are not there; as in BEIR, they are never hits.
+
+        Args:
+            ids: of the documents that are.
 
         Raises:
-            UserError: it has none of them.
+            UserError: none of those judged is there.
         """
+        judged = {document for grades in qrels.values() for document in grades}
+        known = judged.intersection(ids)
         if not known:
             raise UserError(
                 f"{self.folder / 'qrels' / split}.tsv has no judgment of a known document."

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    from disret.encode.cached import Rows
+    from disret.encode.embedding_cache import Rows
 
 TEXTS = 20_000  # that a layer is fitted to, at most
 HELD_OUT = 10  # one text in so many chooses the strength of the ridge

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from disret.command_line import UserError
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -24,8 +25,16 @@ def check_layers(layers: Sequence[int], depth: int | None = None) -> None:
             raise UserError(f"the model has layers 0 to {depth - 1}, so there is no {layer}.")
 
 
-class NoLayerList(UserError):
-    """A transformer's layers are not one list, so that a subset cannot be kept."""
+def transformer_of(model: "SentenceTransformer") -> "PreTrainedModel":
+    """The transformer that an encoder begins with; `UserError` if it begins with something else."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    if not isinstance(model[0], Transformer):
+        raise UserError(
+            f"a {type(model[0]).__name__} has no layers that a student could start from; name a "
+            "transformer model."
+        )
+    return model[0].model
 
 
 def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":
@@ -40,9 +49,8 @@ def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedM
     lacks is taken from the layer that stood there (T5's first layer holds the position biases).
 
     Raises:
-        NoLayerList: the layers are not one module list (ALBERT shares its layers).
-        UserError: a layer number is wrong, or the architecture cannot be rebuilt from its
-            configuration.
+        UserError: a layer number is wrong, the layers are not one module list (ALBERT shares its
+            layers), or the architecture cannot be rebuilt from its configuration.
     """
     import torch
 
@@ -86,9 +94,10 @@ def _layer_list(model: "PreTrainedModel", depth: int) -> str:
     # A list inside another (experts inside a layer, say) is not the one.
     outermost = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
     if len(outermost) != 1:
-        raise NoLayerList(
+        raise UserError(
             f"{type(model).__name__} does not have its {depth} layers in one list (some "
-            "architectures, such as ALBERT, share them), so a subset cannot be kept"
+            "architectures, such as ALBERT, share them), so a subset cannot be kept; start the "
+            "student from another model instead."
         )
     return f"{outermost[0]}."
 

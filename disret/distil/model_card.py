@@ -60,7 +60,7 @@ IN_THIS_FOLDER = "\nIn this folder; from elsewhere, put its path for the dot:\n"
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
 
 
-def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None = None) -> None:
+def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | None = None) -> None:
     """Write the card of the student in `folder`, from its `distillation.json`.
 
     Args:
@@ -82,8 +82,8 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         "static": "the teacher's embedding of each token"
         + (", and of words that it splits" if arguments.get("words") else ""),
     }.get(arguments["init_with"], f"`{arguments['init_with']}`")
-    named = arguments["queries"] or arguments.get("teacher_vectors") or ["MS MARCO"]
-    sources = ", ".join(named)
+    own = [arguments["teacher"]] if report.get("sources") == {} else ["MS MARCO"]  # of vectors
+    sources = ", ".join(arguments["queries"] or own)
     if counts["sentences"]:
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
     on_hub = report.get("teacher_on_hub")
@@ -93,7 +93,7 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         tags=["sentence-transformers", "query-encoder", "distillation"],
         base_model=on_hub,
     )
-    before, *after = (point["mse"] for point in report["validation_mse"])
+    curve = [point["mse"] for point in report["validation_mse"]]
     card = CARD.format(
         front_matter=data.to_yaml(),
         name=hub_name or folder.name,
@@ -108,8 +108,8 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
         training=counts["training"],
         queries=sources,
         recipe=arguments["recipe"],
-        before=before,
-        after=min(after, default=before),
+        before=curve[0],
+        after=report.get("validation_mse_after", min(curve)),
         command=report["command"],
         licences=_licences(report.get("sources", {}).get("training", [])),
     )
@@ -119,9 +119,8 @@ def write_model_card(folder: Path, scores: Sequence[Row], hub_name: str | None =
 
 def shown_name(arguments: Mapping[str, Any], on_hub: str | None) -> str:
     """The teacher as readers elsewhere know it."""
-    if arguments.get("teacher_model"):
-        return f"{arguments['teacher_model']} of {arguments['teacher']}"
-    return arguments["teacher"] if on_hub else Path(arguments["teacher"]).name
+    is_elsewhere = on_hub or "://" in arguments["teacher"]
+    return arguments["teacher"] if is_elsewhere else Path(arguments["teacher"]).name
 
 
 def _licences(sources: Sequence[Mapping[str, Any]]) -> str:

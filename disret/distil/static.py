@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    from disret.distil.teachers import Teacher
+    from disret.encode.encoders import Encoder
 
 UNIT = 0.5  # a coordinate, as the feed-forward layers see it at first
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
@@ -73,7 +73,7 @@ def feed_forward(student: "SentenceTransformer") -> None:
 
 
 def student_of_texts(
-    vocabulary: str, teacher: "Teacher", texts: list[str], max_length: int
+    vocabulary: str, teacher: "Encoder", texts: list[str], max_length: int
 ) -> "SentenceTransformer":
     """A student without layers whose token embeddings fit the teacher's vectors of some texts.
 
@@ -102,9 +102,9 @@ def student_of_texts(
     shape = len(texts), tokenizer.get_vocab_size()
     shares = csr_array((values, columns, starts), shape=shape)
     shares.sum_duplicates()
-    table = torch.from_numpy(token_table(shares, teacher.embed(texts)[:]))
+    table = torch.from_numpy(token_table(shares, teacher.embed_once(texts)[:]))
     modules = [StaticEmbedding(tokenizer, embedding_weights=table)]
-    modules += [Normalize()] if teacher.normalises() else []
+    modules += [Normalize()] if teacher.normalises else []
     return SentenceTransformer(modules=modules, device="cpu")
 
 

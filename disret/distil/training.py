@@ -1,7 +1,7 @@
 """What sentence-transformers' trainer needs for distillation: data, order, validation, watch."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,14 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
-from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
 from transformers import ProgressCallback, TrainerCallback
 
-from disret.command_line import is_main_process
-from disret.devices import world_size
-from disret.distil.student_folder import Diverged, Unloaded
+from disret.command_line import UserError, say
+from disret.devices import mixed_precision, world_size
 from disret.distil.training_data import TrainingData
 from disret.encode.batches import BatchEncoder
 from disret.encode.tokens import Tokens
-from disret.files import read_record, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -73,6 +71,14 @@ class QueryBatchSampler(DefaultBatchSampler):
     def __len__(self) -> int:
         whole, rest = divmod(len(self.lengths), self.batch_size)
         return whole + bool(rest and not self.drop_last)
+
+
+def precision(device: str, mixed: bool) -> str:
+    """What to train in: with `mixed`, bfloat16 or float16 where the device is fast in it."""
+    dtype = mixed_precision(device) if mixed else "float32"
+    if mixed and dtype == "float32":
+        say("note: this CPU has no bfloat16, so mixed precision trains in float32.")
+    return dtype
 
 
 def trainer_settings(
@@ -159,26 +165,6 @@ class QueryMSEEvaluator(MSEEvaluator):
         return mse_from(self(model))
 
 
-def check_best(
-    evaluator: QueryMSEEvaluator, student: "SentenceTransformer", curve: Sequence[dict[str, float]]
-) -> None:
-    """Raise `Unloaded` unless a trained student has the best MSE of its curve, as it should.
-
-    The trainer loads the best checkpoint at the end, and only logs when that fails.
-
-    Args:
-        curve: validation MSE by step, of the training alone.
-    """
-    if not is_main_process():
-        return
-    found, best = evaluator.mse(student), min(point["mse"] for point in curve)
-    if found > 1.05 * best + 1e-9:
-        raise Unloaded(
-            f"the best checkpoint, of validation MSE {best:.4g}, was not loaded: the student has "
-            f"{found:.4g}"
-        )
-
-
 def mse_from(metrics: dict[str, float]) -> float:
     """The mean squared error in an evaluator's metrics, which give it times -100."""
     return next(-value / 100 for key, value in metrics.items() if key.endswith("negative_mse"))
@@ -188,25 +174,24 @@ class DistillationTrainer(SentenceTransformerTrainer):
     """sentence-transformers' trainer with a batch order that survives a resume.
 
     Args:
-        examples: what to train on.
+        data: what to train on.
         keep_order: feed the queries in their order.
-        sparse: train a static student on the rows of each batch alone, as `_SparseGradients`.
     """
 
     def __init__(
         self,
         *args,
-        examples: TrainingData,
+        data: TrainingData,
         keep_order: bool = False,
-        sparse: bool = False,
         **kwargs,
     ) -> None:
-        self.lengths = examples.lengths
+        self.lengths = data.lengths
         self.keep_order = keep_order
         self.sampler: QueryBatchSampler | None = None
-        collator = _Collator(preprocess_fn=examples.collate)
-        super().__init__(*args, train_dataset=examples.dataset(), data_collator=collator, **kwargs)
-        if sparse:
+        collator = _Collator(preprocess_fn=data.collate)
+        super().__init__(*args, train_dataset=data.dataset(), data_collator=collator, **kwargs)
+        # A static student trains on the rows of each batch alone; NCCL adds up no sparse gradients.
+        if isinstance(self.model[0], StaticEmbedding) and world_size() == 1:
             settings = {"lr": self.args.learning_rate, "eps": self.args.adam_epsilon}
             self.optimizer_cls_and_kwargs = torch.optim.SparseAdam, settings
             self.add_callback(_SparseGradients())
@@ -300,16 +285,7 @@ class StopOnNaN(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         for name in ("loss", "train_loss", "eval_negative_mse"):
             if not math.isfinite((logs or {}).get(name, 0.0)):
-                raise Diverged(
-                    f"training diverged: {name} is {logs[name]} at step {state.global_step}"
+                raise UserError(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step}; lower "
+                    "the learning rate or leave out mixed precision, and overwrite it."
                 )
-
-
-def mse_before(folder: Path, evaluator: QueryMSEEvaluator, student: "SentenceTransformer") -> float:
-    """The validation MSE before training, which a continued run has on file in `folder`."""
-    file = folder / "before.json"
-    known = read_record(file, {"mse": float})
-    if known is None:
-        known = {"mse": evaluator.mse(student)}
-        write_json(file, known)
-    return known["mse"]

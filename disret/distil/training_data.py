@@ -4,23 +4,81 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from disret import paths
-from disret.command_line import say
+from disret.command_line import UserError
+from disret.data.queries import Source, training_queries
+from disret.data.sentences import collection_sentences
 from disret.encode.models import prompt_of, tokenizer_settings
 from disret.encode.tokens import Tokens, layout_of, tokenise
-from disret.files import is_as_noted, lock, note_checksum, text_sha256, whole_file
+from disret.files import kept, text_sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
-    from disret.encode.cached import Rows
+    from disret.encode.embedding_cache import Rows
+    from disret.encode.encoders import Encoder
 
 FORMAT = 2  # of the files
+
+
+class Texts(NamedTuple):
+    """Queries and sentences to train on, queries to validate on, and where they come from.
+
+    Attributes:
+        weights: how often a pass shows each text to train on; once, if None.
+        sources: of the queries to train and to validate on.
+    """
+
+    queries: list[str]
+    sentences: list[str]
+    valid: list[str]
+    weights: np.ndarray | None
+    sources: dict[str, list[Source]]
+
+    @property
+    def training(self) -> list[str]:
+        """All texts to train on."""
+        return self.queries + self.sentences
+
+
+def read_texts(
+    teacher: "Encoder",
+    queries: Sequence[tuple[Path | str, float]],
+    valid_queries: Sequence[Path | str],
+    max_queries: int | None,
+    adapt: str | None,
+    seed: int,
+    mirror: str | None,
+) -> Texts:
+    """Read what a student is trained and validated on; no judgments.
+
+    Args:
+        queries: names with weights, as `training_queries` takes them.
+        adapt: a collection, sentences of which are trained on as well.
+
+    Raises:
+        UserError: as `training_queries`; or the teacher has vectors of its own texts alone.
+    """
+    if teacher.texts:
+        if queries or valid_queries or adapt:
+            raise UserError(f"{teacher.name} has the texts to train on: name no others beside it.")
+        train, valid = teacher.texts
+        return Texts(train[:max_queries], [], valid, None, {})
+    names, weights = zip(*queries, strict=True) if queries else ((), ())
+    train, valid, sources = training_queries(names, valid_queries, max_queries, mirror, weights)
+    sentences = collection_sentences(adapt, len(train), seed, mirror)
+    times = [source.weight for source in sources["training"]]
+    counts = [source.count for source in sources["training"]]
+    if all(weight == 1 for weight in times):
+        return Texts(train, sentences, valid, None, sources)
+    shown = np.repeat([*times, 1.0], [*counts, len(sentences)])
+    return Texts(train, sentences, valid, shown, sources)
 
 
 @dataclass(frozen=True)
@@ -68,13 +126,6 @@ class TrainingData:
         return {**{f"query_{name}": value for name, value in features.items()}, "label": label}
 
 
-def weights_of(counts: Sequence[int], weights: Sequence[float]) -> np.ndarray | None:
-    """The weight of each query, of so many with each weight; None if all are shown once."""
-    if all(weight == 1 for weight in weights):
-        return None
-    return np.repeat(np.asarray(weights, dtype=float), counts)
-
-
 def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) -> Tokens:
     """Tokenise queries as `encode_query` does, once: a later call reads the file.
 
@@ -91,17 +142,14 @@ def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) ->
         prompt_of(student, "query"), student.max_seq_length, cut, student[0].get_config_dict(),
     ]  # fmt: skip
     key = text_sha256(queries, json.dumps(settings, sort_keys=True, default=str))
-    path = paths.DOWNLOADS / "tokens" / f"{key[:32]}.npz"
-    with lock(path):
-        if not is_as_noted(path):
-            if path.exists():
-                say(f"{path} is not as its checksum says; making it anew.")
-            tokens = tokenise(student, queries, "query")
-            with whole_file(path) as partial, partial.open("wb") as file:
-                np.savez(file, starts=tokens.starts, lengths=tokens.lengths, **tokens.columns)
-            note_checksum(path)
-        with np.load(path) as stored:
-            columns = {name: stored[name] for name in stored.files}
+
+    def make(path: Path) -> None:
+        tokens = tokenise(student, queries, "query")
+        with path.open("wb") as file:
+            np.savez(file, starts=tokens.starts, lengths=tokens.lengths, **tokens.columns)
+
+    with np.load(kept(paths.DOWNLOADS / "tokens" / f"{key[:32]}.npz", make)) as stored:
+        columns = {name: stored[name] for name in stored.files}
     return Tokens(
         starts=columns.pop("starts"), lengths=columns.pop("lengths"), columns=columns, layout=layout
     )

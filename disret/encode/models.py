@@ -5,7 +5,6 @@ import json
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
-    from transformers.utils.loading_report import LoadStateDictInfo
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def load_encoder(
             memory, and its fingerprint is the same.
 
     Raises:
-        UserError: it cannot be had, it is not a text encoder, or weights or words are missing.
+        UserError: it cannot be had, it is not a text encoder, or its words are missing.
     """
     import torch
     import transformers
@@ -54,20 +52,15 @@ def load_encoder(
     logging.getLogger("sentence_transformers.base.model").addFilter(_is_not_of_the_dtype)
     is_local = Path(name).exists()
     obstacle = None if is_local else hub_obstacle()
-    with _loading_reports() as reports:
-        try:
-            model = SentenceTransformer(
-                str(Path(name).resolve()) if is_local else name,
-                device="cpu",  # where all of it fits; what is wanted of it moves
-                local_files_only=obstacle is not None,  # else each file is asked for and waited for
-                model_kwargs={"dtype": torch.float32 if dtype == "float32" else dtype},
-            )
-        except Exception as error:
-            reason = _what_is_absent(name, reports)
-            reason = reason or _why_not_loaded(name, is_local, obstacle, error)
-            raise UserError(reason) from error
-    if reason := _what_is_absent(name, reports):
-        raise UserError(reason)
+    try:
+        model = SentenceTransformer(
+            str(Path(name).resolve()) if is_local else name,
+            device="cpu",  # where all of it fits; what is wanted of it moves
+            local_files_only=obstacle is not None,  # else each file is asked for and waited for
+            model_kwargs={"dtype": torch.float32 if dtype == "float32" else dtype},
+        )
+    except Exception as error:
+        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
     if not is_sentence_transformer_model(name, local_files_only=obstacle is not None):
         say(f"note: {name} is a plain transformer; as an encoder, it takes the mean of its tokens.")
     if not _knows_words(model.tokenizer):
@@ -96,38 +89,6 @@ def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "th
     """Cast a model with `set_precision`, then move it: a card need not hold it in float32."""
     set_precision(model, dtype, device)
     _moved(name, model, device)
-
-
-@contextmanager
-def _loading_reports() -> "Iterator[list[LoadStateDictInfo]]":
-    """What transformers finds missing in the files of the models that it loads meanwhile."""
-    from transformers import modeling_utils
-
-    found = []
-    log = modeling_utils.log_state_dict_report
-
-    def note(**kwargs: Any) -> None:
-        found.append(kwargs["loading_info"])
-        log(**kwargs)
-
-    modeling_utils.log_state_dict_report = note
-    try:
-        yield found
-    finally:
-        modeling_utils.log_state_dict_report = log
-
-
-def _what_is_absent(name: str, reports: "list[LoadStateDictInfo]") -> str | None:
-    """A sentence about weights that are missing or of another shape, if there are any."""
-    keys = {key for report in reports for key in report.missing_and_mismatched()}
-    # A pooler is no part of an embedding: sentence-transformers pools by itself.
-    absent = sorted(key for key in keys if "pooler" not in key)
-    if not absent:
-        return None
-    return (
-        f"{name} lacks {len(absent)} weights of its architecture or has them in another shape: "
-        f"{absent[0]}{' and others' if absent[1:] else ''}."
-    )
 
 
 # Ordinary words of some scripts, of which a tokenizer knows one at least.

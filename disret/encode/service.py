@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
@@ -34,19 +34,12 @@ FIXED_TEXTS = (
 SAME = 0.999  # cosine of two answers to one text; services round, and batch differently
 
 
-class NoKey(UserError):
-    """A service wants to know who asks."""
-
-
-class Changed(UserError):
-    """A service does not give the vectors that it gave before."""
-
-
 class Service:
     """An embedding service.
 
     Args:
-        url: where `/embeddings` lies under, such as `https://api.openai.com/v1`.
+        url: where `/embeddings` lies under, such as `https://api.openai.com/v1`; what follows a `?`
+            goes with each request.
         model: as the service calls it.
         options: more fields of each request, such as `{"dimensions": 256}`.
         prompt: put before each text.
@@ -59,8 +52,8 @@ class Service:
             and prompt.
 
     Raises:
-        UserError: it is not there, refuses, or answers with something else than embeddings.
-        Changed: its answers to some fixed texts are not those of an earlier start.
+        UserError: it is not there, refuses, or answers with something else than embeddings; or its
+            answers to some fixed texts are not those of an earlier start.
     """
 
     def __init__(
@@ -120,7 +113,10 @@ class Service:
                 extra_body=self.options or None,
             )
         except openai.AuthenticationError as error:
-            raise NoKey(f"{self.name} does not accept the key: {_reason(error)}") from None
+            raise UserError(
+                f"{self.name} does not accept the key: {_reason(error)}; set the variable "
+                "OPENAI_API_KEY."
+            ) from None
         except openai.APITimeoutError:
             raise UserError(f"{self.name} does not answer within {TIMEOUT} seconds.") from None
         except openai.APIConnectionError as error:
@@ -168,10 +164,10 @@ class Service:
             lengths = np.linalg.norm(earlier, axis=1) * np.linalg.norm(vectors, axis=1)
             cosine = float(((earlier * vectors).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
         if cosine < SAME:
-            raise Changed(
+            raise UserError(
                 f"{self.name} has changed: its vectors of fixed texts have a cosine of "
                 f"{cosine:.3f} to those of an earlier run. An index and a student of the earlier "
-                f"ones do not fit; to begin anew, delete {path}"
+                f"ones do not fit; to begin anew, delete {path}."
             )
 
 
@@ -193,11 +189,6 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             options[key] = value
     return options
-
-
-def is_address(name: str) -> bool:
-    """Whether a teacher's name is the address of a service."""
-    return name.startswith(("http://", "https://"))
 
 
 def host_of(url: str) -> str:
@@ -225,7 +216,11 @@ def _client(url: str) -> "OpenAI":
 
     # A service on this machine may want no key, but the client does.
     key = os.environ.get("OPENAI_API_KEY") or "none"
-    return OpenAI(base_url=url, api_key=key, max_retries=ATTEMPTS, timeout=TIMEOUT)
+    address, _, query = url.partition("?")
+    return OpenAI(
+        base_url=address, api_key=key, max_retries=ATTEMPTS, timeout=TIMEOUT,
+        default_query=dict(parse_qsl(query)) or None,
+    )  # fmt: skip
 
 
 def _reason(error: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,16 +34,13 @@ from disret.retrieve.document_ids import DocumentIds
 
 if TYPE_CHECKING:
     from disret.encode.batches import BatchEncoder
+    from disret.encode.encoders import Encoder
 
 FORMAT = 2
 SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
 SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
 BLOCK = 1 << 16  # vectors read together
 FLOAT16_MAX = 65504.0
-
-
-class TooLarge(UserError):
-    """A vector has a value that float16 cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -149,25 +146,9 @@ def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
     return paths.INDEXES / collection.name / f"{slug}.{kind}"
 
 
-class DocumentEncoder(Protocol):
-    """What embeds the documents.
-
-    Attributes:
-        name: as the user gave it, for the folder's name.
-        fingerprint: SHA-256 of its float32 weights and all else that decides its vectors.
-        dtype: the precision that it computes in.
-        batches: its `encode_document` gives the vectors; its timings get times and counts.
-    """
-
-    name: str
-    fingerprint: str
-    dtype: str
-    batches: "BatchEncoder"
-
-
 def open_index(
     collection: Collection,
-    teacher: DocumentEncoder,
+    teacher: "Encoder",
     score_function: str,
     index_dtype: str,
     before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
@@ -178,6 +159,7 @@ def open_index(
     is missing. Under `torchrun` the ranks share out the shards; all call this.
 
     Args:
+        teacher: a model, which embeds the documents.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
         index_dtype: `float16` or `float32`, the precision of the vectors on disk.
         before_encoding: called, on rank 0, with the document ids as soon as they are known.
@@ -389,7 +371,7 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     shard = faiss.IndexFlatIP(dimension)
     if index_dtype == "float16":
         if np.abs(vectors).max() > FLOAT16_MAX:
-            raise TooLarge("the embeddings are too large for float16")
+            raise UserError("the embeddings are too large for an index in float16; use float32.")
         kind = faiss.ScalarQuantizer.QT_fp16
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
     shard.add(vectors)

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import mean
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from disret import distributed
 from disret.command_line import is_main_process
-from disret.data.collection import Qrels
+from disret.encode.encoders import Encoder, named
 from disret.retrieve.agreement import paired
-from disret.retrieve.metrics import Run, metrics, retention
+from disret.retrieve.metrics import retention
 from disret.retrieve.runs import RunFiles
 from disret.tables import Row, append_row, read_rows
 
@@ -26,15 +26,6 @@ COUNTS = ("documents", "queries")
 # Of agreement with the document encoder's own queries; beside each, its interval.
 AGREEMENT = ("rbo", "first", "first@10", "cosine", "squared_distance")
 _OF_AGREEMENT = ("overlap@", *AGREEMENT)
-
-
-class Described(Protocol):
-    """What a row says of an encoder."""
-
-    name: str
-    backend: str
-    fingerprint: str
-    max_length: float
 
 
 def read_scores(path: Path) -> list[Row]:
@@ -96,7 +87,7 @@ class Scores:
         self._rows: list[Row] = distributed.decided_by_first(lambda: read_scores(path))
 
     def identify(
-        self, dataset: str, split: str, content: str, teacher: Described, contestant: Described
+        self, dataset: str, split: str, content: str, teacher: Encoder, student: Encoder
     ) -> Row:
         """What a row is about, by names and by content.
 
@@ -107,17 +98,17 @@ class Scores:
         return {
             "dataset": dataset,
             "document_encoder": teacher.name,
-            "query_encoder": contestant.name,
+            "query_encoder": student.name,
             "split": split,
             "score_function": self._settings["score_function"],
             "document_weights": teacher.fingerprint[:16],
-            "query_weights": contestant.fingerprint[:16],
+            "query_weights": student.fingerprint[:16],
             "collection": content[:16],
             "document_max_length": str(teacher.max_length),
-            "query_max_length": str(contestant.max_length),
+            "query_max_length": str(student.max_length),
             "dtype": self._settings["dtype"],
             "index_dtype": self._settings["index_dtype"],
-            "query_backend": contestant.backend,
+            "query_backend": student.backend,
         }
 
     def scores(self, identity: Row) -> dict[str, float] | None:
@@ -128,10 +119,10 @@ class Scores:
         more = [name for name in row if name.startswith(_OF_AGREEMENT) and row[name] is not None]
         return {name: row[name] for name in dict.fromkeys([*self._needed, *more])}
 
-    def score(self, identity: Row, qrels: Qrels, run: Run) -> dict[str, float]:
-        """The metrics of a run, which is written if it is wanted."""
-        self.runs.write(identity, run)
-        return metrics(qrels, run, self.k_values)
+    def note(self, identity: Row, per_query: Mapping[str, np.ndarray]) -> None:
+        """Keep an encoder's agreement on each query, for `comparisons`."""
+        overlap = per_query[f"overlap@{self.cut}"]
+        self.per_query.setdefault(identity["dataset"], {})[encoder_of(identity)] = overlap
 
     def add(self, identity: Row, scores: Mapping[str, float]) -> Row:
         """Complete a row with retention, and save it unless the file has it.
@@ -199,8 +190,10 @@ def average_parts(
     """Identity and scores of a data set in parts: the mean over its parts, as the paper did.
 
     Args:
-        parts: identity and scores of each part, named `DATASET/PART`.
+        parts: identity and scores of each part, named `DATASET/PART`; or of the only one.
     """
+    if len(parts) == 1:
+        return parts[0]
     identities = [identity for identity, _ in parts]
     contents = "+".join(identity["collection"] for identity in identities)
     whole = {
@@ -221,9 +214,8 @@ def average_parts(
 
 
 def encoder_of(row: Mapping[str, Any]) -> str:
-    """The query encoder of a row, with its backend if that is not torch."""
-    backend = row["query_backend"]
-    return row["query_encoder"] + ("" if backend == "torch" else f" ({backend})")
+    """The query encoder of a row, as the grammar of encoders names it."""
+    return named(row["query_encoder"], row["query_backend"])
 
 
 def newest_scores(

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 
 from disret import distributed
-from disret.command_line import UserError, progress_bar, say
+from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.devices import world_size
 from disret.retrieve.index import Index, Shard
 
@@ -15,10 +16,25 @@ GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
 QUERIES = 1024  # whose scores with a block are held on the GPU at once: 0.3 GB
 
 
+class Searchable(Protocol):
+    """An index that searches by itself."""
+
+    documents: int
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 [n_queries, k], falling, and rows int64 [n_queries, k]."""
+
+
 def search(
-    index: Index, queries: np.ndarray, k: int, device: str, gpu_library: str = "torch"
+    index: Index | Searchable,
+    queries: np.ndarray,
+    k: int,
+    device: str = "cpu",
+    gpu_library: str = "torch",
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the documents of the greatest inner product with each query.
+
+    An index of another program searches as it does by itself, on the CPU.
 
     Under `torchrun` the ranks share out the shards; all call this with the same queries.
 
@@ -34,6 +50,8 @@ def search(
     """
     import faiss
 
+    if not isinstance(index, Index):
+        return index.search(queries, min(k, index.documents)) if is_main_process() else None
     k = min(k, index.documents)
     bounds = [len(index.shards) * part // world_size() for part in range(world_size() + 1)]
     start, end = bounds[distributed.rank() : distributed.rank() + 2]

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, figure_path, run
-from disret.retrieve.scores import encoder_of, mean_retention, newest_scores, read_scores
+from disret.encode.encoders import named
+from disret.retrieve.scores import mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, format_table, read_rows
 
@@ -34,7 +35,7 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     newest = newest_scores(read_scores(scores))
     timings: dict[str, list[Row]] = {}
     for row in read_rows(speed, TIMED):
-        name = encoder_of({"query_backend": row["backend"], "query_encoder": row["encoder"]})
+        name = named(row["encoder"], row["backend"])
         timings.setdefault(name, []).append(row)
     largest = max((row["batch_size"] for rows in timings.values() for row in rows), default=0)
     rows, points = [], []

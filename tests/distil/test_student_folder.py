@@ -1,121 +1,162 @@
-"""A run of distill.py on disk."""
+"""A student on disk: new, unfinished or finished, and what may be touched."""
 
 import json
-from argparse import Namespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from disret.command_line import at_end
-from disret.distil.student_folder import Different, Foreign, Run, Taken, Unfinished
-from disret.distil.teachers import ModelTeacher
-from disret.encode.models import load_encoder
+from disret.command_line import UserError, at_end
+from disret.distil.student_folder import StudentFolder
+from disret.distil.training_data import Texts
+from disret.encode.encoders import open_encoder
 
 
 @pytest.fixture(autouse=True)
 def locks_are_given_back():
-    """As at the end of a script; each run of a test is one."""
+    """As at the end of a script; each folder of a test is one's."""
     yield
     at_end.close()
 
 
 @pytest.fixture
-def arguments(tmp_path, teacher):
-    return {"output": tmp_path / "s", "resume": False, "overwrite": False, "teacher": str(teacher),
-            "queries": None, "valid_queries": None, "layers": [0], "device": "cpu",
-            "init_with": "subset", "adapt": None, "teacher_vectors": None}  # fmt: skip
+def place(tmp_path):
+    return tmp_path / "s"
 
 
-def run(arguments, texts=("a", "b"), **changes):
+def open_folder(place, resume=False, overwrite=False, reads=()):
     at_end.close()
-    model = load_encoder(arguments["teacher"], "cpu")
-    found = Run(Namespace(**{**arguments, **changes}))
-    found.identify(ModelTeacher(model, "t", "cpu", "float32"), None, texts, [], ["v"])
-    return found
+    return StudentFolder(place, resume, overwrite, reads)
 
 
-def finish(arguments, **changes):
+@pytest.fixture
+def identify(teacher):
+    """Open a folder, and say what the student is made of: whether it is finished."""
+    encoder = open_encoder(str(teacher))
+
+    def run(folder, texts=("a", "b"), **changes) -> bool:
+        arguments = {"teacher": [str(teacher)], "queries": [], "valid_queries": [], "layers": [0],
+                     "device": "cpu", **changes}  # fmt: skip
+        made_of = Texts(list(texts), [], ["v"], None, {})
+        return folder.identify(arguments, encoder, None, made_of)
+
+    return run
+
+
+def finish(place, folder):
     """What a finished run leaves, but for the model."""
-    output = arguments["output"]
-    output.mkdir()
-    (output / "modules.json").write_text("[]")
-    (output / "distillation.json").write_text("{}")
+    place.mkdir()
+    (place / "modules.json").write_text("[]")
     report = {
-        **run(arguments, overwrite=True, **changes).content,
+        **folder.made_of,
         "command": "",
         "queries": {},
-        "teacher_is_local": True,
         "validation_mse": [],
         "student_sha256": "",
         "size": {},
     }
-    (output / "distillation.json").write_text(json.dumps(report))
+    (place / "distillation.json").write_text(json.dumps(report))
 
 
-def test_a_new_run_is_not_finished(arguments):
-    assert not run(arguments).is_finished
-    assert not run(arguments, resume=True).is_finished
+def test_a_new_run_is_not_finished(place, identify):
+    assert not identify(open_folder(place))
+    assert not identify(open_folder(place, resume=True))
 
 
-def test_circumstances_and_names_do_not_decide(arguments):
+def test_circumstances_and_names_do_not_decide(place, identify):
     """Another device or another name of the same teacher is the same run."""
-    finish(arguments)
-    assert run(arguments, resume=True, device="cuda", teacher="another name").is_finished
-    for changes in ({"layers": [1]}, {"texts": ("a", "c")}, {"texts": ("ab", "")}):
-        with pytest.raises(Different, match=r"another (layers|queries_sha256)"):
-            _ = run(arguments, resume=True, **changes).is_finished
+    first = open_folder(place)
+    identify(first)
+    finish(place, first)
+    assert identify(open_folder(place, resume=True), device="cuda", teacher=["another name"])
+    for changes in ({"layers": [1]}, {"texts": ("a", "c")}, {"texts": ("ab", "")},
+                    {"queries": [("log.tsv", 2.0)]}):  # fmt: skip
+        with pytest.raises(UserError, match=r"another (layers|queries_sha256|query_weights); give"):
+            identify(open_folder(place, resume=True), **changes)
 
 
-def test_what_stands_there_is_not_touched(arguments):
-    arguments["output"].mkdir()
-    with pytest.raises(Foreign, match="not a model"):
-        run(arguments, overwrite=True)
-    (arguments["output"] / "modules.json").write_text("[]")
-    with pytest.raises(Taken):
-        run(arguments)
-    with pytest.raises(Foreign, match=r"not made by distill\.py"):
-        _ = run(arguments, resume=True).is_finished
+def test_what_stands_there_is_not_touched(place, identify):
+    place.mkdir()
+    with pytest.raises(UserError, match="not a model"):
+        open_folder(place, overwrite=True)
+    (place / "modules.json").write_text("[]")
+    with pytest.raises(UserError, match="exists: name another output, or overwrite it"):
+        open_folder(place)
+    with pytest.raises(UserError, match=r"not made by distill\.py"):
+        identify(open_folder(place, resume=True))
 
 
-def test_only_what_distill_made_is_replaced(arguments):
+def test_only_what_distill_made_is_replaced(place):
     """Not another model, however it came there."""
-    arguments["output"].mkdir()
-    (arguments["output"] / "modules.json").write_text("[]")
-    with pytest.raises(Foreign, match="so it is not replaced"):
-        run(arguments, overwrite=True)
-    (arguments["output"] / "distillation.json").write_text("{}")
-    run(arguments, overwrite=True)
+    place.mkdir()
+    (place / "modules.json").write_text("[]")
+    with pytest.raises(UserError, match="so it is not replaced"):
+        open_folder(place, overwrite=True)
+    (place / "distillation.json").write_text("{}")
+    open_folder(place, overwrite=True)
 
 
-@pytest.mark.parametrize("what", ["teacher", "init_with", "adapt"])
-def test_an_input_is_not_replaced(arguments, what):
+def test_an_input_is_not_replaced(place):
     """By whatever name: a student that is distilled further is not its own teacher."""
-    finish(arguments)
-    link = arguments["output"].with_name("link")
-    link.symlink_to(arguments["output"])
-    for name in (str(arguments["output"]), str(link)):
-        with pytest.raises(Foreign, match="is an input of this run"):
-            Run(Namespace(**{**arguments, what: name, "overwrite": True}))
-    inside = arguments["output"] / "log.tsv"
-    inside.touch()
-    with pytest.raises(Foreign, match="is an input of this run"):
-        Run(Namespace(**{**arguments, "queries": [inside], "overwrite": True}))
+    place.mkdir()
+    for file in ("modules.json", "distillation.json", "log.tsv"):
+        (place / file).write_text("{}")
+    link = place.with_name("link")
+    link.symlink_to(place)
+    for name in (str(place), str(link), place / "log.tsv"):
+        with pytest.raises(UserError, match="is an input of this run"):
+            open_folder(place, overwrite=True, reads=["static", None, name])
 
 
-def test_an_unfinished_run_waits(arguments):
-    first = run(arguments)
-    first.claim()
-    with pytest.raises(Unfinished):
-        run(arguments)
-    assert not run(arguments, resume=True).is_finished
-    with pytest.raises(Different, match="another layers"):
-        _ = run(arguments, resume=True, layers=[2]).is_finished
-    (first.partial / "left").touch()
-    run(arguments, overwrite=True, layers=[2]).claim()
-    assert [path.name for path in first.partial.iterdir()] == ["run.json"]
+def test_an_unfinished_run_waits(place, identify):
+    first = open_folder(place)
+    identify(first)
+    first.begin()
+    with pytest.raises(UserError, match="holds an unfinished run: resume or overwrite it"):
+        open_folder(place)
+    assert not identify(open_folder(place, resume=True))
+    with pytest.raises(UserError, match="another layers"):
+        identify(open_folder(place, resume=True), layers=[2])
+    (first.unfinished / "left").touch()
+    second = open_folder(place, overwrite=True)
+    identify(second, layers=[2])
+    second.begin()
+    assert [path.name for path in first.unfinished.iterdir()] == ["run.json"]
 
 
-def test_laps(arguments):
-    found = run(arguments)
+def test_what_is_to_be_resumed_says_what_it_is(place, identify):
+    folder = open_folder(place)
+    folder.checkpoints.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run\.json does not say what is to be resumed"):
+        identify(open_folder(place, resume=True))
+
+
+def cut(path):
+    """Leave out the end of a file."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_damaged_checkpoints_are_passed_over(place, capsys):
+    """A kill or a power cut leaves one without its last file, or with less than was written."""
+    folder = open_folder(place, overwrite=True)
+    for step in (4, 8, 12, 16, 20):
+        checkpoint = folder.checkpoints / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        save_file({"w": torch.zeros(5)}, checkpoint / "model.safetensors")
+        torch.save({"w": torch.zeros(5)}, checkpoint / "optimizer.pt")
+        (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
+    cut(folder.checkpoints / "checkpoint-20" / "trainer_state.json")
+    cut(folder.checkpoints / "checkpoint-16" / "model.safetensors")
+    cut(folder.checkpoints / "checkpoint-12" / "optimizer.pt")
+    assert folder.last_checkpoint().endswith("checkpoint-8")
+    assert folder.report["resumed_at_step"] == 8
+    assert capsys.readouterr().err.count("passed over") == 3
+    folder.begin()
+    assert folder.last_checkpoint() is None
+
+
+def test_laps(place):
+    found = open_folder(place)
     for name in ("first", "second"):
         found.lap(name)
     assert list(found._seconds) == ["first", "second"]

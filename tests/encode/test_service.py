@@ -7,7 +7,7 @@ from embedding_service import KEY, EmbeddingService, letters
 from disret import paths
 from disret.command_line import UserError
 from disret.encode import service as service_module
-from disret.encode.service import FIXED_TEXTS, REQUEST, Changed, NoKey, Service, parsed_options
+from disret.encode.service import FIXED_TEXTS, REQUEST, Service, parsed_options
 
 TEXTS = [f"text number {i} of {i % 7}" for i in range(3 * REQUEST + 5)]
 
@@ -116,7 +116,9 @@ def test_the_key(server, monkeypatch):
     for wrong in (None, f"{KEY}-wrong"):
         if wrong:
             monkeypatch.setenv("OPENAI_API_KEY", wrong)
-        with pytest.raises(NoKey, match="does not accept the key") as error:
+        with pytest.raises(
+            UserError, match="does not accept the key.*set the variable OPENAI_API_KEY"
+        ) as error:
             Service(server.address, "tiny")
         assert KEY not in str(error.value)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -130,7 +132,7 @@ def test_a_service_that_changes_its_model_is_noticed(server):
     server.embed = lambda texts: letters(texts) * (1 + 1e-4)  # it rounds
     Service(server.address, "tiny")
     server.embed = lambda texts: letters([text[::-1].replace("e", "c") for text in texts])
-    with pytest.raises(Changed, match=r"has changed: its vectors of fixed texts have a cosine"):
+    with pytest.raises(UserError, match=r"has changed: its vectors of fixed texts have a cosine"):
         Service(server.address, "tiny")
     (record,) = (paths.DOWNLOADS / "embeddings").glob("*.service.json")
     record.unlink()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from disret.distil.dose import dose
+from disret.distil.recipes import schedule
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from disret.distil.dose import dose
     ],
 )
 def test_what_suits_a_number_of_texts(texts, asked, wanted):
-    assert dose(texts, 128, **asked) == pytest.approx(wanted, rel=1e-3)
+    assert schedule(texts, 128, **asked) == pytest.approx(wanted, rel=1e-3)

@@ -1,0 +1,172 @@
+"""Vectors of queries on disk, computed once for all runs: a kill costs the block in flight."""
+
+import io
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from disret import paths
+from disret.command_line import progress_bar
+from disret.encode.batches import BatchEncoder, check_finite
+from disret.encode.service import BLOCK as SERVICE_BLOCK
+from disret.encode.service import Service
+from disret.encode.tokens import Tokens
+from disret.files import check_free_space, kept, read_record, text_sha256, write_json
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+T = TypeVar("T")  # tokenised texts
+BLOCK = 4096  # texts encoded and written together
+
+
+class Rows:
+    """Some rows of an array on disk, in any order and repeated, which are read when asked for.
+
+    Another process that is sent them opens the file itself.
+
+    Args:
+        array: [n, dimension], memory-mapped from a `.npy` file.
+        rows: int64 [m]; all of them, if None.
+    """
+
+    def __init__(self, array: np.memmap, rows: np.ndarray | None = None) -> None:
+        self.array = array
+        self.rows = np.arange(len(array)) if rows is None else rows
+
+    def __reduce__(self) -> tuple:
+        return _reopened, (str(self.array.filename), self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, numbers: Any) -> np.ndarray:
+        return self.array[self.rows[numbers]]
+
+
+def _reopened(path: str, rows: np.ndarray) -> Rows:
+    return Rows(np.load(path, mmap_mode="r"), rows)
+
+
+def query_embeddings(
+    model: "SentenceTransformer",
+    model_sha256: str,
+    dtype: str,
+    queries: list[str],
+    batch_size: int | None,
+) -> Rows:
+    """Embed queries as a model's `encode_query` does, once.
+
+    The key is of the model's weights, prompts and sequence length, the precision and the queries.
+
+    Args:
+        model_sha256: the model's fingerprint.
+        dtype: the precision that the model computes in.
+        batch_size: that of `BatchEncoder`.
+
+    Returns:
+        float32 [n_queries, dimension], memory-mapped.
+    """
+    encoder = BatchEncoder(model, batch_size)
+
+    def tokenise(texts: list[str]) -> Tokens | list[str]:
+        return encoder.tokenise(texts, "query")
+
+    def encode(tokens: Tokens | list[str], progress: Callable[[int], object]) -> np.ndarray:
+        return encoder.encode(tokens, "query", progress)
+
+    key = text_sha256(queries, f"{model_sha256} {model.max_seq_length} {dtype}")
+    dimension = model.get_embedding_dimension()
+    return Rows(embedded(key, tokenise, encode, queries, dimension, "teacher"))
+
+
+def embedded_once(service: Service, texts: Sequence[str]) -> Rows:
+    """The vectors that a service gives; each text is sent once, in this run or an earlier one."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    key = text_sha256(places, f"service {service.fingerprint}")
+    vectors = embedded(
+        key, list, service.embed, list(places), service.dimension, service.name, SERVICE_BLOCK
+    )
+    return Rows(vectors, np.array([places[text] for text in texts]))
+
+
+def embedded(
+    key: str,
+    tokenise: Callable[[list[str]], T],
+    encode: Callable[[T, Callable[[int], object]], np.ndarray],
+    texts: Sequence[str],
+    dimension: int,
+    description: str,
+    block_size: int = BLOCK,
+) -> np.memmap:
+    """Embed texts into a file under `downloads/embeddings`, which a later call reads.
+
+    What a kill or a full disk has left unfinished is continued after its last whole block, with the
+    same blocks and so the same vectors as an unbroken run.
+
+    Args:
+        key: SHA-256 of the texts and of all that decides their vectors, for the file's name.
+        tokenise: what `encode` takes, of a list of texts; of the next block while one is encoded.
+        encode: that to float32 [n, dimension]; calls its second argument with the number of texts
+            as they are done.
+        description: for the progress bar.
+        block_size: texts encoded and written together, at the end of which a kill costs nothing.
+
+    Returns:
+        float32 [n_texts, dimension], read-only.
+
+    Raises:
+        UserError: a vector has a value that is not a number, or infinity.
+    """
+    path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
+
+    def make(whole: Path) -> None:
+        check_free_space(path, len(texts) * dimension * 4, "the teacher's embeddings")
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        noted = unfinished.with_suffix(".rows")  # how many of its rows are on the disk itself
+        done = (read_record(noted, {"rows": int}) or {"rows": 0})["rows"]
+        done = done if unfinished.exists() else 0
+        header = _header(len(texts), dimension)
+        with (
+            unfinished.open("r+b" if done else "wb") as file,
+            progress_bar(total=len(texts), initial=done, desc=description, unit="text") as bar,
+            ThreadPoolExecutor(1) as ahead,
+        ):
+            if not done:
+                file.write(header)
+            file.truncate(len(header) + done * dimension * 4)
+            file.seek(0, os.SEEK_END)
+            remaining = itertools.islice(texts, done, None)
+
+            def fetch() -> tuple[list[str], T | None]:
+                block = list(itertools.islice(remaining, block_size))
+                return block, tokenise(block) if block else None
+
+            upcoming = ahead.submit(fetch)
+            while (fetched := upcoming.result())[0]:
+                upcoming = ahead.submit(fetch)
+                block, tokens = fetched
+                vectors = encode(tokens, bar.update)
+                check_finite(vectors, block)
+                file.write(vectors.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+                done += len(block)
+                write_json(noted, {"rows": done})
+        unfinished.replace(whole)
+        noted.unlink()
+
+    return np.load(kept(path, make), mmap_mode="r")
+
+
+def _header(count: int, dimension: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+    )
+    return buffer.getvalue()

@@ -1,0 +1,321 @@
+"""What embeds texts, and the one grammar that names it.
+
+models/student                a model, by folder or by its name on the hub
+models/student@int8           its export; @onnx in float32; a folder of that name goes first
+https://HOST/v1#NAME          a service in OpenAI's protocol, and its model
+vectors.parquet, hub:NAME     texts with vectors that are there
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from disret.command_line import UserError, progress_bar, say, without_secrets
+from disret.data.vectors import is_normalised, read_vectors, split
+from disret.encode.embedding_cache import Rows, embedded_once, query_embeddings
+from disret.encode.models import (
+    Description,
+    describe,
+    fingerprint,
+    load_encoder,
+    place,
+    with_dimensions,
+    with_prompt,
+)
+from disret.encode.service import Service, parsed_options
+from disret.encode.timings import Timings
+from disret.files import text_sha256
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from disret.encode.batches import BatchEncoder
+
+VECTORS = (".parquet", ".jsonl", ".jsonl.gz", ".npz")
+EXPORTS = {"onnx": "export", "int8": "export-int8"}  # by suffix, as tables call them
+PRECISIONS = {"export": "float32", "export-int8": "int8"}
+BLOCK = 4096  # queries of an export between two steps of the progress bar
+
+
+class Encoder:
+    """What embeds texts.
+
+    Attributes:
+        name: for people and tables, an export's that of its model.
+        backend: torch, export, export-int8, service or vectors.
+        model: if its weights are at hand in torch.
+        fingerprint: SHA-256 of what decides its vectors of queries.
+        index_fingerprint: of what embeds the documents, whatever is put before a query or cut off.
+        on_hub: its name on the model hub, if it is there.
+        size: layers, parameters and dimension.
+        max_length: tokens of a text.
+        dtype, device: what it computes in, and where.
+        weight_bytes: what its weights take in memory.
+        normalises: whether its vectors have length 1.
+        is_local: whether it computes them in this process, so that its time is its own.
+        texts: those to train on and to validate on, if it has vectors of no others.
+        timings: what encoding took.
+    """
+
+    name: str
+    backend: str
+    model: "SentenceTransformer | None" = None
+    fingerprint: str
+    index_fingerprint: str
+    on_hub: str | None = None
+    size: Description
+    max_length: float = math.inf
+    dtype, device = "float32", "cpu"
+    weight_bytes = 0
+    normalises = False
+    is_local = True
+    texts: tuple[list[str], list[str]] | None = None
+    timings: Timings
+
+    def encode_query(self, queries: Sequence[str]) -> np.ndarray:
+        """Query embeddings, float32 [n_queries, dimension], with a progress bar."""
+        with self.timings.measure("encode queries", len(queries)):
+            return self.embed_once(list(queries))[:]
+
+    def embed_once(self, queries: list[str]) -> Rows:
+        """The same on disk, computed once for all runs."""
+        raise UserError(f"{self.name} is an export, which is no teacher: name its model.")
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """Embed queries as a service would, and wait until the device has finished."""
+        self.encode_query(queries)
+
+    def announce(self, texts: Sequence[str]) -> None:
+        """Say what embedding the texts takes."""
+        say(f"{self.name}: {len(texts):,} texts to embed, in {self.dtype} on {self.device}.")
+
+
+def open_encoder(
+    names: str | Sequence[str],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    num_threads: int | None = None,
+    options: Sequence[str] = (),
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
+    max_seq_length: int | None = None,
+    timings: Timings | None = None,
+) -> Encoder:
+    """Open what a name of the grammar above means; several names are files of vectors.
+
+    Args:
+        device, dtype: of a model; float32, bfloat16 or float16.
+        batch_size: of a model, that of `BatchEncoder`.
+        num_threads: of an export.
+        options: of a service, `KEY=VALUE` fields of each request.
+        prompt: put before each query: a text, or of a model the name of one of its prompts.
+        truncate_dim: of a model, keep so many coordinates.
+        max_seq_length: of a model, cut texts to so many tokens.
+
+    Raises:
+        UserError: it is not there, or does not embed texts, or has no such thing as is asked of it.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    name, timings = names[0], timings or Timings()
+    is_service = name.startswith(("http://", "https://"))
+    if options and not is_service:
+        raise UserError(f"{name} is no service, whose requests could have more fields.")
+    if truncate_dim and (is_service or is_vectors(name)):
+        raise UserError(f"the dimensions of {without_secrets(name)} cannot be cut.")
+    if is_vectors(name):
+        if prompt is not None:
+            raise UserError(f"{name} has vectors already, so nothing is put before its queries.")
+        return VectorEncoder(names, timings)
+    if len(names) > 1:
+        raise UserError(f"one encoder is wanted, and {names[1]} is a second; name one.")
+    if is_service:
+        url, _, model = name.partition("#")
+        if not model:
+            raise UserError(f"{without_secrets(url)} names no model: write https://HOST/v1#NAME.")
+        return ServiceEncoder(Service(url, model, parsed_options(options), prompt or ""), timings)
+    folder, _, suffix = name.rpartition("@")
+    if suffix in EXPORTS and not Path(name).exists():
+        return ExportEncoder(folder, EXPORTS[suffix], num_threads, timings)
+    return ModelEncoder(
+        name, device, dtype, batch_size, prompt, truncate_dim, max_seq_length, timings
+    )
+
+
+def is_vectors(name: str) -> bool:
+    """Whether a name is of texts with vectors that are there."""
+    return name.startswith("hub:") or (name.endswith(VECTORS) and not Path(name).is_dir())
+
+
+def named(name: str, backend: str) -> str:
+    """An encoder as the grammar names it, of the two columns that a table has."""
+    suffixes = {backend: f"@{suffix}" for suffix, backend in EXPORTS.items()}
+    return name + suffixes.get(backend, "")
+
+
+class ModelEncoder(Encoder):
+    """A sentence-transformers model; it is cast and moved to its device when it first embeds."""
+
+    backend = "torch"
+
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        dtype: str,
+        batch_size: int | None,
+        prompt: str | None,
+        truncate_dim: int | None,
+        max_seq_length: int | None,
+        timings: Timings,
+    ) -> None:
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
+        self.name, self.device, self.dtype, self.timings = name, device, dtype, timings
+        self.batch_size = batch_size
+        is_short = "/" not in name  # names of the hub without an owner are the library's own
+        on_hub = f"sentence-transformers/{name}" if is_short else name
+        self.on_hub = None if Path(name).exists() else on_hub
+        model = load_encoder(name, "cpu", max_seq_length, dtype="auto")
+        self.fingerprint = self.index_fingerprint = fingerprint(model)
+        if prompt is not None:
+            with_prompt(model, prompt)
+        if truncate_dim is not None:
+            model = with_dimensions(model, truncate_dim)
+        if prompt is not None or truncate_dim is not None:
+            self.fingerprint = fingerprint(model)
+        self.model, self.size, self.max_length = model, describe(model), model.max_seq_length
+        self.normalises = any(isinstance(module, Normalize) for module in model)
+
+    @cached_property
+    def batches(self) -> "BatchEncoder":
+        """The model where it embeds, in its precision."""
+        from disret.encode.batches import BatchEncoder
+
+        place(self.model, self.device, self.dtype, self.name)
+        return BatchEncoder(self.model, self.batch_size, self.timings)
+
+    def uncast(self) -> "SentenceTransformer":
+        """The model where it embeds; in float32, unless its files hold less."""
+        if any(parameter.itemsize < 4 for parameter in self.model.parameters()):
+            return self.batches.model
+        return self.model.to(self.device)
+
+    @property
+    def weight_bytes(self) -> int:
+        model = self.batches.model
+        return sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
+
+    def encode_query(self, queries: Sequence[str]) -> np.ndarray:
+        return self.batches.encode_query(queries)
+
+    def embed_once(self, queries: list[str]) -> Rows:
+        model = self.batches.model
+        return query_embeddings(model, self.fingerprint, self.dtype, queries, self.batch_size)
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By `SentenceTransformer.encode_query`."""
+        import torch
+
+        self.batches.model.encode_query(
+            list(queries), batch_size=batch_size, show_progress_bar=False, convert_to_tensor=True
+        )
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+
+class ExportEncoder(Encoder):
+    """The export beside a model, on the CPU."""
+
+    def __init__(self, name: str, backend: str, num_threads: int | None, timings: Timings) -> None:
+        from disret.query_encoder import ExportError, QueryEncoder
+
+        self.name, self.backend, self.dtype = name, backend, PRECISIONS[backend]
+        self.timings = timings
+        try:
+            self.encoder = QueryEncoder.from_pretrained(name, self.dtype, num_threads)
+        except ExportError as error:
+            raise UserError(str(error)) from None
+        settings = self.encoder.settings
+        self.size = Description(**settings["size"])
+        self.max_length = settings["max_length"] or math.inf
+        files = settings["files"][self.dtype]
+        self.weight_bytes = sum((self.encoder.folder / file).stat().st_size for file in files)
+        aside = ("checks", "model_files", "size", "files", "onnxruntime")
+        content = {key: value for key, value in settings.items() if key not in aside}
+        content["files"] = [settings["files"]["tokenizer"], files]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        self.fingerprint = self.index_fingerprint = digest.hexdigest()
+
+    def encode_query(self, queries: Sequence[str]) -> np.ndarray:
+        vectors = np.empty((len(queries), self.size.dimension), dtype=np.float32)
+        with (
+            self.timings.measure("encode queries", len(queries)),
+            progress_bar(total=len(queries), desc="encode query", delay=2) as bar,
+        ):
+            for start in range(0, len(queries), BLOCK):
+                part = queries[start : start + BLOCK]
+                vectors[start : start + BLOCK] = self.encoder.encode(part)
+                bar.update(len(part))
+        return vectors
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By `QueryEncoder.encode`."""
+        self.encoder.encode(queries, batch_size)
+
+
+class ServiceEncoder(Encoder):
+    """An embedding service; a text is sent once, however often it is asked for."""
+
+    backend, is_local = "service", False
+
+    def __init__(self, service: Service, timings: Timings) -> None:
+        self.service, self.name, self.timings = service, service.name, timings
+        self.fingerprint, self.normalises = service.fingerprint, service.normalises
+        self.index_fingerprint = text_sha256([without_secrets(service.url), service.model])
+        self.size = Description(0, 0, service.dimension)
+
+    def embed_once(self, queries: list[str]) -> Rows:
+        return embedded_once(self.service, queries)
+
+    def run(self, queries: Sequence[str], batch_size: int) -> None:
+        """By requests of `batch_size` queries, one after the other."""
+        for start in range(0, len(queries), batch_size):
+            self.service.embed(queries[start : start + batch_size])
+
+    def announce(self, texts: Sequence[str]) -> None:
+        self.service.announce(list(dict.fromkeys(texts)))
+
+
+class VectorEncoder(Encoder):
+    """Texts with vectors that somebody has: they alone are trained, validated and compared on."""
+
+    backend, is_local = "vectors", False
+
+    def __init__(self, sources: Sequence[str], timings: Timings) -> None:
+        self.vectors, self.timings = read_vectors(sources), timings
+        self.name = ", ".join(Path(source).name for source in sources)
+        # Nothing says what made them.
+        self.fingerprint = self.index_fingerprint = self.vectors.sha256
+        self.size = Description(0, 0, self.vectors.embeddings.shape[1])
+        self.normalises = is_normalised(self.vectors.embeddings)
+
+    @cached_property
+    def texts(self) -> tuple[list[str], list[str]]:
+        train, valid = ([self.vectors.texts[row] for row in rows] for rows in split(self.vectors))
+        return train, valid
+
+    def embed_once(self, queries: list[str]) -> Rows:
+        """The vectors that the texts have; `UserError` if one has none."""
+        return Rows(self.vectors.embeddings, self.vectors.rows(queries))
+
+    def announce(self, texts: Sequence[str]) -> None:
+        count, dimension = self.vectors.embeddings.shape
+        say(f"{self.name}: {count:,} vectors of {dimension} dimensions.")

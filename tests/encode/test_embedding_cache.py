@@ -1,0 +1,111 @@
+"""Texts to vectors on disk: whole blocks, resumed to the same bytes."""
+
+import numpy as np
+import pytest
+
+from disret import paths
+from disret.command_line import UserError
+from disret.encode.embedding_cache import embedded, query_embeddings
+
+
+class Encoder:
+    """Gives each text its length, and fails on demand."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.texts = 0
+        self.fail_after = fail_after
+
+    def __call__(self, texts: list[str], progress) -> np.ndarray:
+        progress(len(texts))
+        self.texts += len(texts)
+        if self.fail_after is not None and self.texts > self.fail_after:
+            raise KeyboardInterrupt
+        return np.array([[len(text), ord(text[0])] for text in texts], dtype=np.float32)
+
+
+TEXTS = [chr(97 + i % 26) * (i % 13 + 1) for i in range(35)]
+WANTED = [[len(text), ord(text[0])] for text in TEXTS]
+
+
+@pytest.fixture
+def folder(home):
+    return home / "downloads" / "embeddings"
+
+
+def encode(encoder, key="k" * 64):
+    return embedded(key, list, encoder, TEXTS, 2, "test", 10)
+
+
+def test_rows_are_in_the_order_of_the_texts(folder):
+    result = encode(Encoder())
+    np.testing.assert_array_equal(result, WANTED)
+    assert isinstance(result, np.memmap)
+    assert sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock")) == [
+        f"{'k' * 32}.npy", f"{'k' * 32}.npy.sha256"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_resumes_at_the_last_whole_block_to_the_same_bytes(folder, power_cut):
+    """After a power cut a file may end in zeros, which nothing has noted."""
+    encode(Encoder(), "u" * 64)
+    with pytest.raises(KeyboardInterrupt):
+        encode(Encoder(fail_after=26))
+    path = folder / f"{'k' * 32}.npy"
+    assert not path.exists()
+    if power_cut:
+        (part,) = folder.glob(".*.unfinished")
+        part.write_bytes(part.read_bytes() + bytes(20 * 8))
+    second = Encoder()
+    encode(second)
+    assert second.texts == 15  # two blocks of ten were kept
+    assert path.read_bytes() == (folder / f"{'u' * 32}.npy").read_bytes()
+    third = Encoder()
+    encode(third)
+    assert third.texts == 0
+    assert not [name for name in folder.glob(".*") if name.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "short", "no checksum"])
+def test_a_damaged_file_is_made_anew(folder, capsys, damage):
+    """A power cut may leave zeros, or less than was written."""
+    encode(Encoder())
+    path = folder / f"{'k' * 32}.npy"
+    whole = path.read_bytes()
+    if damage == "zeros":
+        path.write_bytes(whole[:200] + bytes(len(whole) - 200))
+    elif damage == "short":
+        path.write_bytes(whole[:-40])
+    else:
+        path.with_name(f"{path.name}.sha256").unlink()
+    found = np.array(encode(Encoder()))
+    assert "is not as its checksum says; making it anew" in capsys.readouterr().err
+    np.testing.assert_array_equal(found, WANTED)
+    assert path.read_bytes() == whole
+
+
+def test_values_that_are_not_numbers_are_named(folder):
+    def broken(texts, progress):
+        return np.array([[np.nan if text == "c" * 3 else 1.0] * 2 for text in texts])
+
+    with pytest.raises(UserError, match=r"not numbers for 'ccc' \(1 of 10"):
+        encode(broken)
+    assert not list(folder.glob("*.npy"))
+
+
+def test_query_embeddings_are_computed_once(teacher):
+    from disret.encode.models import fingerprint, load_encoder
+
+    encoder = load_encoder(str(teacher), "cpu")
+    sha256 = fingerprint(encoder)
+    queries = ["one", "two two", "three"]
+    first = query_embeddings(encoder, sha256, "float32", queries, None)
+    np.testing.assert_allclose(first[:], encoder.encode_query(queries), atol=1e-6)
+    assert not np.allclose(first[:], encoder.encode(queries), atol=1e-3)  # the prompt counts
+    (file,) = (paths.DOWNLOADS / "embeddings").glob("*.npy")
+    written = file.stat().st_mtime_ns
+    query_embeddings(encoder, sha256, "float32", queries, None)
+    assert file.stat().st_mtime_ns == written
+    encoder.max_seq_length = 4
+    query_embeddings(encoder, sha256, "float32", queries, None)
+    assert len(list((paths.DOWNLOADS / "embeddings").glob("*.npy"))) == 2
