@@ -1,7 +1,10 @@
 """The house: scripts on top of wings, wings on top of common floors, and every arrow down."""
 
 import ast
+import importlib
+import io
 import re
+import sys
 
 import pytest
 from conftest import ROOT
@@ -67,13 +70,91 @@ def test_modules_say_facts_and_scripts_name_flags(path):
             assert not [t for t in texts if isinstance(t, str) and re.search(r"--[a-z]", t)]
 
 
-def test_a_main_is_one_screen():
-    for script in ("distill", "benchmark", "ispeed", "sweep"):
-        tree = ast.parse((ROOT / f"{script}.py").read_text())
-        (main,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main")
-        assert main.end_lineno - main.lineno < 40, script
+SCRIPTS = {"distill": 300, "benchmark": 260, "ispeed": 200, "sweep": 140}  # lines, at most
+BEYOND = sorted((ROOT / "beyond").glob("*.py"))
 
 
-@pytest.mark.parametrize("script", ["distill", "benchmark", "ispeed", "sweep"])
+def functions(path):
+    return [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_short_and_begin_with_the_method(script):
+    path = ROOT / f"{script}.py"
+    assert path.read_text().count("\n") <= SCRIPTS[script]
+    (main,) = (function for function in functions(path) if function.name == "main")
+    assert main.end_lineno - main.lineno < 40
+    first = next(f for f in functions(path) if f.name not in ("main", "parse_args"))
+    assert first.lineno <= 120
+
+
+def test_the_method_is_in_sight():
+    sources = {script: (ROOT / f"{script}.py").read_text() for script in SCRIPTS}
+    assert re.search(r"^def init_from_layers", sources["distill"], re.MULTILINE)
+    assert "loss = EmbedDistillLoss(" in sources["distill"]
+    for step in ("open_index(", "encode_query(", "= search(", "metrics("):
+        assert step in sources["benchmark"]
+    assert "time.perf_counter()" in sources["ispeed"]
+
+
+def flags(script, monkeypatch):
+    """Those of `--help`, without the ones that every script has."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit), io.StringIO() as shown:
+        patch.setattr(sys, "argv", [f"{script}.py", "--help"])
+        patch.setattr(sys, "stdout", shown)
+        try:
+            importlib.import_module(script).parse_args()
+        finally:
+            text = shown.getvalue()
+    found = set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
+    return found - {"--debug", "--device", "--mirror"}
+
+
+def test_flags_are_few(monkeypatch):
+    counts = {script: len(flags(script, monkeypatch)) for script in SCRIPTS}
+    assert counts["distill"] <= 35
+    assert sum(counts.values()) <= 65
+
+
+def test_the_authors_flags_are_there(monkeypatch):
+    theirs = {
+        "distill": "teacher init-with output layers keep-order train-batch-size eval-batch-size "
+        "max-seq-length warmup-steps eval-steps num-epochs adamw-lr adamw-eps mixed-precision",
+        "benchmark": "datasets document-encoder query-encoder split output extension k-values "
+        "score-function batch-size",
+        "ispeed": "encoders datasets batch-sizes max-sentences num-runs output",
+    }
+    for script, names in theirs.items():
+        assert {f"--{name}" for name in names.split()} <= flags(script, monkeypatch)
+
+
+def test_modules_know_no_arguments():
+    """But for the command line's own, and the `main` of a command."""
+    for path in MODULES:
+        if path.name != "command_line.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [getattr(node, "id", None), getattr(node, "attr", None)]
+                assert "Namespace" not in names, path
+                arguments = node.args.args if isinstance(node, ast.FunctionDef) else []
+                assert "args" not in [argument.arg for argument in arguments] or any(
+                    argument.arg == "state"
+                    for argument in arguments  # of the trainer's callbacks
+                ), path
+
+
+def test_the_house_is_small():
+    files = [*MODULES, *BEYOND]
+    assert len(files) <= 70
+    assert sum(path.read_text().count("\n") for path in files) <= 9800
+
+
+@pytest.mark.parametrize("path", BEYOND, ids=lambda path: path.stem)
+def test_commands_beyond_the_paper_stand_alone(path):
+    assert all(name.startswith("disret.") for name in imports(path))
+    assert path.stat().st_mode & 0o111
+    assert f"python beyond/{path.name}" in ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_stand_alone(script):
     assert all(name.startswith("disret.") for name in imports(ROOT / f"{script}.py"))

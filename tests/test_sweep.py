@@ -21,7 +21,7 @@ def arguments(tmp_path, queries, valid_queries, collection):
     other = save_encoder(tmp_path / "other", "distilbert", layers=3, seed=1)
     return [
         "--teacher", teacher, "--others", f"{other}:0,2", "--datasets", collection,
-        "--score-function", "cos_sim", "--output", tmp_path / "sweep", "--batch-sizes", 4, 8,
+        "--score-function", "cos_sim", "--output", tmp_path / "sweep",
         "--", "--queries", queries, "--valid-queries", valid_queries, "--device", "cpu",
         "--train-batch-size", 16, "--warmup-steps", 2,
     ]  # fmt: skip
