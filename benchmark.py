@@ -7,8 +7,6 @@
     python benchmark.py --datasets path/to/my/collection …          # a folder in BEIR's layout
     python benchmark.py --queries log.tsv --index documents.faiss --document-encoder T \\
         --query-encoder models/student                  # your index, no judgments: agreement with T
-    python benchmark.py --datasets scifact --query-encoder models/student --extension HNSW32 \\
-        --search-parameters efSearch=16,32,64,128       # how far must the student's search look?
     torchrun --nproc-per-node 4 benchmark.py …                      # several GPUs, or CPUs
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
         benchmark.py …                                 # several machines, one shared file system
@@ -17,11 +15,6 @@ Documents are embedded and indexed once per document encoder; then only queries 
 --query-encoder the document encoder's own queries are scored on the same index, and retention is
 the share of its nDCG@10 that the query encoder keeps. A collection of any size streams through a
 few gigabytes of memory, and a run that was killed goes on where it was.
-
-The table of scores is that of exact search, or of --index as it is. With --extension or
---search-parameters a second table, RESULTS.sweep.csv, says what an approximate index finds of it
-with each setting, in how many milliseconds, and the answer is printed: what the student needs to
-find as much as the teacher, and the speed-up that is left.
 """
 
 import argparse
@@ -30,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from disret import command_line, distributed
-from disret.command_line import UserError, about, is_main_process, positive, say, threads
+from disret.command_line import UserError, about, is_main_process, positive, say
 from disret.data.catalog import datasets
 from disret.data.collection import (
     NoJudgments,
@@ -50,15 +43,11 @@ from disret.paths import HOME
 from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.existing import ExistingIndex, open_existing
-from disret.retrieve.failures import failures, write_worst
 from disret.retrieve.hits import Hits, find_hits
 from disret.retrieve.index import TooLarge, open_index
-from disret.retrieve.metrics import to_run
-from disret.retrieve.runs import run_name
+from disret.retrieve.runs import to_run
 from disret.retrieve.scores import Scores, average_parts, encoder_of, summary
 from disret.retrieve.search import check_gpu_faiss
-from disret.retrieve.settings import parse_settings
-from disret.retrieve.sweep_file import SweepFile
 from disret.retrieve.tasks import Target, Task, tasks_of
 from disret.serve.backends import (
     BACKENDS,
@@ -94,7 +83,6 @@ def main() -> None:
     teacher = load_teacher(args, timings)
     index = open_own_index(args, teacher)
     scores = open_score_file(args, index)
-    sweeps = open_sweep_file(args, teacher)
     students = [
         load_student(args, name, backend, teacher, timings)
         for name in args.query_encoder
@@ -108,12 +96,10 @@ def main() -> None:
     for name in args.datasets:
         with timings.measure("download", 1):
             tasks = tasks_of(name, args.split, args.mirror, read_log(args, teacher))
-        rows += score_dataset(args, tasks, teacher, contestants, scores, sweeps, index)
+        rows += score_dataset(args, tasks, teacher, contestants, scores, index)
     if is_main_process():
         append_run(args.output.with_suffix(".json"), timings.report(vars(args), args.device))
         print("\n".join([format_table(summary(rows, scores.main_metric)), *scores.comparisons()]))
-        if sweeps:
-            print(f"\n{sweeps.report()}")
         print(f"\n{format_table(timings.rows())}")
         print(f"\nEvery metric is in {args.output}.")
     distributed.leave()
@@ -142,8 +128,6 @@ def parse_args() -> argparse.Namespace:
         help="a query log (a file, or as in distill.py a data set of the hub) instead of "
         "--datasets: agreement with the document encoder's own queries")
     add("--max-queries", type=positive, metavar="N", help="of --queries, the first N")
-    add("--worst", type=Path, metavar="DIR",
-        help="write there, for each query encoder, the ten queries on which it agrees least")
     add("--query-encoder", nargs="+", default=[], metavar="MODEL",
         help="models that embed the queries, each scored by itself (default: the document encoder)")
     add("--query-backend", nargs="+", choices=BACKENDS, default=["torch"],
@@ -154,14 +138,6 @@ def parse_args() -> argparse.Namespace:
         help="results, a row for each data set as it finishes; rows that it holds already are not "
         "computed again; what the run took goes to a .json file beside it (default: "
         "benchmarks/results.csv)")
-    add("--extension", default="flat", metavar="KIND",
-        help="also search an index of this kind, made of the same vectors: what FAISS's index "
-        "factory takes, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat (default: flat, exact)")
-    add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
-        help="search the index of --extension, or the FAISS file of --index, with each value of "
-        "a parameter such as efSearch, nprobe or k_factor_rf; others may have one value")
-    add("--threads", type=threads, metavar="N",
-        help="of the CPU, while that times single queries (default: 1)")
     add("--k-values", nargs="+", type=positive, default=[10, 100], metavar="K",
         help="cut-offs of the metrics (default: 10 100)")
     add("--score-function", choices=["dot", "cos_sim"], default="dot",
@@ -209,10 +185,6 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
         parser.error(
             "--ids, --queries, --document-vectors and a service need the documents' --index"
         )
-    if args.search_parameters or args.extension != "flat":
-        check_sweep_arguments(args, parser)
-    elif args.threads:
-        parser.error("--threads are of single queries on an approximate --extension or --index")
     args.judged = not (args.queries or (args.document_vectors and not args.datasets))
     if not args.judged and not args.query_encoder:
         parser.error("a log compares each --query-encoder with the document encoder's own queries")
@@ -224,21 +196,6 @@ def check_index_arguments(args: argparse.Namespace, parser: argparse.ArgumentPar
     args.datasets = args.datasets or (list(datasets()) if args.judged else [Path(log[0]).name])
 
 
-def check_sweep_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuse what does not go with a sweep."""
-    if args.index and args.extension != "flat":
-        parser.error("--extension is the kind of an index that is built here, --index another's")
-    if not args.index and args.extension == "flat":
-        parser.error("--search-parameters are of an approximate index: name its --extension")
-    if args.no_baseline:
-        parser.error("students are compared with the baseline, which --no-baseline leaves out")
-    if world_size() > 1:
-        parser.error("single queries are timed by one process, without torchrun")
-    with about("--search-parameters"):
-        parse_settings(args.search_parameters)
-    args.threads = args.threads or 1
-
-
 def check_before_long_work(args: argparse.Namespace) -> None:
     """Refuse unknown data sets, missing splits and an output that cannot be written."""
     for name in args.datasets if args.judged else []:
@@ -248,8 +205,8 @@ def check_before_long_work(args: argparse.Namespace) -> None:
                 collection.check_split(args.split or default_split(name))
     check_writable(args.output)
     read_runs(args.output.with_suffix(".json"))
-    for folder in filter(None, (args.save_runs, args.worst)):
-        check_writable(folder / "run")
+    if args.save_runs:
+        check_writable(args.save_runs / "run")
 
 
 def load_teacher(args: argparse.Namespace, timings: Timings) -> Encoder:
@@ -280,18 +237,6 @@ def open_score_file(args: argparse.Namespace, index: ExistingIndex | None) -> Sc
     )  # fmt: skip
 
 
-def open_sweep_file(args: argparse.Namespace, teacher: Encoder) -> SweepFile | None:
-    """The table beside the output, if an approximate index is to be searched, and it can be."""
-    if not args.search_parameters and args.extension == "flat":
-        return None
-    sweeps = SweepFile(
-        args.output.with_suffix(".sweep.csv"), parse_settings(args.search_parameters),
-        args.threads, args.score_function, args.extension, args.index,
-    )  # fmt: skip
-    sweeps.check(teacher.size.dimension)
-    return sweeps
-
-
 def load_student(
     args: argparse.Namespace, name: str, backend: str, teacher: Encoder, timings: Timings
 ) -> Encoder:
@@ -299,7 +244,7 @@ def load_student(
     if backend == "torch":
         student = TorchEncoder(name, args.device, args.dtype, args.batch_size, timings)
     else:
-        of_cpu = args.threads or share_of_cores(world_size())
+        of_cpu = share_of_cores(world_size())
         student = ExportedEncoder(name, backend, of_cpu, timings)
     if student.size.dimension != teacher.size.dimension:
         raise UserError(
@@ -328,13 +273,11 @@ def score_dataset(
     teacher: Encoder,
     contestants: Sequence[Encoder],
     scores: Scores,
-    sweeps: SweepFile | None,
     index: ExistingIndex | None,
 ) -> list[Row]:
     """Score every contestant on a data set; each row goes to the output as soon as it is known.
 
     Args:
-        sweeps: if there is one, every encoder searches an approximate index as well.
         index: to be searched instead of one that is built here.
 
     Returns:
@@ -356,19 +299,14 @@ def score_dataset(
             else:
                 say(f"{task.name}, {contestant.name}: in {args.output} already.")
         computed = iter(())
-        if missing or sweeps:
-            target = open_target(args, task, teacher, scores, sweeps, index)
-            wanted = contestants if sweeps else missing
-            hits = hits_of(args, target, teacher, wanted, scores.depth, sweeps)
-            if sweeps:
-                hits = dict(hits).items()
+        if missing:
+            target = open_target(args, task, teacher, scores, index)
+            hits = hits_of(args, target, teacher, missing, scores.depth)
             computed = evaluate(args, target, hits, teacher, missing, scores)
         rows = []
         for contestant, found, parts in zip(contestants, known, by_part, strict=True):
             parts.append((identities[contestant], next(computed) if found is None else found))
             rows.append(scores.add(*parts[-1]))
-        if sweeps:
-            sweeps.measure(target, dict(hits), identities, teacher.timings)
     if len(tasks) > 1:
         rows = [scores.add(*average_parts(parts)) for parts in by_part]
     return rows
@@ -379,7 +317,6 @@ def open_target(
     task: Task,
     teacher: Encoder,
     scores: Scores,
-    sweeps: SweepFile | None,
     index: ExistingIndex | None,
 ) -> Target:
     """Read and check a collection, then embed and index its documents, unless there is an index."""
@@ -388,8 +325,6 @@ def open_target(
     def check(ids: Collection[str]) -> None:
         check_judged(ids)
         scores.runs.check_ids(ids, "document")
-        if sweeps:
-            sweeps.check_count(len(ids), teacher.size.dimension)
 
     scores.runs.check_ids(queries, "query")
     if index:
@@ -405,11 +340,9 @@ def hits_of(
     teacher: Encoder,
     wanted: Iterable[Encoder],
     depth: int,
-    sweeps: SweepFile | None,
 ) -> Iterator[tuple[Encoder, Hits | None]]:
     """Embed the queries with the teacher, for comparison, and with each encoder, and search."""
     encoders = list(dict.fromkeys([*([] if args.no_baseline else [teacher]), *wanted]))
-    depth = max(depth, sweeps.depth if sweeps else 0)
     return find_hits(target, encoders, depth + 1, args.score_function, args.device, args.gpu_search)
 
 
@@ -465,10 +398,6 @@ def score(
     )
     name = f"overlap@{scores.cut}"
     scores.per_query.setdefault(target.name, {})[encoder_of(identity)] = per_query[name]
-    if args.worst:
-        path = args.worst / f"{run_name(identity)}.md"
-        write_worst(path, failures(target, per_query, reference.rows, hits.rows))
-        say(f"{path}: where {identity['query_encoder']} agrees least.")
     return {**values, **agreement_summary(per_query)}
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from disret import distributed
 from disret.command_line import is_main_process
 from disret.data.collection import Qrels
-from disret.retrieve.agreement import paired
-from disret.retrieve.metrics import Run, metrics, retention
-from disret.retrieve.runs import RunFiles
+from disret.retrieve.metrics import metrics, retention
+from disret.retrieve.runs import Run, RunFiles
+from disret.retrieve.statistics import compare
 from disret.tables import Row, append_row, read_rows
 
 # Two rows that agree in these measure the same; names and dates do not matter.
@@ -167,7 +167,7 @@ class Scores:
         for dataset, encoders in self.per_query.items():
             (first, of_first), *others = encoders.items()
             for name, values in others:
-                found = paired(of_first, values)
+                found = compare(of_first, values)
                 more = "higher" if found["difference"] > 0 else "lower"
                 lines.append(
                     f"{dataset}: overlap@{self.cut} of {name} is {more} than that of {first} by "
