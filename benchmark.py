@@ -37,8 +37,7 @@ from disret.data.collection import (
 )
 from disret.data.download import mirror_from
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
-from disret.encode.batches import check_finite, normalised
-from disret.encode.encoders import Encoder, open_encoder
+from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
 from disret.encode.timings import Timings
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
@@ -46,7 +45,7 @@ from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.approximate import check_count, empty_index, open_approximate
 from disret.retrieve.foreign import ForeignIndex, open_foreign
-from disret.retrieve.index import Index, open_index
+from disret.retrieve.index import open_index
 from disret.retrieve.metrics import metrics
 from disret.retrieve.runs import to_run
 from disret.retrieve.scores import Scores, average_parts, summary
@@ -67,15 +66,16 @@ def main() -> None:
         check_gpu_faiss()
     timings = Timings()
     encoders = open_encoders(args, timings)
-    index = None
+    index, kind, dimension = None, args.index_dtype, encoders[0].dimension
     if args.index:
-        dimension = encoders[0].size.dimension
         index = open_foreign(args.index, args.ids, dimension, args.score_function)
+        kind = index.description
     elif args.extension != "flat":
-        empty_index(args.extension, encoders[0].size.dimension, args.score_function)  # or refuse
+        empty_index(args.extension, dimension, args.score_function)  # or refuse
+        kind += f"-{args.extension}"
     scores = Scores(
         args.output, args.k_values, args.save_runs, score_function=args.score_function,
-        dtype=args.dtype, index_dtype=index_kind(args, index),
+        dtype=args.dtype, index_dtype=kind,
     )  # fmt: skip
     rows: list[Row] = []
     for name in args.datasets:
@@ -131,7 +131,8 @@ def score_collection(
         collection.check_judged(split, qrels, ids)
         scores.runs.check_ids(ids, "document")
         if args.extension != "flat":
-            check_count(args.extension, teacher.size.dimension, len(ids))
+            empty = empty_index(args.extension, teacher.dimension, args.score_function)
+            check_count(args.extension, empty, len(ids))
 
     # 1. Embed and index the documents.
     if own:
@@ -143,7 +144,7 @@ def score_collection(
 
     # 2. Embed the queries with each encoder that has no scores yet, and with the documents' own.
     places = [0, *(n for n, values in enumerate(known) if n and not values)]
-    vectors = np.stack([embedded(encoders[n], texts, args.score_function) for n in places])
+    vectors = np.stack([query_vectors(encoders[n], texts, args.score_function) for n in places])
 
     # 3. Search, all encoders at once, so that the index is read once.
     with timings.measure("search", len(places) * len(texts)):
@@ -171,13 +172,6 @@ def score_collection(
     return list(zip(identities, known, strict=True))
 
 
-def embedded(encoder: Encoder, queries: list[str], score_function: str) -> np.ndarray:
-    """Query embeddings, float32 [n_queries, dimension]; for `cos_sim` of length 1."""
-    vectors = encoder.encode_query(queries)
-    check_finite(vectors, queries)
-    return normalised(vectors) if score_function == "cos_sim" else vectors
-
-
 def open_encoders(args: argparse.Namespace, timings: Timings) -> list[Encoder]:
     """The document encoder, and those of queries, if their vectors are of its dimension."""
     names = [args.document_encoder, *args.query_encoder]
@@ -189,23 +183,10 @@ def open_encoders(args: argparse.Namespace, timings: Timings) -> list[Encoder]:
         )
         for name in names
     ]  # fmt: skip
-    dimension = encoders[0].size.dimension
-    for encoder in encoders[1:]:
-        if encoder.size.dimension != dimension:
-            raise UserError(
-                f"{encoder.name} gives {encoder.size.dimension} dimensions, but the index of "
-                f"{encoders[0].name} has {dimension}: it is not a query encoder for this index."
-            )
+    check_dimensions(encoders[0], encoders[1:])
     if not (args.index or encoders[0].model):
         raise UserError(f"{encoders[0].name} embeds no documents here: name their index.")
     return encoders
-
-
-def index_kind(args: argparse.Namespace, index: ForeignIndex | None) -> str:
-    """What the table says of the index: its precision, and its kind if it is not exact."""
-    if index:
-        return index.description
-    return args.index_dtype + ("" if args.extension == "flat" else f"-{args.extension}")
 
 
 def check_before_long_work(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from disret.data.collection import find_collections
 from disret.files import read_json
 from disret.retrieve.runs import RunFiles, read_run
 from disret.retrieve.scores import newest_scores
-from disret.retrieve.significance import p_value, per_query, retention_interval
+from disret.retrieve.statistics import p_value, per_query, retention_interval
 from disret.tables import read_rows, write_rows
 
 DEPTH = 100  # of the runs of benchmark.py with its default cut-offs
@@ -59,8 +59,8 @@ def main() -> None:
         (collection,) = find_collections(FOLDERS.get(dataset, dataset))
         qrels = collection.qrels("test", collection.queries())
         for name, rows in encoders.items():
-            found = per_query(qrels, read_run(run_files.path(rows[dataset]), qrels))
-            scores[name].append(np.array(list(found.values())))
+            run = read_run(run_files.path(rows[dataset]), qrels)
+            scores[name].append(per_query(qrels, run))
 
     def shares(name: str) -> np.ndarray:
         """Of every query, the part of the mean retention that it makes, in percent."""
@@ -85,7 +85,7 @@ def main() -> None:
             "high": round(high, 2),
         }
         if name != teacher:
-            overlaps = [rows[dataset]["overlap@10"] for dataset in datasets]
+            overlaps = [rows[dataset].get("overlap@10") for dataset in datasets]
             line["overlap@10"] = round(mean(overlaps), 4) if all(overlaps) else None
         if args.baseline and name != args.baseline:
             differences = shares(name) - shares(args.baseline)

@@ -16,9 +16,14 @@ from found import (
     times,
 )
 
-from disret.retrieve.effort import RECALL
+from disret.retrieve.approximate import (
+    RECALL,
+    good_setting,
+    newest_searches,
+    reaching,
+    read_searches,
+)
 from disret.retrieve.scores import newest_scores
-from disret.retrieve.sweep_file import good_setting, newest_sweeps, reaching, read_sweeps
 from disret.tables import Row, read_rows
 
 
@@ -63,7 +68,7 @@ def effort() -> list[Row]:
     """How far a student's search must look for its teacher's recall, and what speed is left."""
     rows = []
     for kind in ("hnsw", "ivf"):
-        for found in newest_sweeps(read_sweeps(HERE / "ann" / f"{kind}.sweep.csv")).values():
+        for found in newest_searches(read_searches(HERE / "ann" / f"{kind}.sweep.csv")).values():
             teacher = [row for row in found if row["query_weights"] == row["document_weights"]]
             of_teacher = good_setting(teacher)
             for name in dict.fromkeys(row["query_encoder"] for row in found):
@@ -86,10 +91,11 @@ def compressed() -> list[Row]:
     """What vectors of fewer bytes cost teacher and students, of the teacher's exact nDCG@10."""
     import faiss
 
-    file = HERE / "ann" / "compressed.csv"
-    exact = newest_scores(read_rows(file), lambda row: row["query_encoder"])
-    sweeps = newest_sweeps(read_sweeps(file.with_suffix(".sweep.csv"))).values()
-    found = [row for sweep in sweeps for row in sweep]
+    exact = newest_scores(
+        read_rows(HERE / "ann" / "compressed.csv"), lambda row: row["query_encoder"]
+    )
+    searches = newest_searches(read_searches(HERE / "ann" / "compressed.sweep.csv")).values()
+    found = [row for rows in searches for row in rows]
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in found:
         of_teacher = exact[TEACHER][row["dataset"]][METRIC]

@@ -41,8 +41,8 @@ from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
 from disret.files import whole_file
+from disret.retrieve.approximate import newest_searches, read_searches
 from disret.retrieve.scores import mean_retention, newest_scores
-from disret.retrieve.sweep_file import newest_sweeps, read_sweeps
 from disret.sweep import report, tradeoff
 from disret.sweep.plots import plot_agreement, plot_effort, plot_speed, plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
@@ -111,8 +111,8 @@ def draw_figures() -> None:
         folder = HERE / name
         tradeoff.report(folder / "scores.csv", folder / "speed.csv", folder / "tradeoff.png")
     plot_agreement(pairs(), HERE / "agreement.png")
-    sweeps = newest_sweeps(read_sweeps(HERE / "ann" / "hnsw.sweep.csv"))
-    plot_effort(sweeps, HERE / "ann" / "effort.png")
+    searches = newest_searches(read_searches(HERE / "ann" / "hnsw.sweep.csv"))
+    plot_effort(searches, HERE / "ann" / "effort.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")
     shown = [*alone.values(), *batch.values()]  # as in the table of the same runs

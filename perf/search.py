@@ -114,7 +114,8 @@ def time_search(
     Returns:
         Seconds of the search, of the bare product of the same size, and their ratio.
     """
-    from disret.retrieve.metrics import metrics, to_run
+    from disret.retrieve.metrics import metrics
+    from disret.retrieve.runs import to_run
     from disret.retrieve.search import search
 
     timed = with_bare_products(index, queries, args.device)
@@ -179,7 +180,8 @@ def compare_with_peers(
     import numpy as np
 
     from disret.encode.timings import Timings
-    from disret.retrieve.metrics import metrics, to_run
+    from disret.retrieve.metrics import metrics
+    from disret.retrieve.runs import to_run
     from disret.retrieve.search import search
 
     ends = itertools.accumulate(shard.documents for shard in index.shards)

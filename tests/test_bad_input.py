@@ -33,7 +33,9 @@ GOOD = {
     "--output speed.csv --device cpu",
     "sweep": "--teacher teacher --datasets things --score-function cos_sim --output sweep",
     "disret.serve.export": "student --queries valid.txt",
-    "disret.retrieve.significance": "run.trec run.trec --dataset things",
+    "beyond/significance": "run.trec run.trec --dataset things",
+    "beyond/approximate": "--datasets things --document-encoder teacher --score-function cos_sim "
+    "--dtype float32 --output approximate.csv --device cpu",
     "disret.sweep.tradeoff": "--scores scores.csv --speed speed.csv --figure tradeoff.png",
     "disret.data.wordnet": "wordnet words.txt",
     "disret.data.query_files": "",
@@ -312,14 +314,14 @@ FILES: list[Case] = [
     ("speeds in scores", [], "ispeed --output scores.csv", "is another table"),
     ("card of no file", [], "distill --results none.csv", "no file none.csv"),
     ("card of another table", [text("x.csv", "a\n1\n")], "distill --results x.csv", "is another"),
-    ("run missing", [gone("run.trec")], "disret.retrieve.significance", "no file run.trec"),
-    ("run no run", [text("run.trec", "a b c\n")], "disret.retrieve.significance",
+    ("run missing", [gone("run.trec")], "beyond/significance", "no file run.trec"),
+    ("run no run", [text("run.trec", "a b c\n")], "beyond/significance",
      "run.trec cannot be read as a TREC run"),
-    ("run of others", [text("run.trec", "x Q0 d0 1 0.5 t\n")], "disret.retrieve.significance",
+    ("run of others", [text("run.trec", "x Q0 d0 1 0.5 t\n")], "beyond/significance",
      "has none of the queries"),
-    ("run binary", [text("run.trec", b"\xff\xfe\x00")], "disret.retrieve.significance",
+    ("run binary", [text("run.trec", b"\xff\xfe\x00")], "beyond/significance",
      "run.trec cannot be read"),
-    ("run a folder", [folder("run.trec")], "disret.retrieve.significance", "is a directory"),
+    ("run a folder", [folder("run.trec")], "beyond/significance", "is a directory"),
     ("trade-off of nothing", [gone("speed.csv")], "disret.sweep.tradeoff", "no encoder in common"),
     ("trade-off of scores twice", [], "disret.sweep.tradeoff --speed scores.csv", "another table"),
     ("words missing", [gone("wordnet/data.adv")], "disret.data.wordnet", "data.adv"),
@@ -432,10 +434,11 @@ ARGUMENTS: list[Case] = [
         ("benchmark --output " + "x" * 300 + ".csv", "File name too long"),
         ("benchmark --save-runs train.tsv", "cannot write to"),
         ("benchmark --score-function cosine", "invalid choice"),
-        ("benchmark --extension hnsw", "FAISS makes no index 'hnsw'"),
-        ("benchmark --extension SQ8 --search-parameters nprobe", "'' in 'nprobe' is not a"),
-        ("benchmark --search-parameters nprobe=4", "name its --extension"),
-        ("benchmark --threads 0", "must be from 1 to 1024"),
+        ("beyond/approximate --extension hnsw", "FAISS makes no index 'hnsw'"),
+        ("beyond/approximate --extension SQ8 --search-parameters nprobe", "'nprobe' is not NAME="),
+        ("beyond/approximate --search-parameters nprobe=4", "--extension --index is required"),
+        ("beyond/approximate --extension SQ8 --threads 0", "must be from 1 to 1024"),
+        ("beyond/approximate --index none.faiss", "no file none.faiss"),
         ("benchmark --index-dtype int8", "invalid choice"),
         ("benchmark --batch-size 0", "must be positive"),
         ("benchmark --batch-size " + "9" * 40, "too large"),
@@ -448,7 +451,6 @@ ARGUMENTS: list[Case] = [
         ("benchmark --ids train.tsv", "need the documents' --index"),
         ("benchmark --queries train.tsv", "--queries and --datasets exclude each other"),
         ("benchmark --queries hub:a/b/", "hub:a/b/ names no data set of the hub"),
-        ("benchmark --worst train.tsv", "cannot write to"),
         ("benchmark --index-type int8", "did you mean --index-dtype?"),
         ("benchmark --device meta", "meta"),
         ("ispeed --encoders", "expected at least one argument"),
@@ -481,8 +483,8 @@ ARGUMENTS: list[Case] = [
         ("sweep --output teacher/x -- --bad-flag", "distill.py ended with status 2"),
         ("disret.serve.export --output teacher", "teacher holds another model"),
         ("disret.serve.export --queries none.txt", "no file none.txt"),
-        ("disret.retrieve.significance --dataset none", "no data set or directory"),
-        ("disret.retrieve.significance --split dev", "has no split 'dev'"),
+        ("beyond/significance --dataset none", "no data set or directory"),
+        ("beyond/significance --split dev", "has no split 'dev'"),
         ("disret.sweep.tradeoff --figure x.gif", "must end in .png, .pdf, .svg"),
         ("disret.data.wordnet x y", "unrecognized arguments"),
         ("disret.data.query_files --mirror none", "neither a directory nor"),
@@ -676,7 +678,7 @@ def test_bad_input(world, call, template, case):
         before = content(world)
         with bound_by_rights():
             outcome = answer(call, command)
-    script = command.split()[0]
+    script = command.split()[0].removeprefix("beyond/")
     begin = re.compile(rf"(python -m )?{script}(\.py)?( \[rank \w+\])?: ")
     sentences = [line for line in outcome.err.splitlines() if begin.match(line)]
     assert outcome.status == 2, outcome.err[-600:]

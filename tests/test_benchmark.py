@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, as_rank_0_of, write_collection
+from conftest import ROOT, write_collection
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
@@ -322,111 +322,6 @@ def test_runs_from_any_directory(script, arguments, tmp_path):
     outcome = script("benchmark", *arguments, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert "NDCG@10" in outcome.out
-
-
-def test_a_sweep_of_an_approximate_index(call, arguments, student, tmp_path):
-    """Of the vectors of the flat index, with every encoder and setting; the scores stay exact."""
-    arguments[1] = write_collection(tmp_path / "many", documents=600, queries=40)
-    precise = ["--score-function", "cos_sim", "--dtype", "float32", "--index-dtype", "float32"]
-    sweep = ["--extension", "HNSW4", "--search-parameters", "efSearch=1000,1"]
-    command = ["benchmark", *arguments, *precise, *sweep, "--query-encoder", student]
-    outcome = call(*command)
-    assert outcome.status == 0, outcome.err
-    scored = rows_of(arguments)
-    table = tmp_path / "r.sweep.csv"
-    rows = read_rows(table)
-    assert [(row["query_encoder"], row["setting"]) for row in rows] == [
-        (row["query_encoder"], f"efSearch {value}") for row in scored for value in (1, 1000)
-    ]
-    for row, exact in zip(rows[1::2], scored, strict=True):
-        assert row["recall@10"] > 0.9
-        if row["recall@10"] == 1:
-            assert row["NDCG@10"] == pytest.approx(exact["NDCG@10"], abs=2e-3)
-    for few, many in zip(rows[::2], rows[1::2], strict=True):
-        assert few["recall@10"] < many["recall@10"]
-    assert rows[1]["overlap@10"] > rows[3]["overlap@10"]
-    for row in rows:
-        assert row["index"] == "HNSW4"
-        assert row["encode_ms"] > 0
-        assert row["total_ms"] >= row["search_ms"] > 0
-        assert (row["documents"], row["queries"], row["threads"]) == (600, 40, 1)
-    assert f"many, HNSW4, {student}: " in outcome.out
-    assert "the teacher's recall@10 at efSearch 1000 (" in outcome.out
-    assert f"Every setting is in {table}." in outcome.out
-
-    (file,) = paths.INDEXES.rglob("HNSW4.*.index")
-    before = file.stat().st_mtime_ns
-    again = call(*command)
-    assert again.status == 0, again.err
-    assert again.err.count("already") == 2
-    assert file.stat().st_mtime_ns == before
-    assert rows_of(arguments) == scored
-    measured = ["query_encoder", "setting", "recall@10", "NDCG@10", "overlap@10"]
-    first, second = (
-        [[row[name] for name in measured] for row in part]
-        for part in (read_rows(table)[:4], read_rows(table)[4:])
-    )
-    assert first == second
-
-    own = ["--index", file, "--ids", file.parent / "ids.txt", *sweep[2:]]
-    arguments[arguments.index("--output") + 1] = tmp_path / "own.csv"
-    outcome = call("benchmark", *arguments, *precise, *own, "--query-encoder", student)
-    assert outcome.status == 0, outcome.err
-    third = [[row[name] for name in measured] for row in read_rows(tmp_path / "own.sweep.csv")]
-    assert third == first
-
-
-def test_parts_are_swept_one_by_one(call, arguments, tmp_path):
-    for forum in ("cats", "dogs"):
-        write_collection(tmp_path / "forums" / forum)
-    arguments[1] = tmp_path / "forums"
-    sweep = ["--extension", "SQ4,RFlat", "--search-parameters", "k_factor_rf=1,4"]
-    outcome = call("benchmark", *arguments, *sweep)
-    assert outcome.status == 0, outcome.err
-    found = [(row["dataset"], row["setting"]) for row in read_rows(tmp_path / "r.sweep.csv")]
-    assert found == [(f"forums/{forum}", f"k_factor_rf {value}")
-                     for forum in ("cats", "dogs") for value in (1, 4)]  # fmt: skip
-
-
-SWEEP = ["--search-parameters", "efSearch=1,2"]
-
-
-@pytest.mark.parametrize(
-    ("extra", "reason"),
-    [
-        (["--extension", "Foo"], "FAISS makes no index 'Foo' of 32 dimensions"),
-        (["--extension", "IVF0,Flat"], "a number in it is 0"),
-        (["--extension", "PQ7"], "multiple of the number of subquantizers"),
-        (["--extension", "SQ8", *SWEEP], "SQ8 (IndexScalarQuantizer) has no parameter efSearch"),
-        (["--extension", "HNSW8", "--search-parameters", "efSearch=x"],
-         "--search-parameters: 'x' in 'efSearch=x' is not a positive number"),
-        (["--extension", "HNSW8", "--index", "x"], "--extension is the kind of an index that is"),
-        (SWEEP, "--search-parameters are of an approximate index"),
-        (["--extension", "HNSW8", "--no-baseline", "--query-encoder", "x"], "--no-baseline leaves"),
-        (["--threads", 2], "--threads are of single queries"),
-        (["--index", "x.npy", *SWEEP], "there is no file x.npy"),
-    ],
-)  # fmt: skip
-def test_sweeps_that_cannot_be(call, arguments, extra, reason):
-    """Refused before a document is encoded."""
-    outcome = call("benchmark", *arguments, *extra)
-    assert outcome.status == 2
-    assert reason in outcome.err
-    assert not paths.INDEXES.exists()
-
-
-def test_too_few_documents_are_said_before_they_are_encoded(call, arguments):
-    outcome = call("benchmark", *arguments, "--extension", "IVF61,Flat")
-    assert outcome.status == 2
-    assert "IVF61,Flat needs 61 vectors or more, but there are 60." in outcome.err
-    assert not list(paths.INDEXES.rglob("*.faiss"))
-
-
-def test_single_queries_are_not_timed_under_torchrun(call, arguments, monkeypatch):
-    as_rank_0_of(monkeypatch, 2)
-    outcome = call("benchmark", *arguments, "--extension", "HNSW8")
-    assert outcome.status == 2
-    assert "timed by one process, without torchrun" in outcome.err
 
 
 @pytest.mark.parametrize(

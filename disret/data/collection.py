@@ -222,6 +222,23 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
     return found
 
 
+def judged_collection(name: str, split: str | None = None) -> tuple[Collection, Qrels]:
+    """A data set of one part, and its judgments.
+
+    Args:
+        split: by default, the one that the paper scores.
+
+    Raises:
+        UserError: it has several parts, or no judgments of that split.
+    """
+    collection, *others = find_collections(name)
+    if others:
+        raise UserError(f"{name} has parts; name one, such as {collection.folder}.")
+    split = split or default_split(name)
+    collection.check_split(split)
+    return collection, collection.qrels(split, collection.queries())
+
+
 def default_split(name: str) -> str:
     """The split that the paper scores: `dev` for MS MARCO, else `test`."""
     return datasets()[name].default_split if name in datasets() else "test"

@@ -78,6 +78,10 @@ class Encoder:
     texts: tuple[list[str], list[str]] | None = None
     timings: Timings
 
+    @property
+    def dimension(self) -> int:
+        return self.size.dimension
+
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n_queries, dimension], with a progress bar."""
         with self.timings.measure("encode queries", len(queries)):
@@ -158,6 +162,29 @@ def named(name: str, backend: str) -> str:
     """An encoder as the grammar names it, of the two columns that a table has."""
     suffixes = {backend: f"@{suffix}" for suffix, backend in EXPORTS.items()}
     return name + suffixes.get(backend, "")
+
+
+def query_vectors(encoder: Encoder, queries: Sequence[str], score_function: str) -> np.ndarray:
+    """Query embeddings, float32 [n_queries, dimension]; for `cos_sim` of length 1.
+
+    Raises:
+        UserError: one has a value that is no number.
+    """
+    from disret.encode.batches import check_finite, normalised
+
+    vectors = encoder.encode_query(queries)
+    check_finite(vectors, queries)
+    return normalised(vectors) if score_function == "cos_sim" else vectors
+
+
+def check_dimensions(teacher: Encoder, students: Sequence[Encoder]) -> None:
+    """Raise `UserError` unless vectors of the students are of the teacher's index."""
+    for student in students:
+        if student.dimension != teacher.dimension:
+            raise UserError(
+                f"{student.name} gives {student.dimension} dimensions, but the index of "
+                f"{teacher.name} has {teacher.dimension}: it is not a query encoder for this index."
+            )
 
 
 class ModelEncoder(Encoder):

@@ -1,16 +1,22 @@
-"""How far a student's search agrees with its teacher's on the same index.
+"""How far a student's search agrees with its teacher's on the same index, and where least.
 
 It needs no judgments: the teacher's hits are what the student should find. It also sees what nDCG
 does not, namely which of the documents that nobody has judged the student finds.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 
-from disret.retrieve.significance import PERMUTATIONS, p_value
+from disret.files import whole_file
+from disret.retrieve.statistics import interval
 
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
+BOTH = "✓"
+LETTERS = 100  # of a document's text that a person is shown
 
 
 def agreement(
@@ -23,7 +29,8 @@ def agreement(
     """How far two searches agree, query by query.
 
     Args:
-        teacher_rows, student_rows: row numbers of the hits, int64 [n_queries, k], best first.
+        teacher_rows, student_rows: row numbers of the hits, int64 [n_queries, k], best first; -1
+            for none.
         teacher_vectors, student_vectors: embeddings of the queries, [n_queries, dimension].
         k_values: cut-offs of the overlap; one above k counts as k.
 
@@ -78,7 +85,7 @@ def _places(teacher_rows: np.ndarray, student_rows: np.ndarray) -> np.ndarray:
     """Where the student has the teacher's hits, [n_queries, k]: from 0, and k if nowhere."""
     places = np.full(teacher_rows.shape, teacher_rows.shape[1])
     for place, found in enumerate(student_rows.T):
-        places[teacher_rows == found[:, None]] = place
+        places[(teacher_rows == found[:, None]) & (teacher_rows != -1)] = place
     return places
 
 
@@ -95,44 +102,6 @@ def _cosines(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
     return np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1)
 
 
-# --- Over the queries ---------------------------------------------------------------------------
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean over queries, by a percentile bootstrap.
-
-    Args:
-        values: [n_queries]; where all are the same, the interval is a point.
-    """
-    from scipy.stats import bootstrap
-
-    if np.ptp(values) == 0:
-        return float(values.mean()), float(values.mean())
-    found = bootstrap(
-        (values,), np.mean, n_resamples=PERMUTATIONS, batch=256, method="percentile", rng=0
-    ).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Whether two students agree with a teacher to a different degree.
-
-    Args:
-        first, second: [n_queries], of the same queries in the same order.
-
-    Returns:
-        `first` and `second`, the means; `difference` of the second from the first; `p`, two-sided,
-        by `significance.p_value`, and 1 for a single query, which shows nothing.
-    """
-    differences = second - first
-    return {
-        "first": float(first.mean()),
-        "second": float(second.mean()),
-        "difference": float(differences.mean()),
-        "p": p_value(differences) if len(differences) > 1 else 1.0,
-    }
-
-
 def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Columns of a table: each measure's mean, `NAME low` and `NAME high`, to four decimals."""
     columns = {}
@@ -141,3 +110,48 @@ def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
         numbers = {name: float(values.mean()), f"{name} low": low, f"{name} high": high}
         columns |= {column: round(number, 4) for column, number in numbers.items()}
     return columns
+
+
+# --- The worst queries, for a person --------------------------------------------------------------
+
+
+def write_worst(
+    path: Path,
+    queries: Sequence[str],
+    scores: Sequence[float],
+    teacher: np.ndarray,
+    student: np.ndarray,
+    texts: Mapping[str, str],
+) -> None:
+    """Write queries, how far the searches agree on each, and their hits, as Markdown.
+
+    Args:
+        teacher, student: ids of the documents that each found, [n_queries, k], best first; "" for
+            none.
+        texts: of documents by id, as far as they are known; `LETTERS` of each are shown.
+    """
+    parts = ["# Queries on which student and teacher agree least\n",
+             f"{BOTH} marks a document that both found.\n"]  # fmt: skip
+    for number, query in enumerate(queries):
+        hits = [[id for id in side[number] if id] for side in (teacher, student)]
+        parts.append(f"## {number + 1}. {_harmless(query)}\n")
+        parts.append(f"Agreement {scores[number]:.4f}\n")
+        parts.append("| rank | teacher | student |\n|---:|:---|:---|")
+        for rank, pair in enumerate(zip_longest(*hits, fillvalue=""), 1):
+            cells = (_cell(id, id in hits[0] and id in hits[1], texts) for id in pair)
+            parts.append(f"| {rank} | {' | '.join(cells)} |")
+        parts.append("")
+    with whole_file(path) as partial:
+        partial.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _cell(id: str, is_shared: bool, texts: Mapping[str, str]) -> str:
+    text = " ".join(texts.get(id, "").split())
+    shown = text[:LETTERS] + ("…" if len(text) > LETTERS else "")
+    words = ": ".join(filter(None, map(_harmless, (id, shown))))
+    return f"{BOTH} {words}" if is_shared else words
+
+
+def _harmless(text: str) -> str:
+    """A text on one line; nothing in it ends a cell or begins HTML or code."""
+    return re.sub(r"([\\`<|])", r"\\\1", " ".join(text.split()))

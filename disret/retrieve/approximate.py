@@ -1,29 +1,35 @@
-"""An approximate or compressed FAISS index, made of the vectors of a flat one, beside its shards.
+"""Approximate or compressed FAISS indexes, of the vectors of a flat one, and how far they look.
 
-    IVF1024,Flat      inverted lists
-    HNSW32            a graph
-    SQ8  PQ48  RaBitQ compressed vectors; with ,RFlat the best are looked at again in full
+    IVF1024,Flat      inverted lists: nprobe of them are looked at
+    HNSW32            a graph: efSearch
+    SQ8  PQ48  RaBitQ compressed vectors; with ,RFlat the best are looked at again: k_factor_rf
 
 https://github.com/facebookresearch/faiss/wiki/The-index-factory
 """
 
 import re
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from disret.command_line import UserError, progress_bar, say
+from disret.command_line import UserError, progress_bar
 from disret.encode.timings import Timings
-from disret.files import is_as_noted, lock, note_checksum, remove, text_sha256, whole_file
+from disret.files import kept, remove, text_sha256
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.index import Index
+from disret.tables import Row, read_rows
 
 if TYPE_CHECKING:
     import faiss
 
 SAMPLE = 1 << 16  # vectors that an index is trained on, at the least
 PER_LIST = 40  # and for each inverted list; faiss asks for 39
+RECALL, TIMES = "recall@10", ("encode_ms", "search_ms", "total_ms")
+COLUMNS = ("dataset", "index", "query_encoder", "query_backend", "setting", RECALL, *TIMES)
+GOOD = 0.95  # recall of a teacher's search that is worth having
 
 
 def empty_index(kind: str, dimension: int, score_function: str) -> "faiss.Index":
@@ -37,21 +43,14 @@ def empty_index(kind: str, dimension: int, score_function: str) -> "faiss.Index"
     """
     import faiss
 
-    index = None
-    if re.search(r"(?<!\d)0+(?!\d)", kind):  # FAISS may take it, and divide by it later
-        reason = "a number in it is 0"
-    else:
-        try:
-            index = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            reason = _reason(error)
-    if isinstance(index, faiss.IndexIDMap):
-        reason = "its rows need no numbers of their own, so leave IDMap out"
-    elif index and index.metric_type == faiss.METRIC_L2 and score_function == "dot":
+    try:
+        index = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
         reason = "it ranks by L2 distance, which is not the order of the dot product"
-    elif index:
-        return index
-    raise UserError(f"FAISS makes no index {kind!r} of {dimension} dimensions: {reason}.")
+    except RuntimeError as error:
+        index, reason = None, _reason(error)
+    if index is None or (index.metric_type == faiss.METRIC_L2 and score_function == "dot"):
+        raise UserError(f"FAISS makes no index {kind!r} of {dimension} dimensions: {reason}.")
+    return index
 
 
 def check_count(kind: str, index: "faiss.Index", documents: int) -> None:
@@ -77,22 +76,22 @@ def open_approximate(flat: Index, kind: str, score_function: str, timings: Timin
     Raises:
         UserError: as `empty_index`, or the vectors cannot train it.
     """
-    digest = text_sha256([kind, *flat.checksums])
     slug = re.sub(r"[^\w.+-]+", "-", kind)
-    path = flat.folder / f"{slug}.{digest[:8]}.index"
-    with lock(path):
-        if not is_as_noted(path):
-            if path.exists():
-                say(f"{path} is damaged; building it anew.")
-            for old in flat.folder.glob(f"{slug}.{'[0-9a-f]' * 8}.index*"):
-                remove(old)
-            _build(path, flat, kind, score_function, timings)
-    return FaissFile(path)
+    digest = text_sha256([kind, *flat.checksums])[:8]
+    path = flat.folder / f"{slug}.{digest}.index"
+
+    def make(partial: Path) -> None:
+        import faiss
+
+        for other in flat.folder.glob(f"{slug}.{'[0-9a-f]' * 8}.index*"):
+            if not other.name.startswith(path.name):
+                remove(other)
+        faiss.write_index(_built(flat, kind, score_function, timings), str(partial))
+
+    return FaissFile(kept(path, make))
 
 
-def _build(path: Path, flat: Index, kind: str, score_function: str, timings: Timings) -> None:
-    import faiss
-
+def _built(flat: Index, kind: str, score_function: str, timings: Timings) -> "faiss.Index":
     index = empty_index(kind, flat.dimension, score_function)
     count = flat.documents
     try:
@@ -108,9 +107,7 @@ def _build(path: Path, flat: Index, kind: str, score_function: str, timings: Tim
                 bar.update(len(block))
     except RuntimeError as error:
         raise UserError(f"{kind} cannot be built of {count} vectors: {_reason(error)}.") from None
-    with whole_file(path) as partial:
-        faiss.write_index(index, str(partial))
-    note_checksum(path)
+    return index
 
 
 def _sample(flat: Index, size: int) -> np.ndarray:
@@ -139,3 +136,52 @@ def _lists(index: "faiss.Index") -> int:
 def _reason(error: RuntimeError) -> str:
     """What FAISS says is wrong, without where in its source."""
     return str(error).strip().rpartition(": ")[2].strip()
+
+
+def parse_settings(words: Sequence[str]) -> list[dict[str, float]]:
+    """The settings that `efSearch=16,32 k_factor_rf=4` names: one parameter may vary.
+
+    Returns:
+        FAISS's parameters with their values, from the least to the greatest; without words an
+        empty one alone, which leaves an index as it is.
+
+    Raises:
+        UserError: a word is no such assignment, or two of them have several values.
+    """
+    named: dict[str, list[float]] = {}
+    for word in words:
+        name, _, values = word.partition("=")
+        if not re.fullmatch(r"\d+(\.\d+)?(,\d+(\.\d+)?)*", values) or name in named:
+            raise UserError(f"{word!r} is not NAME=VALUE,VALUE… of another parameter each.")
+        named[name] = sorted({float(value) for value in values.split(",")})
+    if sum(len(values) > 1 for values in named.values()) > 1:
+        raise UserError("one search parameter may have several values, the others one each.")
+    return [dict(zip(named, values, strict=True)) for values in product(*named.values())]
+
+
+def read_searches(path: Path) -> list[Row]:
+    """The rows of a table of searches, none when there is no file; `UserError` of another table."""
+    return read_rows(path, COLUMNS)
+
+
+def newest_searches(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of the last run on each data set and index, by these two as a title has them."""
+    newest: dict[str, list[Row]] = {}
+    for row in rows:
+        group = newest.setdefault(f"{row['dataset']}, {row['index']}", [])
+        if group and group[-1]["datetime"] != row["datetime"]:
+            group.clear()
+        group.append(row)
+    return newest
+
+
+def good_setting(rows: Sequence[Row]) -> Row:
+    """An encoder's first setting of a recall of GOOD or more, or its best."""
+    good = [row for row in rows if row[RECALL] >= GOOD]
+    return good[0] if good else max(rows, key=lambda row: row[RECALL])
+
+
+def reaching(student: Sequence[Row], of_teacher: Row) -> Row | None:
+    """The first setting with the teacher's recall, to the three decimals that are shown."""
+    wanted = round(of_teacher[RECALL], 3)
+    return next((row for row in student if round(row[RECALL], 3) >= wanted), None)

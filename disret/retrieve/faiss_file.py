@@ -10,12 +10,12 @@ import numpy as np
 from disret.command_line import UserError
 from disret.files import readable
 from disret.retrieve.row_ids import NumberIds
-from disret.retrieve.settings import set_parameters
 
 if TYPE_CHECKING:
     import faiss
 
 SAMPLE = 100  # vectors whose lengths are looked at
+NOT_OF_SEARCH = ("efConstruction", "verbose")  # FAISS takes them, to no effect on what is found
 EXACT, SCALAR, COARSE = 0.01, 0.05, 0.5  # by how much the lengths of 1 of stored vectors differ
 
 
@@ -256,6 +256,29 @@ class FaissFile:
         except RuntimeError:
             return None
         return np.linalg.norm(vectors, axis=1)
+
+
+def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str) -> None:
+    """Let an index search with these, by FAISS's names such as `efSearch` and `nprobe`.
+
+    Args:
+        name: of the index, for the error.
+
+    Raises:
+        UserError: this kind of index has no such parameter.
+    """
+    import faiss
+
+    for parameter, value in values.items():
+        try:
+            if parameter in NOT_OF_SEARCH:
+                raise RuntimeError
+            faiss.ParameterSpace().set_index_parameter(index, parameter, value)
+        except RuntimeError:
+            kind = type(index).__name__
+            raise UserError(
+                f"{name} ({kind}) has no parameter {parameter} of its search."
+            ) from None
 
 
 def _read(path: Path) -> "faiss.Index":

@@ -1,61 +1,42 @@
-"""TREC run files, one for each encoder, backend and data set."""
+"""Runs: the hits of queries as pytrec_eval takes them, and their files in TREC's format."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from disret.command_line import UserError
 from disret.data.collection import Qrels
-from disret.files import readable
-from disret.retrieve.metrics import Run, write_trec_run
+from disret.files import readable, whole_file
 from disret.tables import Row
 
+if TYPE_CHECKING:
+    from disret.encode.encoders import Encoder
 
-@dataclass(frozen=True)
-class RunFiles:
-    """The run files of `benchmark.py`, if any are wanted.
+Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
-    Attributes:
-        folder: where they go; None if they are not wanted.
-        depth: hits of each query.
+
+def to_run(query_ids: Sequence[str], hits: np.ndarray, scores: np.ndarray, k: int) -> Run:
+    """The best `k` documents of each query, without the document that has the query's own id.
+
+    ArguAna's and Quora's queries stand in their corpora; BEIR ignores them as hits.
+
+    Args:
+        hits: document ids [n_queries, up to k + 1], best first; "" where there is none.
+        scores: float32, of the same shape.
     """
-
-    folder: Path | None
-    depth: int
-
-    def path(self, identity: Row) -> Path:
-        """Named by all that decides its content but weights and texts."""
-        name = run_name(identity)
-        precision = f"{identity['dtype']}-{identity['index_dtype']}"
-        kind = f"{identity['score_function']}.{precision}.top{self.depth}"
-        return self.folder / f"{name}.{kind}.trec"
-
-    def is_there(self, identity: Row) -> bool:
-        """Whether the file is there and of the same weights and texts, or not wanted."""
-        if self.folder is None:
-            return True
-        path = self.path(identity)
-        if not path.exists():
-            return False
-        with readable(path).open(encoding="utf-8", errors="replace") as file:
-            return file.readline().split()[-1:] == [_tag(identity)]
-
-    def write(self, identity: Row, run: Run) -> None:
-        """Write a run, if it is wanted."""
-        if self.folder is not None:
-            write_trec_run(self.path(identity), run, _tag(identity))
-
-    def check_ids(self, ids: Iterable[str], what: str) -> None:
-        """Raise `UserError` for an id that a run file, if wanted, cannot hold: one with a space."""
-        if self.folder is None:
-            return
-        for identifier in ids:
-            if len(identifier.split()) != 1:
-                raise UserError(
-                    f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
-                    "run file."
-                )
+    run: Run = {}
+    for query_id, documents, values in zip(query_ids, hits, scores, strict=True):
+        found = dict(zip(documents.tolist(), values.tolist(), strict=True))
+        found.pop("", None)
+        found.pop(query_id, None)
+        if len(found) > k:
+            found.popitem()  # the last
+        run[query_id] = found
+    return run
 
 
 def read_run(path: Path, qrels: Qrels) -> Run:
@@ -74,6 +55,84 @@ def read_run(path: Path, qrels: Qrels) -> Run:
     if not run.keys() & qrels.keys():
         raise UserError(f"{path} has none of the queries that the judgments are about.")
     return run
+
+
+def write_run(path: Path, run: Run, tag: str) -> None:
+    """Write a run in TREC's format, whole or not at all, as BEIR does: best first, all ranks 0."""
+    from beir.util import save_runfile
+
+    with whole_file(path) as partial:
+        save_runfile(str(partial), run, tag, max(map(len, run.values()), default=0))
+
+
+def identify(
+    dataset: str, split: str, content: str, teacher: "Encoder", student: "Encoder", **settings: str
+) -> Row:
+    """What a run is of, by names and by content, as the tables of results have it.
+
+    Args:
+        content: fingerprint of the queries, their judgments and the documents.
+        teacher, student: what embedded the documents, and the queries.
+        settings: `score_function`, and `dtype` and `index_dtype`, the precision of the encoders
+            and of the vectors on disk.
+    """
+    return {
+        "dataset": dataset,
+        "document_encoder": teacher.name,
+        "query_encoder": student.name,
+        "split": split,
+        "score_function": settings["score_function"],
+        "document_weights": teacher.fingerprint[:16],
+        "query_weights": student.fingerprint[:16],
+        "collection": content[:16],
+        "document_max_length": str(teacher.max_length),
+        "query_max_length": str(student.max_length),
+        "dtype": settings["dtype"],
+        "index_dtype": settings["index_dtype"],
+        "query_backend": student.backend,
+    }
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The run files of a benchmark, one for each data set, encoder and backend, if wanted.
+
+    Attributes:
+        folder: where they go; None if they are not wanted.
+        depth: hits of each query.
+    """
+
+    folder: Path | None
+    depth: int
+
+    def path(self, identity: Row) -> Path:
+        """Named by all that decides its content but weights and texts."""
+        kind = "{score_function}.{dtype}-{index_dtype}".format_map(identity)
+        return self.folder / f"{run_name(identity)}.{kind}.top{self.depth}.trec"
+
+    def is_there(self, identity: Row) -> bool:
+        """Whether the file is there and of the same weights and texts, or not wanted."""
+        if self.folder is None:
+            return True
+        path = self.path(identity)
+        if not path.exists():
+            return False
+        with readable(path).open(encoding="utf-8", errors="replace") as file:
+            return file.readline().split()[-1:] == [_tag(identity)]
+
+    def write(self, identity: Row, run: Run) -> None:
+        """Write a run, if it is wanted."""
+        if self.folder is not None:
+            write_run(self.path(identity), run, _tag(identity))
+
+    def check_ids(self, ids: Iterable[str], what: str) -> None:
+        """Raise `UserError` for an id that a run file, if wanted, cannot hold: one with a space."""
+        for identifier in ids if self.folder is not None else ():
+            if len(identifier.split()) != 1:
+                raise UserError(
+                    f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
+                    "run file."
+                )
 
 
 def run_name(identity: Row) -> str:

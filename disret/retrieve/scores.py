@@ -12,9 +12,9 @@ import numpy as np
 from disret import distributed
 from disret.command_line import is_main_process
 from disret.encode.encoders import Encoder, named
-from disret.retrieve.agreement import paired
 from disret.retrieve.metrics import retention
-from disret.retrieve.runs import RunFiles
+from disret.retrieve.runs import RunFiles, identify
+from disret.retrieve.statistics import compare
 from disret.tables import Row, append_row, read_rows
 
 # Two rows that agree in these measure the same; names and dates do not matter.
@@ -45,8 +45,6 @@ class Scores:
     Args:
         k_values: cut-offs that a row must have to be of use.
         run_folder: where TREC run files go, if they are wanted.
-        judged: whether there are judgments; without, agreement with the document encoder's own
-            queries is all there is.
         settings: `score_function`, and `dtype` and `index_dtype`, the precision of the encoders
             and of the vectors on disk.
 
@@ -66,24 +64,19 @@ class Scores:
         path: Path,
         k_values: Sequence[int],
         run_folder: Path | None = None,
-        judged: bool = True,
         **settings: str,
     ) -> None:
         self.path = path
         self.k_values = k_values
-        self.judged = judged
         self.depth = max(10, *k_values)
         self.cut = 10 if 10 in k_values else min(k_values)
-        self.main_metric = f"NDCG@{self.cut}" if judged else f"overlap@{self.cut}"
+        self.main_metric = f"NDCG@{self.cut}"
         self.per_query: dict[str, dict[str, np.ndarray]] = {}
         self._settings = settings
         self._document_backend = "torch"
         self.runs = RunFiles(run_folder, self.depth)
         kinds = ("NDCG", "MAP", "Recall", "P")
-        if judged:
-            self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
-        else:
-            self._needed = [*(f"overlap@{k}" for k in k_values), *AGREEMENT, *COUNTS]
+        self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
         self._rows: list[Row] = distributed.decided_by_first(lambda: read_scores(path))
 
     def identify(
@@ -95,21 +88,7 @@ class Scores:
             content: fingerprint of the collection and its split.
         """
         self._document_backend = teacher.backend
-        return {
-            "dataset": dataset,
-            "document_encoder": teacher.name,
-            "query_encoder": student.name,
-            "split": split,
-            "score_function": self._settings["score_function"],
-            "document_weights": teacher.fingerprint[:16],
-            "query_weights": student.fingerprint[:16],
-            "collection": content[:16],
-            "document_max_length": str(teacher.max_length),
-            "query_max_length": str(student.max_length),
-            "dtype": self._settings["dtype"],
-            "index_dtype": self._settings["index_dtype"],
-            "query_backend": student.backend,
-        }
+        return identify(dataset, split, content, teacher, student, **self._settings)
 
     def scores(self, identity: Row) -> dict[str, float] | None:
         """Metrics and counts that are known already, unless a run file is missing."""
@@ -138,9 +117,7 @@ class Scores:
             "query_backend": self._document_backend,
         }
         share = None
-        if not self.judged:
-            pass
-        elif of_teacher == identity:
+        if of_teacher == identity:
             share = 100.0
         elif teacher := self._find(of_teacher):
             share = retention(scores[self.main_metric], teacher[self.main_metric])
@@ -158,7 +135,7 @@ class Scores:
         for dataset, encoders in self.per_query.items():
             (first, of_first), *others = encoders.items()
             for name, values in others:
-                found = paired(of_first, values)
+                found = compare(of_first, values)
                 more = "higher" if found["difference"] > 0 else "lower"
                 lines.append(
                     f"{dataset}: overlap@{self.cut} of {name} is {more} than that of {first} by "

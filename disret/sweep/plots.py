@@ -181,7 +181,7 @@ def plot_effort(panels: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
     """Recall against time, a panel for each data set and index, a line for each encoder.
 
     Args:
-        panels: by title, rows of `benchmark.py`'s sweeps, with `query_encoder`, `query_backend`,
+        panels: by title, rows of `beyond/approximate.py`, with `query_encoder`, `query_backend`,
             `setting`, `recall@10` and `total_ms`; rows that lack one of these two are left out.
     """
     from matplotlib.ticker import LogFormatter

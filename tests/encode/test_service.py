@@ -117,7 +117,7 @@ def test_the_key(server, monkeypatch):
         if wrong:
             monkeypatch.setenv("OPENAI_API_KEY", wrong)
         with pytest.raises(
-            UserError, match="does not accept the key.*set the variable OPENAI_API_KEY"
+            UserError, match=r"does not accept the key.*set the variable OPENAI_API_KEY"
         ) as error:
             Service(server.address, "tiny")
         assert KEY not in str(error.value)

@@ -1,23 +1,15 @@
-"""How far two searches agree, without judgments."""
+"""How far two searches agree, without judgments, and on what they do not."""
 
+import re
 import time
-import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from steady import steady
 
-from disret.retrieve.agreement import (
-    RBO_P,
-    agreement,
-    interval,
-    paired,
-    summary,
-)
-
-few = settings(steady, max_examples=25)
+from disret.retrieve.agreement import RBO_P, agreement, summary, write_worst
 
 
 def of_rows(teacher, student, k_values=(1, 3)):
@@ -56,6 +48,13 @@ def test_overlap_by_hand():
     assert found["overlap@3"].tolist() == pytest.approx([2 / 3, 1])
     # There are three hits.
     assert found["overlap@100"].tolist() == found["overlap@3"].tolist()
+
+
+def test_no_hit_is_no_hit_in_common():
+    """An approximate index may find fewer than k."""
+    found = of_rows([[1, -1, -1], [-1, -1, -1]], [[1, 2, -1], [-1, -1, -1]])
+    assert found["overlap@3"] == pytest.approx([1 / 3, 0])
+    assert found["first"].tolist() == [1, 0]
 
 
 def test_rbo_by_hand():
@@ -165,56 +164,6 @@ def test_angles_and_distances_have_their_bounds(pairs):
     assert not same["squared_distance"].any()
 
 
-# --- Over the queries ---------------------------------------------------------------------------
-
-
-@few
-@given(values=st.lists(st.floats(0, 1, width=16), min_size=1, max_size=40))
-def test_an_interval_holds_the_mean(values):
-    low, high = interval(np.array(values))
-    assert low - 1e-12 <= np.mean(values) <= high + 1e-12
-    assert min(values) <= low + 1e-12
-    assert high - 1e-12 <= max(values)
-
-
-def test_an_interval_narrows_with_queries():
-    values = np.random.default_rng(0).uniform(0, 1, 400)
-    few, many = interval(values[:40]), interval(values)
-    assert few[1] - few[0] > 2 * (many[1] - many[0])
-    # As the normal distribution has it.
-    assert many[1] - many[0] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
-    assert interval(values) == many
-
-
-@pytest.mark.parametrize("values", [[0.3], [0.5, 0.5, 0.5]])
-def test_the_interval_of_one_value_is_a_point(values):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert interval(np.array(values)) == (values[0], values[0])
-
-
-def test_pairs():
-    rng = np.random.default_rng(0)
-    first = rng.uniform(0.2, 0.8, 30)
-    better = paired(first, first + rng.uniform(0, 0.1, 30))
-    assert better["first"] == pytest.approx(first.mean())
-    assert better["difference"] == pytest.approx(better["second"] - better["first"])
-    assert better["difference"] > 0
-    assert better["p"] < 0.001
-    chance = paired(first, first + np.resize([0.1, -0.1], 30))
-    assert chance["difference"] == pytest.approx(0)
-    assert chance["p"] > 0.9
-
-
-@pytest.mark.parametrize("queries", [1, 30])
-def test_the_same_values_do_not_differ(queries):
-    values = np.linspace(0, 1, queries)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = paired(values, values)
-    assert (found["difference"], found["p"]) == (0, 1)
-
-
 def test_summary():
     values = np.random.default_rng(0).uniform(0, 1, 50)
     found = summary({"rbo": values, "first": np.ones(50)})
@@ -222,3 +171,77 @@ def test_summary():
     assert found["rbo low"] < found["rbo"] < found["rbo high"]
     assert found["first"] == found["first low"] == found["first high"] == 1
     assert all(type(value) is float and value == round(value, 4) for value in found.values())
+
+
+# --- The worst queries ----------------------------------------------------------------------------
+
+
+def written(path, query, teacher, student, texts=()):
+    """What a person is shown of one query, and of hits with their texts."""
+    sides = [np.array([hits], dtype=object).reshape(1, -1) for hits in (teacher, student)]
+    write_worst(path, [query], [0.5], *sides, dict(texts))
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_worst_are_written_for_a_person(tmp_path):
+    path = tmp_path / "new" / "worst.md"
+    teacher = np.array([["d1", "d2", ""], ["", "", ""]], dtype=object)
+    student = np.array([["d3", "d1", "d4"], ["", "", ""]], dtype=object)
+    texts = {"d1": "a text", "d3": "x" * 101, "d4": "y" * 100}
+    write_worst(path, ["who?", "why?"], [0.12345, 1.0], teacher, student, texts)
+    assert (
+        path.read_text(encoding="utf-8")
+        == f"""\
+# Queries on which student and teacher agree least
+
+✓ marks a document that both found.
+
+## 1. who?
+
+Agreement 0.1235
+
+| rank | teacher | student |
+|---:|:---|:---|
+| 1 | ✓ d1: a text | d3: {"x" * 100}… |
+| 2 | d2 | ✓ d1: a text |
+| 3 |  | d4: {"y" * 100} |
+
+## 2. why?
+
+Agreement 1.0000
+
+| rank | teacher | student |
+|---:|:---|:---|
+"""
+    )
+
+
+def test_texts_do_no_harm(tmp_path):
+    texts = {"a|b": "one\ntwo\r\n | three `four <!-- \\| five"}
+    text = written(tmp_path / "w.md", "# a\n\n# b | c", ["a|b"], [], texts)
+    assert "## 1. # a # b \\| c\n" in text
+    assert "| 1 | a\\|b: one two \\| three \\`four \\<!-- \\\\\\| five |  |\n" in text
+
+
+anything = st.text(st.characters(exclude_categories=["Cs"]))
+names = st.lists(anything.filter(bool), max_size=3, unique=True)
+
+
+@steady
+@given(query=anything, teacher=names, student=names, text=anything)
+def test_any_text_stays_in_its_cell(tmp_path, query, teacher, student, text):
+    shown = written(tmp_path / "w.md", query, teacher, student, dict.fromkeys(teacher, text))
+    lines = shown.splitlines()
+    rows = lines[lines.index("|---:|:---|:---|") + 1 :]
+    assert len(rows) == max(len(teacher), len(student))
+    # What a backslash stands before is a letter, the bar between cells is not.
+    assert all(re.sub(r"\\.", "", row).count("|") == 4 for row in rows)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "w.md"
+    before = written(path, "who?", [], [])
+    with pytest.raises(UnicodeEncodeError):
+        written(path, "half of a pair: \ud800", [], [])
+    assert path.read_text(encoding="utf-8") == before
+    assert list(tmp_path.glob(".*")) == []

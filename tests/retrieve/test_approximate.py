@@ -15,7 +15,16 @@ from flat_index import make_index, points
 from disret.command_line import UserError
 from disret.encode.timings import Timings
 from disret.retrieve import approximate
-from disret.retrieve.approximate import check_count, empty_index, open_approximate
+from disret.retrieve.approximate import (
+    check_count,
+    empty_index,
+    good_setting,
+    newest_searches,
+    open_approximate,
+    parse_settings,
+    reaching,
+    read_searches,
+)
 
 D, N, K = 32, 1200, 10
 
@@ -88,9 +97,9 @@ def test_a_sample_trains_it(flat, vectors, monkeypatch):
 
 def test_it_is_reused_as_long_as_the_vectors_are_the_same(flat, tmp_path, vectors, monkeypatch):
     built = []
-    original = approximate._build
+    original = approximate._built
     monkeypatch.setattr(
-        approximate, "_build", lambda *args: (built.append(args[2]), original(*args))
+        approximate, "_built", lambda *args: built.append(args[1]) or original(*args)
     )
     first = build(flat, "HNSW8").path
     build(flat, "SQ8")
@@ -117,18 +126,16 @@ def test_a_damaged_one_is_built_anew(flat, damage, queries, capsys):
     else:
         path.with_name(f"{path.name}.sha256").unlink()
     again = build(flat, "SQ8")
-    assert "is damaged; building it anew" in capsys.readouterr().err
+    assert "is not as its checksum says; making it anew" in capsys.readouterr().err
     assert again.path.read_bytes() == content
     np.testing.assert_array_equal(again.search(queries, K)[1], wanted)
 
 
 @pytest.mark.parametrize(
     "kind, says",
-    [("Foo", "could not parse index string Foo"), ("IVF0,Flat", "a number in it is 0"),
-     ("HNSW0", "a number in it is 0"), ("PQ8x0", "a number in it is 0"),
-     ("PQ7", "should be a multiple of the number of subquantizers"), ("SQ3", "could not parse"),
-     ("IVF8,", "could not parse"), (",", "could not parse"), ("", "could not parse"),
-     ("IDMap,HNSW8", "leave IDMap out"), ("IVF99999999999,Flat", "stoi"), ("LSH", "METRIC_L2")],
+    [("Foo", "could not parse index string Foo"), ("SQ3", "could not parse"),
+     ("PQ7", "should be a multiple of the number of subquantizers"), ("IVF8,", "could not parse"),
+     ("", "could not parse"), ("IVF99999999999,Flat", "stoi"), ("LSH", "METRIC_L2")],
 )  # fmt: skip
 def test_what_faiss_makes_no_index_of(kind, says):
     with pytest.raises(UserError) as error:
@@ -198,3 +205,62 @@ def test_a_kill_while_it_is_built_leaves_the_vectors(tmp_path):
     (path,) = flat.folder.glob("HNSW64.*.index")
     assert again.stdout.splitlines()[-1] == str(path)
     assert faiss.read_index(str(path)).ntotal == 10_000
+
+
+# --- How far to look, as the command line says it, and the table of it ----------------------------
+
+
+def test_one_parameter_varies():
+    settings = parse_settings(["k_factor_rf=2.5", "nprobe=16,1,4,1"])
+    assert settings == [{"k_factor_rf": 2.5, "nprobe": value} for value in (1, 4, 16)]
+    assert parse_settings([]) == [{}]
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["efSearch"], "'efSearch' is not NAME=VALUE"),
+        (["nprobe=1", "nprobe=2"], "'nprobe=2' is not NAME=VALUE,VALUE… of another parameter"),
+        (["nprobe=1,x"], "'nprobe=1,x' is not"),
+        (["nprobe=-1"], "'nprobe=-1' is not"),
+        (["nprobe=inf"], "'nprobe=inf' is not"),
+        (["nprobe=1,2", "k_factor_rf=1,2"], "one search parameter may have several values"),
+    ],
+)
+def test_what_is_no_setting(words, says):
+    with pytest.raises(UserError) as error:
+        parse_settings(words)
+    assert says in str(error.value)
+
+
+def rows_of(recalls, when="now", index="HNSW8"):
+    return [{"datetime": when, "dataset": "things", "index": index, "recall@10": recall}
+            for recall in recalls]  # fmt: skip
+
+
+def test_of_several_runs_the_last_counts():
+    rows = [
+        *rows_of((0.1, 0.2), "before"),
+        *rows_of((0.3,), "after"),
+        *rows_of((0.4,), index="SQ8"),
+    ]
+    found = {
+        title: [row["recall@10"] for row in own] for title, own in newest_searches(rows).items()
+    }
+    assert found == {"things, HNSW8": [0.3], "things, SQ8": [0.4]}
+
+
+def test_the_first_setting_that_is_good_and_the_first_that_reaches_it():
+    teacher = rows_of((0.9, 0.9784, 0.99))
+    assert good_setting(teacher) is teacher[1]
+    assert good_setting(teacher[:1]) is teacher[0]
+    student = rows_of((0.8, 0.9778, 0.9776))
+    assert reaching(student, teacher[1]) is student[1]  # to three decimals
+    assert reaching(student, teacher[2]) is None
+
+
+def test_another_table_is_refused(tmp_path):
+    (tmp_path / "s.csv").write_text("dataset,index\nx,y\n")
+    with pytest.raises(UserError, match=r"s\.csv is another table: it has no column"):
+        read_searches(tmp_path / "s.csv")
+    assert read_searches(tmp_path / "none.csv") == []

@@ -1,22 +1,9 @@
-"""Runs and their scores."""
+"""The scores of a run."""
 
 import numpy as np
 import pytest
 
-from disret.retrieve.metrics import metrics, retention, to_run, write_trec_run
-
-
-def test_own_document_does_not_count():
-    """ArguAna and Quora: the query stands in the corpus, and k hits remain without it."""
-    scores = np.array([[9.0, 8, 7], [3, 2, 1]])
-    hits = np.array([["a", "b", "c"], ["c", "b", "a"]])
-    run = to_run(["a", "x"], hits, scores, k=2)
-    assert run == {"a": {"b": 8, "c": 7}, "x": {"c": 3, "b": 2}}
-
-
-def test_fewer_documents_than_k():
-    run = to_run(["q"], np.array([["a"]]), np.array([[1.0]]), k=5)
-    assert run == {"q": {"a": 1.0}}
+from disret.retrieve.metrics import metrics, retention
 
 
 def test_metrics_by_hand():
@@ -34,9 +21,3 @@ def test_metrics_by_hand():
 def test_retention():
     assert retention(0.3, 0.4) == 75.0
     assert retention(0.3, 0.0) is None
-
-
-def test_trec_run(tmp_path):
-    write_trec_run(tmp_path / "r.trec", {"q": {"a": 1.0, "b": 2.0}}, "tag")
-    lines = (tmp_path / "r.trec").read_text().splitlines()
-    assert lines == ["q Q0 b 0 2.0 tag", "q Q0 a 0 1.0 tag"]

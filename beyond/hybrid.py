@@ -1,7 +1,8 @@
+#!/usr/bin/env python
 """What words add to vectors: BM25, dense runs, and both by reciprocal rank fusion.
 
     python benchmark.py --query-encoder models/student --save-runs runs …
-    python -m disret.retrieve.hybrid --dataset scifact runs/scifact.test.*.trec --output hybrid.csv
+    python beyond/hybrid.py --dataset scifact runs/scifact.test.*.trec --output hybrid.csv
 
 BM25 is that of `bm25s`, on English words without stop words. A fused score is the sum of
 1 / (60 + rank) over both (Cormack, Clarke and Büttcher, SIGIR 2009).
@@ -13,15 +14,40 @@ from pathlib import Path
 import numpy as np
 
 from disret.command_line import argument_parser, run
-from disret.data.collection import Collection
+from disret.data.collection import Collection, judged_collection
 from disret.files import check_writable
-from disret.retrieve.metrics import Run, to_run
-from disret.retrieve.runs import read_run
-from disret.retrieve.significance import compare, judged, per_query
+from disret.retrieve.runs import Run, read_run, to_run
+from disret.retrieve.statistics import compare, per_query
 from disret.tables import append_rows, format_table, read_rows
 
 CANDIDATES = 100  # of each side
 CONSTANT = 60  # how little the very first ranks count before the next
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="TREC run files")
+    parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
+    parser.add_argument("--split", help="default: test; dev for msmarco")
+    parser.add_argument("--output", type=Path, metavar="CSV", help="add the rows to this table")
+    args = parser.parse_args()
+    if args.output:
+        check_writable(args.output)
+        read_rows(args.output, ["dataset", "run", "with BM25"])
+
+    collection, qrels = judged_collection(args.dataset, args.split)
+    runs = {path.name: read_run(path, qrels) for path in args.runs}
+    queries = collection.queries()
+    words = bm25_run(collection, {query: queries[query] for query in qrels})
+    rows = [{"run": "BM25", "NDCG@10": per_query(qrels, words).mean()}]
+    for name, vectors in runs.items():
+        found = compare(per_query(qrels, vectors), per_query(qrels, fused([words, vectors])))
+        columns = {"NDCG@10": found.pop("first"), "with BM25": found.pop("second")}
+        rows.append({"run": name, **columns, **found})
+    if args.output:
+        append_rows(args.output, [{"dataset": collection.name, **row} for row in rows])
+    shown = [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    print(format_table(shown))
 
 
 def bm25_run(collection: Collection, queries: Mapping[str, str]) -> Run:
@@ -56,36 +82,6 @@ def fused(runs: Sequence[Run]) -> Run:
             for rank, document in enumerate(best, start=1):
                 scores[document] = scores.get(document, 0.0) + 1 / (CONSTANT + rank)
     return found
-
-
-def main() -> None:
-    parser = argument_parser(__doc__, "python -m disret.retrieve.hybrid")
-    parser.add_argument("runs", type=Path, nargs="+", help="TREC run files")
-    parser.add_argument("--dataset", required=True, metavar="NAME|DIR")
-    parser.add_argument("--split", help="default: test; dev for msmarco")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="add the rows to this table")
-    args = parser.parse_args()
-    if args.output:
-        check_writable(args.output)
-        read_rows(args.output, ["dataset", "run", "with BM25"])
-    collection, qrels = judged(args.dataset, args.split)
-    runs = {path.name: read_run(path, qrels) for path in args.runs}
-    queries = collection.queries()
-    words = bm25_run(collection, {query: queries[query] for query in qrels})
-    rows = [{"run": "BM25", "NDCG@10": np.mean(list(per_query(qrels, words).values()))}]
-    for name, vectors in runs.items():
-        found = compare(per_query(qrels, vectors), per_query(qrels, fused([words, vectors])))
-        rows.append({
-            "run": name, "NDCG@10": found["first"], "with BM25": found["second"],
-            **{key: found[key] for key in ("difference", "better", "worse", "p")},
-        })  # fmt: skip
-    if args.output:
-        append_rows(args.output, [{"dataset": collection.name, **row} for row in rows])
-    print(format_table([{key: _shown(row.get(key)) for key in rows[-1]} for row in rows]))
-
-
-def _shown(value: str | float | None) -> str | int | None:
-    return f"{value:.4f}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

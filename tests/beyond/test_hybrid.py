@@ -1,16 +1,15 @@
 """BM25, and a dense run fused with it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import load
 
 from disret.data.collection import Collection
-from disret.retrieve.hybrid import bm25_run, fused
-from disret.retrieve.metrics import write_trec_run
+from disret.retrieve.runs import write_run
 from disret.tables import read_rows
+
+hybrid = load("beyond/hybrid")
 
 DOCUMENTS = {
     "cats": "Cats sleep in the sun all day",
@@ -36,7 +35,7 @@ def animals(tmp_path):
 
 
 def test_documents_with_the_words_of_a_query(animals):
-    run = bm25_run(animals, animals.queries())
+    run = hybrid.bm25_run(animals, animals.queries())
     assert list(run["q1"]) == ["cats", "sun", "both", "dogs"]
     # A query's own document is no hit, nor is one without its words.
     assert list(run["both"]) == ["dogs", "cats"]
@@ -48,24 +47,20 @@ def test_documents_with_the_words_of_a_query(animals):
 def test_ranks_alone_decide_what_is_fused():
     words = {"q": {"a": 9.0, "b": 8.0, "c": 0.1}, "r": {}}
     vectors = {"q": {"b": 0.3, "d": 0.2, "a": 0.1}, "r": {"a": 0.5}}
-    run = fused([words, vectors])
+    run = hybrid.fused([words, vectors])
     assert run["q"]["a"] == pytest.approx(1 / 61 + 1 / 63)
     assert run["q"]["b"] == pytest.approx(1 / 62 + 1 / 61)
     assert sorted(run["q"], key=run["q"].get, reverse=True) == ["b", "a", "d", "c"]
     assert run["r"] == {"a": pytest.approx(1 / 61)}
 
 
-def test_command(animals, tmp_path):
+def test_command(call, animals, tmp_path):
     path = tmp_path / "dense.trec"
-    write_trec_run(path, {"q1": {"dogs": 0.9, "cats": 0.8}, "both": {"dogs": 1.0}}, "dense")
+    write_run(path, {"q1": {"dogs": 0.9, "cats": 0.8}, "both": {"dogs": 1.0}}, "dense")
     table = tmp_path / "hybrid.csv"
-    command = [sys.executable, "-m", "disret.retrieve.hybrid", "--dataset", animals.folder, path,
-               "--output", table]  # fmt: skip
-    result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert result.returncode == 0, result.stderr
-    lines = [line.split() for line in result.stdout.splitlines()]
+    outcome = call("beyond/hybrid", "--dataset", animals.folder, path, "--output", table)
+    assert outcome.status == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines()]
     assert lines[2][:2] == ["BM25", "0.6667"]
     # The dense run has q1's document second; fused, it is first.
     assert lines[3][:6] == ["dense.trec", "0.5436", "0.6667", "0.1230", "1", "0"]

@@ -1,0 +1,164 @@
+"""How far students agree with a teacher, of whom there is a service, a model or vectors."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import as_rank_0_of, write_collection
+from embedding_service import KEY
+from sentence_transformers import SentenceTransformer
+from tiny import save_encoder
+
+from disret import paths
+from disret.data.vectors import read_vectors, split
+from disret.encode.service import FIXED_TEXTS
+from disret.query_encoder import QueryEncoder
+from disret.tables import read_rows
+
+INDEX = ["--index", "documents.faiss", "--ids", "ids.txt", "--score-function", "cos_sim",
+         "--output", "scores.csv", "--device", "cpu"]  # fmt: skip
+LOG = ["--queries", "held-out.tsv"]
+
+
+def test_from_a_service_to_an_export(call, owner, tmp_path):
+    """The commands of the README, end to end."""
+    made = call(
+        "distill", "--teacher", owner.address, "--teacher-model", "tiny", "--init-with",
+        "small", "--queries", "log.tsv", "--valid-queries", "held-out.tsv", "--recipe", "best",
+        "--warmup-steps", 5, "--num-epochs", 20,
+        "--output", "student", "--export", "--device", "cpu",
+    )  # fmt: skip
+    assert made.status == 0, made.err
+    before = (tmp_path / "documents.faiss").read_bytes()
+    teacher = ["--document-encoder", f"{owner.address}#tiny"]
+    students = ["--query-encoder", "student", "student@onnx", "--worst", "worst"]
+    outcome = call("beyond/agree", *INDEX, *LOG, *teacher, *students)
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "documents.faiss").read_bytes() == before
+    torch, export = read_rows(tmp_path / "scores.csv")
+    assert (torch["dataset"], torch["split"]) == ("held-out.tsv", "log")
+    assert (torch["documents"], torch["queries"]) == (400, 40)
+    assert torch["index_dtype"].startswith("IndexHNSWFlat")
+    assert 0.3 < torch["overlap@10"] <= 1, str(torch)
+    assert torch["overlap@10 low"] <= torch["overlap@10"] <= torch["overlap@10 high"]
+    assert torch["cosine"] > 0.7
+    assert export["overlap@10"] == pytest.approx(torch["overlap@10"], abs=0.02)
+    assert torch["retention"] is None
+    header, _, first, second, compared, last = outcome.out.splitlines()
+    assert re.split(r"  +", header.strip()) == [
+        "query encoder", "overlap@10", "first hit", "rank-biased overlap", "cosine"
+    ]  # fmt: skip
+    assert re.match(rf"student +{torch['overlap@10']:.3f} ± 0\.\d+ ", first)
+    assert second.startswith("student (export) ")
+    assert re.match(r"held-out\.tsv: overlap@10 of student \(export\) is (higher|lower) ", compared)
+    assert last == "Every measure is in scores.csv."
+    (worst,) = (tmp_path / "worst").glob("*student.torch.md")
+    assert "doc-" in worst.read_text()
+    assert "who is" in worst.read_text()
+    assert QueryEncoder.from_pretrained("student").encode(["who is 3"]).shape == (1, 32)
+    # Nobody's key, and no query was sent twice.
+    for path in [*tmp_path.rglob("*"), *paths.HOME.rglob("*")]:
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+    assert len(owner.texts.keys() - set(FIXED_TEXTS)) == 940
+    assert {n for text, n in owner.texts.items() if text not in FIXED_TEXTS} == {1}
+
+
+@pytest.fixture
+def kept(owner, teacher, tmp_path):
+    """What is left of the service: vectors of the log's queries. No request goes out any more."""
+    owner.close()
+    texts = [line.split("\t")[1] for line in (tmp_path / "log.tsv").read_text().splitlines()]
+    model = SentenceTransformer(str(teacher), device="cpu")
+    np.savez("vectors.npz", texts=np.array(texts), embeddings=model.encode_query(texts))
+    return texts
+
+
+SMALL = ["--query-encoder", "small"]
+VECTORS = ["--document-encoder", "vectors.npz"]
+
+
+def test_vectors_take_the_place_of_the_service(call, kept, teacher, tmp_path):
+    """Agreement is the same with the encoder and with its vectors of the queries."""
+    (tmp_path / "some.txt").write_text("".join(f"{text}\n" for text in kept[:50]))
+    log = ["--queries", "some.txt", "--dtype", "float32"]
+    for one in (VECTORS, ["--document-encoder", teacher]):
+        outcome = call("beyond/agree", *INDEX, *log, *one, *SMALL)
+        assert outcome.status == 0, outcome.err
+    found, wanted = read_rows(tmp_path / "scores.csv")
+    for name in ("overlap@10", "overlap@100", "rbo", "cosine", "squared_distance", "queries"):
+        assert found[name] == pytest.approx(wanted[name], abs=2e-4)
+
+
+def test_vectors_bring_a_log(call, kept, tmp_path):
+    """Those that distill.py would validate on."""
+    outcome = call("beyond/agree", *INDEX, *VECTORS, *SMALL, "--worst", "worst")
+    assert outcome.status == 0, outcome.err
+    (row,) = read_rows(tmp_path / "scores.csv")
+    assert row["dataset"] == "vectors.npz"
+    assert row["queries"] == len(split(read_vectors(["vectors.npz"]))[1])
+    assert list((tmp_path / "worst").glob("*.md"))
+
+
+def test_a_query_without_a_vector_is_named(call, kept, tmp_path):
+    (tmp_path / "other.txt").write_text("who was that\nand that\n")
+    outcome = call("beyond/agree", *INDEX, *VECTORS, *SMALL, "--queries", "other.txt")
+    assert outcome.status == 2
+    assert "no vector of 'who was that', and of 1 others" in outcome.err
+
+
+def test_a_teacher_agrees_with_itself(call, owner, teacher, tmp_path):
+    log = [*LOG, "--max-queries", 7, "--k-values", 3, 20]
+    teachers = ["--document-encoder", teacher, "--query-encoder", teacher]
+    outcome = call("beyond/agree", *INDEX, *log, *teachers)
+    assert outcome.status == 0, outcome.err
+    (row,) = read_rows(tmp_path / "scores.csv")
+    assert row["queries"] == 7
+    for name in ("overlap@3", "overlap@20", "rbo", "first", "first@10", "cosine"):
+        assert row[name] == pytest.approx(1, abs=1e-4)
+    assert "overlap@3" in outcome.out  # without a cut-off of ten
+
+
+def test_the_worst_show_texts(call, owner, teacher, tmp_path):
+    collection = write_collection(tmp_path / "things", documents=400)
+    (tmp_path / "ids.txt").write_text("".join(f"d{i}\n" for i in range(400)))
+    worst = ["--worst", "worst", "--texts", collection]
+    outcome = call("beyond/agree", *INDEX, *LOG, "--document-encoder", teacher, *SMALL, *worst)
+    assert outcome.status == 0, outcome.err
+    (path,) = (tmp_path / "worst").glob("held-out.tsv.log.small.torch.md")
+    assert re.search(r"\| 1 \| (✓ )?d\d+: title \d+ thing \d+ ", path.read_text())
+    scores = re.findall(r"Agreement (.*)", path.read_text())
+    assert len(scores) == 10
+    assert scores == sorted(scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "has no queries of its own; name a log of queries"),
+        (["--queries", "none.tsv"], "no file none.tsv"),
+        (["--index", "none", *LOG], "no file none"),
+        (["--index", "ids.txt", *LOG], "ids.txt cannot be read as a FAISS index"),
+        (["--index", "wide.npy", *LOG], "64 dimensions"),
+        (["--index", "few.npy", *LOG], "400 document ids"),
+        (["--query-encoder", "narrow", *LOG], "narrow gives 16 dimensions"),
+        (["--worst", "ids.txt", *LOG], "cannot write to"),
+        (["--output", "log.tsv", *LOG], "another table"),
+        (["--texts", "none", *LOG], "no data set or directory"),
+    ],
+)
+def test_bad_arguments(call, owner, teacher, tmp_path, arguments, says):
+    np.save(tmp_path / "wide.npy", np.ones((5, 64), np.float32))
+    np.save(tmp_path / "few.npy", np.ones((5, 32), np.float32))
+    save_encoder(tmp_path / "narrow", dense=16)
+    base = [*INDEX, "--document-encoder", teacher, *SMALL]
+    outcome = call("beyond/agree", *base, *arguments)
+    assert outcome.status == 2, outcome.err
+    assert says in outcome.err
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_one_process_measures(call, owner, teacher, monkeypatch):
+    as_rank_0_of(monkeypatch, 2)
+    outcome = call("beyond/agree", *INDEX, *LOG, "--document-encoder", teacher, *SMALL)
+    assert outcome.status == 2
+    assert "by one process, without torchrun" in outcome.err
