@@ -33,14 +33,13 @@ from disret import command_line, distributed
 from disret.command_line import UserError, about, is_main_process, positive, say, threads
 from disret.data.catalog import datasets
 from disret.data.collection import (
-    NoJudgments,
     check_name,
     default_split,
     find_collections,
     is_present,
 )
 from disret.data.download import mirror_from
-from disret.data.query_files import query_source, read_queries
+from disret.data.queries import query_source, read_queries
 from disret.data.vectors import read_vectors, split
 from disret.devices import resolve_device, resolve_dtype, share_of_cores, world_size
 from disret.encode.service import NoKey, Service, host_of, is_address, parsed_options
@@ -74,7 +73,6 @@ TEACHER = "msmarco-bert-base-dot-v5"
 ADVICE = {
     NoKey: "set the variable OPENAI_API_KEY",
     TooLarge: "use --index-dtype float32",
-    NoJudgments: "distill.py --queries and ispeed.py --queries need none",
 }
 
 

@@ -23,7 +23,7 @@ from disret import command_line, distributed
 from disret.command_line import UserError, about, not_negative, positive, positive_float, say
 from disret.data.collection import check_name
 from disret.data.download import mirror_from
-from disret.data.query_files import query_source, training_queries, weighted_source
+from disret.data.queries import query_source, training_queries, weighted_source
 from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align

@@ -24,9 +24,9 @@ import numpy as np
 
 from disret import command_line, paths
 from disret.command_line import UserError, positive, say, threads
-from disret.data.collection import NoJudgments, check_name, default_split, find_collections
+from disret.data.collection import check_name, default_split, find_collections
 from disret.data.download import mirror_from
-from disret.data.query_files import read_queries
+from disret.data.queries import read_queries
 from disret.devices import device_name, resolve_device, resolve_dtype, versions
 from disret.encode.timings import peak_growth
 from disret.files import check_writable, claim
@@ -39,10 +39,8 @@ SHOWN = (
     "encoder", "backend", "dataset", "batch_size", "queries_per_second", "spread_percent",
     "speedup", "p50_ms", "p95_ms", "p99_ms", "layers", "parameters", "peak_memory_mb",
 )  # fmt: skip
-ADVICE = {NoJudgments: "name a file of queries with --queries"}
 
 
-@command_line.advised(ADVICE)
 def main() -> None:
     """Load the encoders, then time all of them on each query set and batch size."""
     args = parse_args()

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import VOCABULARY, save_encoder, tokenizer
 
-from disret.data.query_files import read_queries
+from disret.data.queries import read_queries
 from disret.devices import mixed_precision
 from disret.encode.models import load_encoder
 from disret.tables import read_rows

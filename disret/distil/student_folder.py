@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, invocation, is_main_process, say, without_secrets
-from disret.data.query_files import Source
+from disret.data.queries import Source
 from disret.files import (
     check_writable,
     claim,
