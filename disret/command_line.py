@@ -42,14 +42,9 @@ class NoDevice(UserError):
     """A device is not there, or cannot be used."""
 
 
-class Unreachable(UserError):
-    """A host does not answer; a mirror may."""
-
-
 # For arguments that several scripts share.
 _ADVICE: dict[type[UserError], str] = {
     NoDevice: "choose another with --device",
-    Unreachable: "without a network, name a mirror with --mirror or DISRET_MIRROR",
 }
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from disret.command_line import add_device, add_mirror, argument_parser, positive, run, say
 from disret.data.download import mirror_from
-from disret.data.query_files import msmarco_queries, read_queries
+from disret.data.queries import msmarco_queries, read_queries
 from disret.files import check_writable, write_json
 from disret.sweep.subsets import subsets
 

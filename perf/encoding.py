@@ -198,7 +198,7 @@ def load_texts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Random documents of NFCorpus, and MS MARCO's dev queries."""
     import random
 
-    from disret.data.query_files import msmarco_queries, read_queries
+    from disret.data.queries import msmarco_queries, read_queries
 
     mirror = mirror_from(args.mirror)
     (collection,) = find_collections("nfcorpus", mirror)

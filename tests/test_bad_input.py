@@ -37,8 +37,8 @@ GOOD = {
     "beyond/approximate": "--datasets things --document-encoder teacher --score-function cos_sim "
     "--dtype float32 --output approximate.csv --device cpu",
     "disret.sweep.tradeoff": "--scores scores.csv --speed speed.csv --figure tradeoff.png",
-    "disret.data.wordnet": "wordnet words.txt",
-    "disret.data.query_files": "",
+    "beyond.texts": "wordnet words.txt",
+    "disret.data.queries": "",
 }
 MAKES_THE_WORLD = (
     "distill --layers 0 3 --output student --export",
@@ -182,14 +182,11 @@ FILES: list[Case] = [
     ("queries JSON null", [text("q.jsonl", '{"text": null}\n')], "distill --queries q.jsonl",
      "line 1"),
     ("queries JSON text a list", [text("q.jsonl", '{"text": ["a"]}\n')],
-     "distill --queries q.jsonl", '"text" is not a text'),
+     "distill --queries q.jsonl", '"text" is missing or no text'),
     ("queries JSON other field", [text("q.jsonl", '{"query": "a"}\n')],
-     "distill --queries q.jsonl", "line 1: expected a JSON object"),
-    ("queries JSON deep", [text("q.jsonl", DEEP + "\n")], "distill --queries q.jsonl", "line 1"),
+     "distill --queries q.jsonl", 'line 1: "text" is missing'),
     ("queries JSON surrogate", [text("q.jsonl", '{"text": "a \\ud800"}\n')],
-     "distill --queries q.jsonl", '"text" is not a text'),
-    ("queries JSON huge number", [text("q.jsonl", "9" * 5000 + "\n")],
-     "distill --queries q.jsonl", "line 1"),
+     "distill --queries q.jsonl", '"text" is missing or no text'),
     ("validation missing", [], "distill --valid-queries none.txt", "no file none.txt"),
     ("validation the same", [], "distill --valid-queries train.tsv", "every validation query"),
     ("validation empty", [text("valid.txt", "")], "distill", "valid.txt holds no queries"),
@@ -204,8 +201,6 @@ FILES: list[Case] = [
     ("corpus a list", corpus("[]"), "benchmark", "corpus.jsonl, line 3: no _id"),
     ("corpus null", corpus("null"), "benchmark", "corpus.jsonl, line 3: no _id"),
     ("corpus a text", corpus('"a"'), "benchmark", "corpus.jsonl, line 3: no _id"),
-    ("corpus deep", corpus(DEEP), "benchmark", "corpus.jsonl, line 3: not JSON"),
-    ("corpus huge number", corpus("9" * 5000), "benchmark", "corpus.jsonl, line 3"),
     ("corpus latin-1", corpus(b'{"_id": "d2", "text": "na\xefve"}'), "benchmark", "line 3"),
     ("corpus id a number", corpus('{"_id": 2, "text": "a"}'), "benchmark", "line 3: no _id"),
     ("corpus id empty", corpus('{"_id": "", "text": "a"}'), "benchmark", "line 3: no _id"),
@@ -324,8 +319,8 @@ FILES: list[Case] = [
     ("run a folder", [folder("run.trec")], "beyond/significance", "is a directory"),
     ("trade-off of nothing", [gone("speed.csv")], "disret.sweep.tradeoff", "no encoder in common"),
     ("trade-off of scores twice", [], "disret.sweep.tradeoff --speed scores.csv", "another table"),
-    ("words missing", [gone("wordnet/data.adv")], "disret.data.wordnet", "data.adv"),
-    ("words of no dictionary", [text("wordnet/data.adv", "a | b\n")], "disret.data.wordnet",
+    ("words missing", [gone("wordnet/data.adv")], "beyond.texts", "data.adv"),
+    ("words of no dictionary", [text("wordnet/data.adv", "a | b\n")], "beyond.texts",
      "data.adv, line 1: not of WordNet's format"),
 ]  # fmt: skip
 
@@ -486,8 +481,8 @@ ARGUMENTS: list[Case] = [
         ("beyond/significance --dataset none", "no data set or directory"),
         ("beyond/significance --split dev", "has no split 'dev'"),
         ("disret.sweep.tradeoff --figure x.gif", "must end in .png, .pdf, .svg"),
-        ("disret.data.wordnet x y", "unrecognized arguments"),
-        ("disret.data.query_files --mirror none", "neither a directory nor"),
+        ("beyond.texts x y z --w", "unrecognized arguments"),
+        ("disret.data.queries --mirror none", "neither a directory nor"),
     )
 ]
 
@@ -559,7 +554,7 @@ STATE: list[Case] = [
     ("kept archive a folder", [folder("home/downloads/beir/scifact.zip")],
      "benchmark --datasets scifact", "scifact.zip"),
     ("MS MARCO's archive damaged", [text("home/downloads/msmarco/queries.tar.gz", b"\x1f\x8bxxxx")],
-     "disret.data.query_files", "cannot be unpacked"),
+     "disret.data.queries", "cannot be unpacked"),
     ("run files a file", [text("runs", "x")], "benchmark --save-runs runs", "cannot write to"),
     ("home a file", [lambda patch: patch.setattr(paths, "COLLECTIONS", Path("train.tsv/raw"))],
      "benchmark --datasets scifact", "train.tsv/raw cannot be used: Not a directory"),

@@ -67,13 +67,13 @@ def test_the_script_names_the_flag(monkeypatch, capsys):
         with command_line.about("--layers"):
             raise Taken("x exists")
 
-    def unreachable():
-        raise command_line.Unreachable("cannot reach x")
+    def no_device():
+        raise command_line.NoDevice("there is no x")
 
     monkeypatch.setattr(sys, "argv", ["x.py"])
     for script, sentence in (
         (main, "x.py: --layers: x exists; name another --output.\n"),
-        (unreachable, "x.py: cannot reach x; without a network, name a mirror with --mirror or "),
+        (no_device, "x.py: there is no x; choose another with --device."),
     ):
         with pytest.raises(SystemExit) as end:
             command_line.run(script)

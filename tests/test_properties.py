@@ -12,7 +12,7 @@ from steady import steady
 
 from disret.command_line import UserError
 from disret.data.collection import Collection
-from disret.data.query_files import read_queries
+from disret.data.queries import read_queries
 from disret.files import read_record, write_json
 from disret.query_encoder import ExportError, QueryEncoder
 from disret.retrieve.index import shards_of

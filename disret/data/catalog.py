@@ -2,15 +2,14 @@
 
 import csv
 import difflib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from disret.command_line import UserError
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """A file to download.
 
     Attributes:
@@ -24,11 +23,9 @@ class Archive:
     md5: str
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(NamedTuple):
     """A BEIR data set: its archive and the split that the paper scores."""
 
-    name: str
     archive: Archive
     default_split: str
 
@@ -46,9 +43,7 @@ def datasets() -> dict[str, Dataset]:
     with Path(__file__).with_name("beir.csv").open(newline="", encoding="utf-8") as file:
         return {
             row["name"]: Dataset(
-                row["name"],
-                Archive(f"beir/{row['name']}.zip", row["url"], row["md5"]),
-                row["default_split"],
+                Archive(f"beir/{row['name']}.zip", row["url"], row["md5"]), row["default_split"]
             )
             for row in csv.DictReader(file)
         }

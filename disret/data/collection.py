@@ -15,17 +15,12 @@ from typing import NamedTuple
 
 from disret import paths
 from disret.command_line import UserError, say
-from disret.data.catalog import dataset as catalog_dataset
-from disret.data.catalog import datasets
+from disret.data.catalog import dataset, datasets
 from disret.data.download import fetch_folder
-from disret.data.query_files import is_unicode
+from disret.data.queries import is_text
 from disret.files import checksum, readable
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
-
-
-class NoJudgments(UserError):
-    """A collection has documents and queries only."""
 
 
 class Document(NamedTuple):
@@ -43,17 +38,16 @@ class Collection:
     name: str
     folder: Path
 
-    def splits(self) -> list[str]:
-        """Names of the splits that have judgments."""
-        return sorted(path.stem for path in (self.folder / "qrels").glob("*.tsv"))
-
     def check_split(self, split: str) -> None:
-        """Raise `UserError` if there are no judgments for `split`, `NoJudgments` if none at all."""
-        if split not in self.splits():
-            if self.splits():
-                there = ", ".join(self.splits())
-                raise UserError(f"{self.name} has no split {split!r}; it has: {there}.")
-            raise NoJudgments(f"{self.name} has no judgments (qrels/*.tsv) to score by")
+        """Raise `UserError` if there are no judgments for `split`."""
+        there = sorted(path.stem for path in (self.folder / "qrels").glob("*.tsv"))
+        if not there:
+            raise UserError(
+                f"{self.name} has no judgments (qrels/*.tsv) to score by; to distil on or to time "
+                "with, a file of queries will do."
+            )
+        if split not in there:
+            raise UserError(f"{self.name} has no split {split!r}; it has: {', '.join(there)}.")
 
     def fingerprint(self, split: str | None = None) -> str:
         """SHA-256 of the corpus file, or with `split` of the queries and judgments as well."""
@@ -100,42 +94,12 @@ class Collection:
         Raises:
             UserError: a malformed line, or no judgment is left.
         """
-        path = self.folder / "qrels" / f"{split}.tsv"
         qrels: Qrels = {}
-        unknown: set[str] = set()
         for query, document, grade in self._judgments(split):
-            if query in queries:
-                qrels.setdefault(query, {})[document] = grade
-            else:
-                unknown.add(query)
-        if unknown:
-            say(
-                f"{self.name}: the judgments name {len(unknown)} queries that the collection "
-                "does not have."
-            )
-        if not qrels:
-            raise UserError(f"{path} has no judgment of a known query.")
-        return qrels
-
-    def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
-        """Query, document and grade of each judgment: BEIR's three columns, or TREC's four.
-
-        The first line may be a header, whose last column is no number.
-        """
-        path = self.folder / "qrels" / f"{split}.tsv"
-        with readable(path).open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                columns = line.rstrip("\r\n").split("\t")
-                if len(columns) == 1:
-                    columns = line.split()
-                if not line.strip() or (number == 1 and not _is_whole(columns[-1])):
-                    continue
-                if len(columns) not in (3, 4) or not _is_whole(columns[-1]):
-                    raise UserError(
-                        f"{path}, line {number}: expected query, document and a grade of "
-                        "up to six digits."
-                    )
-                yield columns[0], columns[-2], int(columns[-1])
+            qrels.setdefault(query, {})[document] = grade
+        known = {query: grades for query, grades in qrels.items() if query in queries}
+        self._check_known("query", "queries", split, len(qrels), len(known))
+        return known
 
     def judged(self, split: str) -> tuple[dict[str, str], Qrels]:
         """The queries that a split judges, id to text, and their judgments."""
@@ -154,19 +118,39 @@ class Collection:
         """
         judged = {document for grades in qrels.values() for document in grades}
         known = judged.intersection(ids)
+        self._check_known("document", "documents", split, len(judged), len(known))
+
+    def _check_known(self, one: str, several: str, split: str, judged: int, known: int) -> None:
         if not known:
-            raise UserError(
-                f"{self.folder / 'qrels' / split}.tsv has no judgment of a known document."
-            )
-        if missing := len(judged) - len(known):
+            raise UserError(f"{self.folder}/qrels/{split}.tsv has no judgment of a known {one}.")
+        if known < judged:
             say(
-                f"{self.name}: the judgments name {missing} documents that the collection "
+                f"{self.name}: the judgments name {judged - known} {several} that the collection "
                 "does not have."
             )
 
+    def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
+        """Query, document and grade of each judgment: BEIR's three columns, or TREC's four.
 
-def _is_whole(text: str) -> bool:
-    return re.fullmatch(r"\s*[-+]?\d{1,6}\s*", text) is not None
+        The first line may be a header, whose last column is no number.
+        """
+        path = self.folder / "qrels" / f"{split}.tsv"
+        with readable(path).open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                columns = line.rstrip("\r\n").split("\t")
+                if len(columns) == 1:
+                    columns = line.split()
+                has_grade = re.fullmatch(r"\s*[-+]?\d{1,6}\s*", columns[-1])
+                if number == 1 and not has_grade:
+                    continue
+                if len(columns) not in (3, 4) or not has_grade:
+                    raise UserError(
+                        f"{path}, line {number}: expected query, document and a grade of "
+                        "up to six digits."
+                    )
+                yield columns[0], columns[-2], int(columns[-1])
 
 
 @functools.cache
@@ -177,13 +161,19 @@ def _checksum(path: Path, size: int, modified: int) -> str:
 
 def check_name(name: str) -> None:
     """Raise `UserError` unless `name` is a data set or a directory, without downloading."""
-    if not _installed(name) and not Path(name).is_dir():
-        catalog_dataset(name)  # raises, naming the nearest
+    if not is_present(name):
+        dataset(name)  # raises, naming the nearest
 
 
 def is_present(name: str) -> bool:
     """Whether the collection is here, so that finding it downloads nothing."""
     return _installed(name) or (name not in datasets() and Path(name).is_dir())
+
+
+def _installed(name: str) -> bool:
+    """Whether a collection of this name is under `benchmarks/raw`."""
+    is_path = name != Path(name).name or name in ("", ".", "..")
+    return not is_path and (paths.COLLECTIONS / name).is_dir()
 
 
 def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
@@ -210,16 +200,11 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
         folder = Path(name).resolve()
         name = folder.name
     if (folder / "corpus.jsonl").exists():
-        found = [Collection(name, folder)]
-    else:
-        parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
-        found = [Collection(f"{name}/{part.name}", part) for part in parts]
-    if not found:
+        return [Collection(name, folder)]
+    parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
+    if not parts:
         raise UserError(f"{folder} has no corpus.jsonl; see BEIR for the layout of a collection.")
-    for collection in found:
-        if not is_unicode(collection.name):
-            raise UserError(f"the name of a folder is not UTF-8: {collection.name!r}.")
-    return found
+    return [Collection(f"{name}/{part.name}", part) for part in parts]
 
 
 def judged_collection(name: str, split: str | None = None) -> tuple[Collection, Qrels]:
@@ -244,12 +229,6 @@ def default_split(name: str) -> str:
     return datasets()[name].default_split if name in datasets() else "test"
 
 
-def _installed(name: str) -> bool:
-    """Whether a collection of this name is under `benchmarks/raw`."""
-    is_path = name != Path(name).name or name in ("", ".", "..")
-    return not is_path and (paths.COLLECTIONS / name).is_dir()
-
-
 def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
     """The objects of a JSON lines file, and at which byte each begins.
 
@@ -266,14 +245,14 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
                 continue
             try:
                 record = json.loads(line)
-            except (ValueError, RecursionError):
+            except ValueError:
                 raise UserError(f"{path}, line {number}: not JSON.") from None
             identifier = record.get("_id") if isinstance(record, dict) else None
-            if not is_unicode(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):
+            if not is_text(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):
                 raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")
             record["title"] = record.get("title") or ""
             for field in ("title", "text"):
-                if not is_unicode(record.get(field)):
+                if not is_text(record.get(field)):
                     raise UserError(
                         f"{path}, line {number}: {field!r} is missing or no text; the keys "
                         f"are {', '.join(record)}."
@@ -287,17 +266,13 @@ def _check_unique(path: Path, hashes: array) -> None:
     """Raise `UserError` at the line of the first id that stands in the file twice."""
     import numpy as np
 
-    if not hashes:
-        return
-    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
-    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-    if not suspects:
-        return
+    values, counts = np.unique(np.array(hashes, np.int64), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
     seen: set[str] = set()
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(file, start=1) if suspects else ():
             identifier = json.loads(line)["_id"] if line.strip() else ""
+            if identifier in seen:
+                raise UserError(f"{path}, line {number}: a second {identifier!r}.")
             if hash(identifier) in suspects:
-                if identifier in seen:
-                    raise UserError(f"{path}, line {number}: a second {identifier!r}.")
                 seen.add(identifier)

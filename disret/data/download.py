@@ -1,16 +1,22 @@
-"""Verified download: resumed after a break, checked, and in place only when whole."""
+"""Verified download: resumed after a break, checked, unpacked, and in place only when whole."""
 
 import os
 import shutil
+import tarfile
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from disret import paths
-from disret.command_line import Unreachable, UserError, progress_bar, say
+from disret.command_line import UserError, progress_bar, say
 from disret.data.catalog import Archive
-from disret.data.unpack import unpack
-from disret.files import checksum, install, lock, readable
+from disret.files import check_free_space, checksum, install, lock
+
+if TYPE_CHECKING:
+    import requests
 
 ATTEMPTS = 5
 TIMEOUT = (10, 60)  # seconds to connect, and without a byte
@@ -42,35 +48,25 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
         UserError: unreachable, absent, or another content than the checksum says.
     """
     target = paths.DOWNLOADS / archive.path
-    if target.exists():
-        return target
+    partial = target.with_name(f"{target.name}.part")
     with lock(target):
-        if target.exists():
-            return target
-        algorithm, expected = _expected_checksum(archive, mirror)
-        source = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.path}"
-        partial = target.with_name(target.name + ".part")
-        # A part left by an earlier run may come from another version of the file, so a wrong
-        # checksum after a resumed transfer earns one fresh start.
-        resumed = partial.exists()
-        for last_try in (not resumed, True):
+        while not target.exists():
+            source, algorithm, expected = _where(archive, mirror)
+            is_resumed = partial.exists()
             _copy(source, partial)
             found = checksum(partial, algorithm)
             if found == expected:
                 partial.replace(target)
-                return target
-            partial.unlink()
-            if last_try:
                 break
+            partial.unlink()
+            if not is_resumed:
+                raise UserError(
+                    f"{source} has {algorithm} {found}, expected {expected}; nothing was kept. The "
+                    "file was altered or replaced: try later or another mirror."
+                )
+            # What an earlier run had left may have been of another version of the file.
             say(f"{source}: the resumed download was not the expected file; starting again.")
-        raise UserError(
-            f"{source} has {algorithm} {found}, expected {expected}; nothing was kept. The file "
-            "was altered or replaced: try later or another mirror."
-        )
-
-
-def _is_url(source: str) -> bool:
-    return source.startswith(("http://", "https://"))
+    return target
 
 
 def fetch_folder(
@@ -78,7 +74,7 @@ def fetch_folder(
     folder: Path,
     needed: Sequence[str],
     mirror: str | None = None,
-    inner: str | None = None,
+    inner: str = "",
 ) -> Path:
     """Download an archive and unpack it as `folder`, unless that is there.
 
@@ -93,58 +89,87 @@ def fetch_folder(
     def fill(partial: Path) -> None:
         path = fetch(archive, mirror)
         unpack(path, partial)
-        lacking = [name for name in needed if not any(partial.rglob(name))]
-        if inner is not None and not (partial / inner).is_dir():
-            lacking.append(f"a folder {inner}")
-        if lacking:
+        content = partial / inner
+        if lacking := [name for name in needed if not any(content.rglob(name))]:
             path.unlink()
             raise UserError(
                 f"{path} did not hold {', '.join(lacking)}, so it was not kept; try again with "
                 "another mirror."
             )
-        if inner is None:
-            return
-        for member in list((partial / inner).iterdir()):
-            member.rename(partial / member.name)
-        (partial / inner).rmdir()
+        if inner:
+            for member in list(content.iterdir()):
+                member.rename(partial / member.name)
+            content.rmdir()
 
     return install(folder, fill)
 
 
-def _expected_checksum(archive: Archive, mirror: str | None) -> tuple[str, str]:
-    if mirror is not None:
-        listing = _read_text(f"{mirror.rstrip('/')}/SHA256SUMS")
-        for line in listing.splitlines():
-            digest, _, path = line.partition(" ")
-            if path.lstrip(" *").removeprefix("./") == archive.path:
-                return "sha256", digest.lower()
-    return "md5", archive.md5
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip or tar archive, perhaps damaged or hostile, into `folder`.
+
+    The standard library keeps every member inside: zipfile drops `..` and leading slashes and
+    makes no links, tarfile's filter `data` refuses what would lie outside or is no plain file.
+
+    Raises:
+        UserError: the archive is damaged or refused, or there is no room for its content.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                size = sum(info.file_size for info in zipped.infolist())
+                check_free_space(folder, size, f"unpacking {archive.name}")
+                zipped.extractall(folder)
+        else:
+            with tarfile.open(archive) as tar:
+                size = sum(member.size for member in tar)
+                check_free_space(folder, size, f"unpacking {archive.name}")
+                tar.extractall(folder, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise UserError(
+            f"{archive} cannot be unpacked ({reason}); delete it and try again."
+        ) from None
+
+
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _where(archive: Archive, mirror: str | None) -> tuple[str, str, str]:
+    """Address or path of an archive, and the algorithm and value of its checksum."""
+    if mirror is None:
+        return archive.url, "md5", archive.md5
+    mirror = mirror.rstrip("/")
+    for line in _read_text(f"{mirror}/SHA256SUMS").splitlines():
+        digest, _, path = line.partition(" ")
+        if path.lstrip(" *").removeprefix("./") == archive.path:
+            return f"{mirror}/{archive.path}", "sha256", digest.lower()
+    return f"{mirror}/{archive.path}", "md5", archive.md5
 
 
 def _read_text(source: str) -> str:
     """A small text file, or nothing when there is none."""
     if not _is_url(source):
-        path = Path(source)
-        return readable(path).read_text(encoding="utf-8") if path.exists() else ""
+        return Path(source).read_text(encoding="utf-8") if Path(source).exists() else ""
     import requests
 
     try:
         response = requests.get(source, timeout=TIMEOUT)
     except requests.RequestException as error:
-        raise _unreachable(source, error) from None
+        raise _failed(source, error) from None
     return response.text if response.ok else ""
 
 
 def _copy(source: str, partial: Path) -> None:
-    """Bring `source` to `partial`, going on from the bytes that are there already."""
-    if _is_url(source):
-        _transfer(source, partial)
-        return
-    if not Path(source).is_file():
-        raise UserError(f"the mirror has no {source}.")
+    """Bring `source` to `partial`, going on from the bytes of a transfer that are there already."""
     try:
-        shutil.copyfile(source, partial)
-    except OSError:
+        if _is_url(source):
+            _transfer(source, partial)
+        elif Path(source).is_file():
+            shutil.copyfile(source, partial)
+        else:
+            raise UserError(f"the mirror has no {source}.")
+    except OSError:  # of the disk, which may be full
         partial.unlink(missing_ok=True)
         raise
 
@@ -164,46 +189,30 @@ def _transfer(url: str, partial: Path) -> None:
                 response.raise_for_status()
                 _receive(response, partial, have if response.status_code == 206 else 0)
             return
-        except requests.HTTPError as error:
-            code = error.response.status_code
-            if code < 500 or attempt == ATTEMPTS:
-                raise UserError(f"{url} answers {code} {error.response.reason}.") from None
         except requests.RequestException as error:
-            if attempt == ATTEMPTS:
-                raise _unreachable(url, error) from None
-        progressed = partial.exists() and partial.stat().st_size > have
-        if not progressed:
-            time.sleep(min(2 ** (attempt - 1), 8) / 2)
+            is_final = error.response is not None and error.response.status_code < 500
+            if is_final or attempt == ATTEMPTS:
+                raise _failed(url, error) from None
         say(f"{url}: the connection broke; attempt {attempt + 1} of {ATTEMPTS}.")
+        time.sleep(min(2**attempt, 8) / 4)
 
 
-def _receive(response, partial: Path, offset: int) -> None:
-    length = response.headers.get("Content-Length")
-    total = offset + int(length) if length else None
+def _receive(response: "requests.Response", partial: Path, offset: int) -> None:
+    total = offset + int(response.headers.get("Content-Length", 0))
     with (
         partial.open("ab" if offset else "wb") as file,
-        progress_bar(
-            desc=partial.name.removesuffix(".part"),
-            total=total,
-            initial=offset,
-            unit="B",
-            unit_scale=True,
-        ) as bar,
-    ):
-        try:
-            for block in response.iter_content(1 << 16):
-                file.write(block)
-                bar.update(len(block))
-        except OSError as error:
-            import requests
-
-            if not isinstance(error, requests.RequestException):
-                file.close()
-                partial.unlink(missing_ok=True)
-            raise
+        progress_bar(desc=partial.stem, total=total or None, initial=offset, unit="B",
+                     unit_scale=True) as bar,
+    ):  # fmt: skip
+        for block in response.iter_content(1 << 16):
+            file.write(block)
+            bar.update(len(block))
 
 
-def _unreachable(url: str, error: Exception) -> Unreachable:
-    return Unreachable(
-        f"cannot reach {url} ({type(error).__name__}); what was downloaded is kept for the next try"
+def _failed(url: str, error: "requests.RequestException") -> UserError:
+    if error.response is not None:
+        return UserError(f"{url} answers {error.response.status_code} {error.response.reason}.")
+    return UserError(
+        f"cannot reach {url} ({type(error).__name__}); what was downloaded is kept for the next "
+        "try. Without a network, name a mirror, here or in DISRET_MIRROR."
     )

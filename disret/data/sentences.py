@@ -1,13 +1,12 @@
 """Sentences of a collection, as texts to distil on."""
 
+import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 from disret.command_line import UserError
 from disret.data.collection import find_collections
-from disret.files import whole_file
 
 END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
 SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
@@ -31,9 +30,8 @@ def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = 
     collections = find_collections(name, mirror)
     chance = random.Random(seed)
     kept: list[str] = []
-    documents = (document for collection in collections for document in collection.documents())
-    sentences = (sentence for document in documents for sentence in sentences_of(document.text))
-    for number, sentence in enumerate(sentences):
+    texts = (document.text for collection in collections for document in collection.documents())
+    for number, sentence in enumerate(itertools.chain.from_iterable(map(sentences_of, texts))):
         if len(kept) < limit:
             kept.append(sentence)
         elif (place := chance.randrange(number + 1)) < limit:
@@ -49,10 +47,3 @@ def sentences_of(text: str) -> Iterator[str]:
         words = part.split()
         if SHORTEST <= len(words) <= LONGEST:
             yield " ".join(words)
-
-
-def write_texts(path: Path, texts: Sequence[str]) -> None:
-    """Write texts to distil on, one a line, whole or not at all; say how many they are."""
-    with whole_file(path) as partial:
-        partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    print(f"{path}: {len(texts)} texts")

@@ -3,32 +3,38 @@
 import itertools
 import json
 import os
-from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from disret import paths
 from disret.command_line import UserError, progress_bar, say, shortened
-from disret.data.query_files import is_unicode
-from disret.data.vector_sources import Row, Source, open_source, version
+from disret.data.hub import BLOCK, FORM, HUB, Stream, look_up, parse_name, reading
+from disret.data.queries import columns_of, is_of_texts, is_text, json_object, read_lines
 from disret.files import (
-    check_free_space,
     checksum_path,
     is_as_noted,
-    lock,
+    kept,
     note_checksum,
+    readable,
     text_sha256,
     whole_file,
 )
 
-BLOCK = 4096  # rows checked and written together
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".npz")
+TEXT_COLUMNS = ("text", "query", "sentence")
+VECTOR_COLUMNS = ("embedding", "vector", "emb", "embeddings")
+
+Row = tuple[str, Any, Any]  # where it stands; a text and a vector, or what is in their place
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,9 @@ class Vectors:
     @cached_property
     def _places(self) -> dict[str, int]:
         """Rows of texts, and of texts without the spaces around them, as query files have them."""
-        places = {text: row for row, text in enumerate(self.texts)}
-        for row, text in enumerate(self.texts):
-            places.setdefault(text.strip(), row)
-        return places
+        rows = list(enumerate(self.texts))
+        stripped = {text.strip(): row for row, text in reversed(rows)}
+        return stripped | {text: row for row, text in rows}
 
     def rows(self, texts: Sequence[str]) -> np.ndarray:
         """The rows of some texts, int64 [n_texts].
@@ -81,25 +86,32 @@ def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:
     Raises:
         UserError: a source cannot be read or has no rows or no such columns; or a row has no
             text, a vector of another dimension or with values that are not finite, or a text
-            that had another vector before (the message names the rows).
+            that had another vector before (the message names the row).
     """
-    versions = [version(name) for name in sources]
-    key = text_sha256(itertools.chain(sources, versions), f"vectors {limit} ")
-    path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.npy"
+    versions = [_version(name) for name in sources]
+    key = text_sha256(itertools.chain(sources, versions), f"vectors {limit} ")[:32]
+    path = paths.DOWNLOADS / "embeddings" / f"{key}.float32"
     texts_path = path.with_suffix(".jsonl")
-    with lock(path):
-        missing = [file for file in (path, texts_path) if not is_as_noted(file)]
-        for file in missing:
-            if file.exists():
-                say(f"{file} is not as its checksum says; making it anew.")
-                file.unlink()
-        if missing:
-            opened = [open_source(*named) for named in zip(sources, versions, strict=True)]
-            _copy(opened, limit, path, texts_path)
-        with texts_path.open("rb") as lines:
-            texts = [json.loads(line) for line in lines]
-        noted = [checksum_path(file).read_text().split()[0] for file in (path, texts_path)]
-        return Vectors(texts, np.load(path, mmap_mode="r"), text_sha256(noted))
+    if not is_as_noted(texts_path):
+        path.unlink(missing_ok=True)  # as both are made together
+
+    def copy(partial: Path) -> None:
+        named = list(zip(sources, versions, strict=True))
+        for name, version in named:  # before the long work
+            if next(_rows(name, version), None) is None:
+                raise UserError(f"{name} holds no rows.")
+        rows = itertools.chain.from_iterable(itertools.starmap(_rows, named))
+        texts = _copy(rows, limit, partial)
+        with whole_file(texts_path) as partial_texts, partial_texts.open("wb") as lines:
+            lines.writelines(f"{json.dumps(text, ensure_ascii=False)}\n".encode() for text in texts)
+        note_checksum(texts_path)
+
+    kept(path, copy)
+    noted = [checksum_path(file).read_text().split()[0] for file in (path, texts_path)]
+    with texts_path.open("rb") as lines:
+        texts = [json.loads(line) for line in lines]
+    embeddings = np.memmap(path, "<f4", mode="r").reshape(len(texts), -1)
+    return Vectors(texts, embeddings, text_sha256(noted))
 
 
 def is_normalised(embeddings: np.ndarray) -> bool:
@@ -131,122 +143,138 @@ def split(vectors: Vectors, share: float = 0.02, most: int = 5000) -> tuple[np.n
     return np.sort(order[chosen:]), np.sort(order[:chosen])
 
 
-def _copy(sources: list[Source], limit: int | None, path: Path, texts_path: Path) -> None:
-    with (
-        whole_file(path) as partial,
-        whole_file(texts_path) as partial_texts,
-        partial.open("w+b") as vectors_file,
-        partial_texts.open("wb") as texts_file,
-        progress_bar(desc="embeddings", unit="text") as bar,
+def _copy(rows: Iterable[Row], limit: int | None, path: Path) -> Iterable[str]:
+    """Write the vector of each text, which is not held, and return the texts."""
+    seen: dict[str, int] = {}
+    repeated = dimension = 0
+    with path.open("w+b") as vectors, progress_bar(desc="embeddings", unit="text") as bar:
+        for place, text, numbers in rows:
+            vector = _float32(numbers)
+            dimension = dimension or vector.size
+            if not is_text(text) or not text.strip():
+                raise UserError(f"{place}: the text is empty or no Unicode text.")
+            if not vector.size:
+                raise UserError(f"{place}: there is no vector, which is a list of numbers.")
+            if vector.size != dimension:
+                raise UserError(
+                    f"{place}: the vector has {vector.size} numbers, the first has {dimension}."
+                )
+            if not np.isfinite(vector).all():
+                raise UserError(f"{place}: the vector has values that are not finite.")
+            count = len(seen)
+            if (row := seen.setdefault(text, count)) < count:
+                vectors.seek(row * vector.nbytes)
+                earlier = np.frombuffer(vectors.read(vector.nbytes), "<f4")
+                vectors.seek(0, os.SEEK_END)
+                if not np.isclose(vector, earlier, rtol=1e-3, atol=1e-4).all():
+                    raise UserError(f"{place}: {shortened(text)!r} had another vector before.")
+                repeated += 1
+                continue
+            vectors.write(vector.tobytes())
+            bar.update()
+            if len(seen) == limit:
+                break
+    if repeated:
+        say(f"left out {repeated} rows that repeat a text and its vector.")
+    return seen
+
+
+def _float32(numbers: Any) -> np.ndarray:
+    """A vector, float32 [dimension]; empty where there is no list of numbers."""
+    # What is too large becomes infinite.
+    with np.errstate(over="ignore"), suppress(TypeError, ValueError):
+        return np.asarray(numbers, "<f4").reshape(len(numbers))
+    return np.empty(0, "<f4")
+
+
+# --- Sources --------------------------------------------------------------------------------------
+
+
+def _version(name: str) -> str:
+    """What is different once the content of a source is: path, size and time, or the revision."""
+    if name.startswith(HUB):
+        if parse_name(name).column:
+            raise UserError(f"{name}: columns of vectors are not named; write {FORM}.")
+        return look_up(name)[0]
+    if not name.endswith(FORMATS):
+        raise UserError(f"{name} is neither {HUB}NAME nor a file in {', '.join(FORMATS)}.")
+    path = readable(Path(name)).resolve()
+    return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
+def _rows(name: str, version: str) -> Iterator[Row]:
+    with reading(name):
+        if name.startswith(HUB):
+            stream = Stream(name, version)
+            columns = _columns(name, stream.schema())
+            yield from _arrow_rows(name, stream.batches(columns), columns)
+        elif name.endswith(".parquet"):
+            from pyarrow.parquet import ParquetFile
+
+            # Else a row group, perhaps the whole file, is read as one.
+            with ParquetFile(name, buffer_size=1 << 18, pre_buffer=False) as file:
+                columns = _columns(name, file.schema_arrow)
+                batches = file.iter_batches(BLOCK, columns=columns, use_threads=False)
+                yield from _arrow_rows(name, batches, columns)
+        elif name.endswith(".npz"):
+            with np.load(name) as arrays:
+                texts, vectors = arrays["texts"].tolist(), arrays["embeddings"]
+            if len(texts) != len(vectors):
+                raise UserError(f"{name} has {len(texts)} texts and {len(vectors)} embeddings.")
+            for number, (text, vector) in enumerate(zip(texts, vectors, strict=True), start=1):
+                yield f"{name}, row {number}", text, vector
+        else:
+            yield from _json_rows(name)
+
+
+def _arrow_rows(
+    name: str, batches: "Iterable[pa.RecordBatch]", columns: Sequence[str]
+) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        texts, vectors = map(batch.column, columns)
+        for text, vector in zip(texts.to_pylist(), vectors, strict=True):
+            number += 1
+            yield f"{name}, row {number}", text, vector.values
+
+
+def _json_rows(name: str) -> Iterator[Row]:
+    import pyarrow as pa
+
+    columns: list[str] = []
+    for number, record in read_lines(Path(name), json_object):
+        if record is None:
+            continue
+        if not columns:
+            fields = [(column, pa.infer_type([value])) for column, value in record.items()]
+            columns = _columns(name, pa.schema(fields))
+        yield f"{name}, line {number}", *map(record.get, columns)
+
+
+def _columns(name: str, schema: "pa.Schema") -> list[str]:
+    """The columns of texts and of vectors, by name or else by kind."""
+    chosen = []
+    for what, names, is_of_kind in (
+        ("texts", TEXT_COLUMNS, is_of_texts),
+        ("vectors", VECTOR_COLUMNS, _is_of_vectors),
     ):
-        copy = _Copy(vectors_file, texts_file, sum(source.count for source in sources), limit)
-        for source in sources:
-            copy.begin(source)
-            is_empty = copy.room() > 0
-            while block := list(itertools.islice(source.rows, copy.room())):
-                copy.add(block)
-                bar.update(len(block))
-                is_empty = False
-            if is_empty:
-                raise UserError(f"{source.name} holds no rows.")
-        copy.finish()
-    for file in (path, texts_path):
-        note_checksum(file)
-    if copy.repeated:
-        say(f"left out {copy.repeated} rows that repeat a text and its vector.")
-
-
-class _Copy:
-    """Texts and vectors on their way to the disk, each text once; vectors are not held."""
-
-    def __init__(
-        self, vectors: BinaryIO, texts: BinaryIO, expected: int, limit: int | None
-    ) -> None:
-        self._vectors, self._texts = vectors, texts
-        self._expected = expected if limit is None else min(expected, limit)
-        self._limit = limit
-        self._index: dict[str, int] = {}  # of each text, its row here
-        self._numbers = array("q")  # of each text, its row in its source
-        self._sources: list[Source] = []
-        self._begins: list[int] = []  # of each source, its first row here
-        self._dimension = 0
-        self._start = 0  # of the vectors, after the header
-        self.repeated = 0
-
-    def room(self) -> int:
-        """How many rows the next block may have."""
-        return BLOCK if self._limit is None else min(BLOCK, self._limit - len(self._index))
-
-    def begin(self, source: Source) -> None:
-        self._sources.append(source)
-        self._begins.append(len(self._index))
-
-    def add(self, block: list[Row]) -> None:
-        """Check rows, write those whose text is new, and compare the others."""
-        place = self._sources[-1].place
-        fresh, repeats = [], []
-        for position, (number, text, vector) in enumerate(block):
-            if not is_unicode(text) or not text.strip():
-                raise UserError(f"{place(number)}: the text is empty or no Unicode text.")
-            if not len(vector):
-                raise UserError(f"{place(number)}: there is no vector.")
-            if not self._dimension:
-                self._begin_vectors(len(vector))
-            if len(vector) != self._dimension:
-                numbers = f"{len(vector)} numbers, the first has {self._dimension}"
-                raise UserError(f"{place(number)}: the vector has {numbers}.")
-            new = len(self._numbers)
-            if (row := self._index.setdefault(text, new)) == new:
-                self._numbers.append(number)
-                fresh.append(position)
-            else:
-                repeats.append((position, row))
-        vectors = np.stack([vector for _, _, vector in block])
-        if (wrong := ~np.isfinite(vectors).all(axis=1)).any():
-            number = block[wrong.argmax()][0]
-            raise UserError(f"{place(number)}: the vector has values that are not finite.")
-        self._vectors.write(vectors[fresh].tobytes())
-        for position in fresh:
-            line = json.dumps(block[position][1], ensure_ascii=False)
-            self._texts.write(line.encode() + b"\n")
-        if repeats:
-            self._compare(block, vectors, repeats)
-
-    def _begin_vectors(self, dimension: int) -> None:
-        folder = paths.DOWNLOADS / "embeddings"
-        check_free_space(folder, self._expected * dimension * 4, "a copy of the embeddings")
-        self._dimension = dimension
-        self._write_header(0)
-        self._start = self._vectors.tell()
-
-    def _write_header(self, count: int) -> None:
-        """NumPy pads it, so that it has the same length for any number of rows."""
-        shape = (count, self._dimension)
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._vectors, header)
-
-    def _compare(
-        self, block: list[Row], vectors: np.ndarray, repeats: list[tuple[int, int]]
-    ) -> None:
-        """Compare vectors with those in the file: positions in the block with rows there."""
-        self._vectors.flush()
-        size, file = self._dimension * 4, self._vectors.fileno()
-        content = b"".join(os.pread(file, size, self._start + row * size) for _, row in repeats)
-        earlier = np.frombuffer(content, "<f4").reshape(-1, self._dimension)
-        later = vectors[[position for position, _ in repeats]]
-        same = np.isclose(later, earlier, rtol=1e-3, atol=1e-4).all(axis=1)
-        if not same.all():
-            position, row = repeats[same.argmin()]
-            number, text, _ = block[position]
-            source = self._sources[bisect_right(self._begins, row) - 1]
+        of_kind = [field.name for field in schema if is_of_kind(field)]
+        found = [column for column in names if column in of_kind][:1] or of_kind
+        if len(found) != 1:
             raise UserError(
-                f"{source.place(self._numbers[row])} and {self._sources[-1].place(number)} have "
-                f"different vectors of the same text: {shortened(text)!r}."
+                f"{name}: a column of {what} must be called {' or '.join(names)}, or be the only "
+                f"one; there are: {columns_of(schema)}."
             )
-        self.repeated += len(repeats)
+        chosen += found
+    return chosen
 
-    def finish(self) -> None:
-        self._vectors.seek(0)
-        self._write_header(len(self._numbers))
-        if self._vectors.tell() != self._start:
-            raise RuntimeError("the header of the .npy file has grown into its vectors")
+
+def _is_of_vectors(field: "pa.Field") -> bool:
+    """Whether an Arrow column holds lists of floats, or of integers under a name for vectors."""
+    from pyarrow import types
+
+    kind = field.type
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    is_named = field.name in VECTOR_COLUMNS
+    return types.is_floating(kind.value_type) or (is_named and types.is_integer(kind.value_type))

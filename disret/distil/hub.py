@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from disret.command_line import UserError
-from disret.network import hub_obstacle
+from disret.data.hub import hub_obstacle
 
 
 class NotUploaded(UserError):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, say
+from disret.data.hub import hub_obstacle
 from disret.devices import has_bfloat16
-from disret.network import hub_obstacle
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from disret import paths
 from disret.command_line import UserError, argument_parser, run, say
 from disret.data.catalog import MSMARCO_QUERIES, datasets
 from disret.data.download import mirror_from
+from disret.data.hub import hub_obstacle, reachable
 from disret.files import check_free_space
-from disret.network import hub_obstacle, reachable
 
 NEEDED_BYTES = {"paper": 6_000_000_000, "embedded": 1_000_000_000}
 

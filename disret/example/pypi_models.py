@@ -15,7 +15,7 @@ from pathlib import Path
 
 from disret import paths
 from disret.command_line import UserError, argument_parser, run, say
-from disret.data.unpack import unpack
+from disret.data.download import unpack
 from disret.files import check_free_space, checksum, install
 
 

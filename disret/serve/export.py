@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from disret.command_line import UserError, add_mirror, argument_parser, run
+from disret.data.hub import hub_obstacle
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
 from disret.files import check_writable, claim, read_record, whole_folder, write_json
-from disret.network import hub_obstacle
 from disret.query_encoder import (
     FOLDER,
     FORMAT,
@@ -275,7 +275,7 @@ def main() -> None:
     add_mirror(parser)
     args = parser.parse_args()
     from disret.data.download import mirror_from
-    from disret.data.query_files import msmarco_queries, read_queries
+    from disret.data.queries import msmarco_queries, read_queries
 
     local = Path(args.model)
     if not args.output and not local.is_dir():

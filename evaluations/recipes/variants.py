@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from disret.command_line import argument_parser, run
 from disret.data.download import mirror_from
-from disret.data.query_files import training_queries
+from disret.data.queries import training_queries
 from disret.devices import mixed_precision, resolve_dtype
 from disret.distil.training_data import TrainingData, tokenised_queries
 from disret.encode.cached import query_embeddings

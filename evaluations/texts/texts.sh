@@ -17,18 +17,18 @@ curl -sSfO "${DEBIAN:-http://deb.debian.org/debian}/dists/bookworm/main/i18n/Tra
 
 export PYTHONPATH=$here
 share=packages/usr/share
-prose() { "$python" -m disret.data.prose "$@"; }
+texts() { "$python" "$here/beyond/texts.py" "$@"; }
 
-"$python" -m disret.data.wordnet $share/wordnet wordnet.txt
-prose $share/dictd/foldoc.dict.dz foldoc.txt
-prose $share/dictd/gcide.dict.dz all-gcide.txt
-prose Translation-en.xz all-descriptions.txt
-prose $share/man/man? $share/doc/gnucash-docs/gnucash-{guide,help}-en $share/doc/kicad/help \
+texts $share/wordnet wordnet.txt
+texts $share/dictd/foldoc.dict.dz foldoc.txt
+texts $share/dictd/gcide.dict.dz all-gcide.txt
+texts Translation-en.xz all-descriptions.txt
+texts $share/man/man? $share/doc/gnucash-docs/gnucash-{guide,help}-en $share/doc/kicad/help \
     $share/doc/postgresql-doc-15 $share/libreoffice $share/R $share/gimp $share/doc/octave \
     $share/doc/debian-handbook/html/en-US $share/debian-reference all-manuals.txt
 sqlite3 packages/usr/lib/R/site-library/GO.db/extdata/GO.sqlite \
     "select term from go_term union select term || ': ' || definition from go_term" > all-go.txt
-# The sentences of `prose` come shuffled; the others are here, always alike.
+# Those of `texts` come shuffled; the others are here, always alike.
 for kind in gcide descriptions; do head -n 40000 all-$kind.txt > $kind.txt; done
 sort -u all-manuals.txt | shuf --random-source=<(yes) | head -n 40000 > manuals.txt
 sort -R --random-source=<(yes) all-go.txt | head -n 40000 > go.txt

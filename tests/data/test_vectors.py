@@ -1,4 +1,4 @@
-"""Vectors that a user has: read once, each text once, and what is wrong with some."""
+"""Vectors that a user has: in every format, read once, each text once; what is wrong with some."""
 
 import json
 import os
@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
+from dataset_hub import DatasetHub, hub_environment
 from vector_files import some_vectors, write_vectors
 
 from disret import files, paths
 from disret.command_line import UserError
-from disret.data import vector_sources, vectors
+from disret.data import vectors
 from disret.data.vectors import Vectors, is_normalised, read_vectors, split
 
 NAMES = ["v.parquet", "v.jsonl", "v.jsonl.gz", "v.npz"]
@@ -24,13 +25,187 @@ TEXTS, EMBEDDINGS = some_vectors(35)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(vectors, "BLOCK", 10)
-    monkeypatch.setattr(vector_sources, "BLOCK", 7)
+    monkeypatch.setattr(vectors, "BLOCK", 7)
 
 
 def copies():
     folder = paths.DOWNLOADS / "embeddings"
     return sorted(path for path in folder.glob("*") if path.name[0] != ".")
+
+
+def assert_rows(path, embeddings=EMBEDDINGS):
+    found = read_vectors([str(path)])
+    assert found.texts == TEXTS
+    np.testing.assert_array_equal(found.embeddings, embeddings)
+
+
+# --- Formats --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_format_is_read(tmp_path, name):
+    assert_rows(write_vectors(tmp_path / name, TEXTS, EMBEDDINGS))
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "int8"])
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_of_any_kind_become_float32(tmp_path, name, kind):
+    vectors = (EMBEDDINGS * 10).astype(kind)
+    assert_rows(write_vectors(tmp_path / name, TEXTS, vectors), vectors.astype(np.float32))
+
+
+def test_kinds_of_columns_in_parquet(tmp_path):
+    flat = pa.array(EMBEDDINGS.ravel())
+    offsets = range(0, len(flat) + 1, EMBEDDINGS.shape[1])
+    vectors = {
+        "list": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat),
+        "large": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), flat),
+        "fixed": pa.FixedSizeListArray.from_arrays(flat, EMBEDDINGS.shape[1]),
+    }
+    texts = {
+        "list": pa.array(TEXTS, pa.large_string()),
+        "large": pa.array(TEXTS).dictionary_encode(),
+        "fixed": pa.array(TEXTS, pa.string_view()),
+    }
+    for kind in vectors:
+        path = tmp_path / f"{kind}.parquet"
+        pq.write_table(pa.table({"v": vectors[kind], "t": texts[kind]}), path, row_group_size=7)
+        assert_rows(path)
+
+
+def test_a_fortran_array_and_a_compressed_archive(tmp_path):
+    np.savez(tmp_path / "f.npz", texts=TEXTS, embeddings=np.asfortranarray(EMBEDDINGS), more=[1])
+    np.savez_compressed(tmp_path / "c.npz", texts=TEXTS, embeddings=EMBEDDINGS)
+    assert_rows(tmp_path / "f.npz")
+    assert_rows(tmp_path / "c.npz")
+
+
+def test_blank_lines_are_skipped_and_the_others_keep_their_numbers(tmp_path):
+    path = tmp_path / "v.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"query": "a", "vector": [1, 0.5]}\r\n\r\n{"vector": [0, 1], "query": "b"}'
+    )
+    found = read_vectors([str(path)])
+    assert (found.texts, found.embeddings.tolist()) == (["a", "b"], [[1, 0.5], [0, 1]])
+    with path.open("a") as file:
+        file.write('\n\n{"query": "c"}')
+    with pytest.raises(UserError, match=r"v\.jsonl, line 5: there is no vector"):
+        read_vectors([str(path)])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_columns_by_name_or_the_only_one_of_a_kind(tmp_path, suffix):
+    def write(**columns):
+        path = tmp_path / f"v{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(pa.table({name: [value] for name, value in columns.items()}), path)
+        else:
+            path.write_text(json.dumps(columns))
+        return path
+
+    floats, integers = [0.5, 2.0], [1, 2]
+    for columns, text, vector in [
+        ({"title": "t", "query": "q", "emb": floats, "w": floats}, "q", floats),
+        ({"id": 3, "body": "b", "ids": integers, "w": floats}, "b", floats),
+        ({"text": 3, "sentence": "s", "vector": integers}, "s", integers),
+    ]:
+        found = read_vectors([str(write(**columns))])
+        assert (found.texts, found.embeddings.tolist()) == ([text], [vector])
+    for columns, reason in [
+        (
+            {"a": "x", "b": "y", "emb": floats},
+            r"of texts must be called text or query or sentence, or",
+        ),
+        (
+            {"text": "x", "v": floats, "w": floats},
+            r"there are: text \(string\), v \(list<\w+: double>\), w",
+        ),
+        (
+            {"text": "x", "ids": integers},
+            r"of vectors .* text \(string\), ids \(list<\w+: int64>\)\.$",
+        ),
+        ({"text": "x", "embedding": ["y"]}, r"embedding \(list<\w+: string>\)\.$"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            read_vectors([str(write(**columns))])
+
+
+# --- What is wrong with a file --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.jsonl.gz", "v.npz"])
+@pytest.mark.parametrize("damage", ["cut", "other", "empty"])
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    write_vectors(tmp_path / name, *some_vectors(200))
+    whole = (tmp_path / name).read_bytes()
+    damaged = {"cut": whole[: len(whole) * 2 // 3], "other": b"words " * 99, "empty": b""}[damage]
+    (tmp_path / name).write_bytes(damaged)
+    reason = r"(cannot be read: \S.*|is not a whole gzip file|holds no rows)\.$"
+    with pytest.raises(UserError, match=f"{name} {reason}"):
+        read_vectors([str(tmp_path / name)])
+
+
+def test_bytes_of_an_archive_that_changed_are_found(tmp_path):
+    path = tmp_path / "v.npz"
+    write_vectors(path, *some_vectors(200))
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(whole[:half] + bytes(100) + whole[half + 100 :])
+    with pytest.raises(UserError, match=r"v\.npz cannot be read: Bad CRC-32"):
+        read_vectors([str(path)])
+
+
+def test_a_name_that_two_columns_have(tmp_path):
+    table = pa.table([["a"], ["b"], [[1.0]]], names=["text", "text", "emb"])
+    pq.write_table(table, tmp_path / "v.parquet")
+    with pytest.raises(UserError, match='"text" exists 2 times'):
+        read_vectors([str(tmp_path / "v.parquet")])
+
+
+def test_lines_that_are_no_objects_or_have_no_vector(tmp_path):
+    good = '{"text": "a", "embedding": [0.5]}'
+    no_vector = "there is no vector, which is a list of numbers"
+    for line, reason in [
+        ("{", "expected a JSON object: '{'"),
+        ("[1]", "expected a JSON object"),
+        ('{"text": "b"}', no_vector),
+        ('{"text": "b", "embedding": 3}', no_vector),
+        ('{"text": "b", "embedding": ["x"]}', no_vector),
+        ('{"text": "b", "embedding": [[1.0, 2.0]]}', no_vector),
+        ('{"text": "b", "embedding": []}', no_vector),
+        ('{"text": "b", "embedding": [null]}', "the vector has values that are not finite"),
+        ('{"text": 3, "embedding": [1]}', "the text is empty or no Unicode text"),
+    ]:
+        (tmp_path / "v.jsonl").write_text(f"{good}\n{line}\n")
+        with pytest.raises(UserError, match=f"v.jsonl, line 2: {reason}"):
+            read_vectors([str(tmp_path / "v.jsonl")])
+    (tmp_path / "v.jsonl").write_bytes(good.encode() + b"\n\xff\n")
+    with pytest.raises(UserError, match="line 2: not UTF-8"):
+        read_vectors([str(tmp_path / "v.jsonl")])
+
+
+def test_archives_of_other_arrays(tmp_path):
+    path = tmp_path / "v.npz"
+    for arrays, reason in [
+        ({"texts": ["a"], "vectors": [[1.0]]}, "'embeddings"),
+        ({"texts": np.array(["a"], object), "embeddings": [[1.0]]}, "Object arrays cannot be"),
+        ({"texts": [b"a"], "embeddings": [[1.0]]}, "row 1: the text is empty or no Unicode text"),
+        ({"texts": ["a", "b"], "embeddings": [[1.0]]}, "has 2 texts and 1 embeddings"),
+        ({"texts": ["a"], "embeddings": [1.0]}, "row 1: there is no vector"),
+    ]:
+        np.savez(path, **arrays)
+        with pytest.raises(UserError, match=reason):
+            read_vectors([str(path)])
+
+
+def test_names_that_say_no_format_or_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"v\.csv is neither hub:NAME nor a file in \.parquet"):
+        read_vectors([str(tmp_path / "v.csv")])
+    with pytest.raises(UserError, match="there is no file"):
+        read_vectors([str(tmp_path / "none.npz")])
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(UserError, match="is a directory"):
+        read_vectors([str(tmp_path / "folder.parquet")])
 
 
 # --- What is read ---------------------------------------------------------------------------------
@@ -100,18 +275,15 @@ def test_another_vector_of_the_same_text_is_an_error(tmp_path, again):
     path = write_vectors(tmp_path / "v.parquet", texts, embeddings + np.arange(36)[:, None])
     with pytest.raises(UserError) as caught:
         read_vectors([path])
-    assert str(caught.value) == (
-        f"{path}, row 1 and {path}, row {again + 1} have different vectors of the same text: "
-        f"'{'x' * 60}…'."
-    )
+    assert str(caught.value) == f"{path}, row {again + 1}: '{'x' * 60}…' had another vector before."
     assert copies() == []
 
 
-def test_the_rows_of_two_files_are_named(tmp_path):
+def test_a_row_of_a_later_file_is_named(tmp_path):
     first = write_vectors(tmp_path / "a.npz", TEXTS[:15], EMBEDDINGS[:15])
     second = write_vectors(tmp_path / "b.jsonl", TEXTS[15:], EMBEDDINGS[15:])
     third = write_vectors(tmp_path / "c.npz", ["new", TEXTS[17]], EMBEDDINGS[:2])
-    with pytest.raises(UserError, match=r"b\.jsonl, line 3 and \S*c\.npz, row 2 have different"):
+    with pytest.raises(UserError, match=r"c\.npz, row 2: 'what is ü 17\?' had another vector"):
         read_vectors([first, second, third])
 
 
@@ -187,13 +359,12 @@ def test_no_rows(tmp_path, name):
     full = write_vectors(tmp_path / "full.npz", TEXTS, EMBEDDINGS)
     with pytest.raises(UserError, match=f"{name} holds no rows"):
         read_vectors([full, str(path)])
-    assert read_vectors([full, str(path)], limit=35).texts == TEXTS
 
 
 def test_a_later_file_is_opened_before_the_first_is_read(tmp_path):
     first = write_vectors(tmp_path / "a.jsonl", TEXTS, EMBEDDINGS * np.nan)
     (tmp_path / "b.npz").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"b\.npz is not a whole npz file"):
+    with pytest.raises(UserError, match=r"b\.npz cannot be read: "):
         read_vectors([first, str(tmp_path / "b.npz")])
 
 
@@ -203,7 +374,7 @@ def test_a_later_file_is_opened_before_the_first_is_read(tmp_path):
 def test_a_copy_is_read_again_and_not_its_source(tmp_path, monkeypatch):
     path = write_vectors(tmp_path / "v.parquet", TEXTS, EMBEDDINGS)
     first = read_vectors([path])
-    monkeypatch.setattr(vectors, "open_source", None)
+    monkeypatch.setattr(vectors, "_rows", None)
     second = read_vectors([path])
     assert (second.texts, second.sha256) == (first.texts, first.sha256)
     np.testing.assert_array_equal(second.embeddings, EMBEDDINGS)
@@ -228,7 +399,7 @@ def test_a_change_makes_another_copy(tmp_path, change):
     assert (second.sha256 == first.sha256) == (change in ("time", "place"))
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".float32", ".jsonl"])
 @pytest.mark.parametrize("damage", ["zeros", "short", "no checksum", "gone"])
 def test_a_damaged_copy_is_made_anew(tmp_path, capsys, suffix, damage):
     source = write_vectors(tmp_path / "v.npz", TEXTS, EMBEDDINGS)
@@ -245,20 +416,10 @@ def test_a_damaged_copy_is_made_anew(tmp_path, capsys, suffix, damage):
         files.checksum_path(path).unlink()
     found = read_vectors([source])
     said = f"{path} is not as its checksum says; making it anew" in capsys.readouterr().err
-    assert said == (damage != "gone")
+    assert said == (damage != "gone" and suffix == ".float32")
     assert (found.texts, found.sha256) == (first.texts, first.sha256)
     np.testing.assert_array_equal(found.embeddings, EMBEDDINGS)
     assert path.read_bytes() == whole
-
-
-def test_the_space_is_looked_at_first(tmp_path, monkeypatch):
-    path = write_vectors(tmp_path / "v.parquet", TEXTS, EMBEDDINGS)
-    free = shutil.disk_usage(tmp_path)._replace(free=35 * 8 * 4 - 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    with pytest.raises(UserError, match="a copy of the embeddings needs about"):
-        read_vectors([path])
-    assert copies() == []
-    assert len(read_vectors([path], limit=34).texts) == 34
 
 
 MEASURE = """
@@ -278,14 +439,12 @@ print(after - before, int(peak) * 1024 - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell the peak")
-@pytest.mark.parametrize("name", ["v.parquet", "v.npz"])
-def test_vectors_are_not_held_in_memory(tmp_path, name):
+def test_vectors_are_not_held_in_memory(tmp_path):
     """In a process of its own, which has no memory to use again; 41 MB, in one row group."""
     texts, embeddings = some_vectors(40_000, 256)
-    small = write_vectors(tmp_path / f"small-{name}", texts[:2000], embeddings[:2000])
-    large = write_vectors(tmp_path / name, texts, embeddings)
-    if name == "v.parquet":
-        assert pq.ParquetFile(large).num_row_groups == 1
+    small = write_vectors(tmp_path / "small.parquet", texts[:2000], embeddings[:2000])
+    large = write_vectors(tmp_path / "v.parquet", texts, embeddings)
+    assert pq.ParquetFile(large).num_row_groups == 1
     command = [sys.executable, "-c", MEASURE, small, large]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -342,3 +501,71 @@ def test_texts_of_a_copy_are_lines_of_json(tmp_path):
     read_vectors([write_vectors(tmp_path / "v.npz", TEXTS, EMBEDDINGS)])
     (path,) = (copy for copy in copies() if copy.suffix == ".jsonl")
     assert [json.loads(line) for line in path.read_text().splitlines()] == TEXTS
+
+
+# --- The hub --------------------------------------------------------------------------------------
+
+
+READ = """
+import json, sys
+from disret.command_line import UserError
+from disret.data.vectors import read_vectors
+for name in sys.argv[1:]:
+    try:
+        found = read_vectors([name])
+        print(json.dumps([found.texts, found.embeddings.tolist(), found.sha256]))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def read_in_a_process(tmp_path, endpoint, *names):
+    command = [sys.executable, "-c", READ, *names]
+    run = subprocess.run(
+        command,
+        env=hub_environment(tmp_path, endpoint),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_data_sets_of_the_hub_stream(tmp_path):
+    hub = DatasetHub()
+    for part in ("train", "dev"):
+        texts = [f"{part} {text}" for text in TEXTS]
+        write_vectors(tmp_path / f"{part}.parquet", texts, EMBEDDINGS)
+        write_vectors(tmp_path / f"{part}.jsonl", texts, EMBEDDINGS)
+        hub.files[f"small/{part}.parquet"] = (tmp_path / f"{part}.parquet").read_bytes()
+    files = [{"split": part, "path": f"small/{part}.parquet"} for part in ("train", "dev")]
+    configs = json.dumps([{"config_name": "small", "data_files": files}])
+    hub.files["README.md"] = f"---\nconfigs: {configs}\n---\n".encode()
+    names = ["hub:someone/set", "hub:someone/set/small:dev", "hub:someone/set:test",
+             "hub:someone/set/large", "hub:someone/none", "hub:", "hub:someone/set#text",
+             str(tmp_path / "dev.jsonl")]  # fmt: skip
+    train, dev, *wrong, file = read_in_a_process(tmp_path, hub.url, *names)
+    assert train[0] == [f"train {text}" for text in TEXTS]
+    assert dev == file
+    np.testing.assert_array_equal(np.array(dev[1], np.float32), EMBEDDINGS)
+    parts = ["Bad split: test", "'large' not found", "no such data set",
+             "names no data set of the hub", "columns of vectors are not named"]  # fmt: skip
+    for reason, name, part in zip(wrong, names[2:-1], parts, strict=True):
+        assert reason.startswith(f"{name}")
+        assert part in reason
+    hub.files["small/dev.parquet"] = b"damaged"
+    before = read_in_a_process(tmp_path, hub.url, "hub:someone/set/small:dev")
+    assert before == [dev]  # of the same revision
+    hub.revision = "e" * 40
+    (now,) = read_in_a_process(tmp_path, hub.url, "hub:someone/set/small:dev")
+    assert now.startswith("hub:someone/set/small:dev cannot be read: ")
+    hub.close()
+    (now,) = read_in_a_process(tmp_path, hub.url, "hub:someone/set")
+    assert now == f"hub:someone/set cannot be read: no answer from {hub.url}."
+
+
+def test_the_hub_is_not_asked_offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"^hub:someone/set cannot be read: HF_HUB_OFFLINE is set"):
+        read_vectors(["hub:someone/set"])

@@ -7,7 +7,7 @@ import pytest
 from disret import paths
 from disret.command_line import UserError
 from disret.data.collection import Collection
-from disret.data.query_files import read_queries
+from disret.data.queries import read_queries
 from disret.example import pydocs
 
 WORDS = [

@@ -1,24 +1,125 @@
-"""Queries of a data set on a local hub: what is read, what is kept, and what is wrong with a name.
+"""Queries of files in every format and of a local hub, and what is wrong with some.
 
-A process of its own reads them, as the libraries of the hub look at its address on import.
+Of the hub, a process of its own reads them, as its libraries look at its address on import.
 """
 
+import gzip
 import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from dataset_hub import DatasetHub, hub_environment
 
 from disret.command_line import UserError
-from disret.data.hub_data import parse_name
-from disret.data.query_files import query_source, read_queries
+from disret.data.queries import (
+    msmarco_queries,
+    query_source,
+    read_queries,
+    training_queries,
+    weighted_source,
+)
+
+
+def test_formats(tmp_path):
+    texts = ["first query", "zweite Anfrage ü", "third"]
+    tsv = tmp_path / "q.tsv"
+    tsv.write_text("".join(f"{i}\t{t}\n" for i, t in enumerate(texts)))
+    plain = tmp_path / "q.txt"
+    plain.write_bytes(("\ufeff" + "\r\n".join(texts)).encode())
+    lines = tmp_path / "q.jsonl.gz"
+    lines.write_bytes(
+        gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode())
+    )
+    for file in (tsv, plain, lines):
+        assert read_queries([file]) == texts
+    assert read_queries([tsv, plain], limit=4) == [*texts, texts[0]]
+
+
+def test_blank_lines_are_skipped_and_counted(tmp_path, capsys):
+    file = tmp_path / "q.txt"
+    file.write_text("one\n\n  \ntwo\n")
+    assert read_queries([file]) == ["one", "two"]
+    assert "skipped 2 blank lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("q.tsv", b"1\tgood\nno tab\n", r"q\.tsv, line 2: expected id<TAB>text"),
+        ("q.tsv", b"1\ta\tb\n", r"line 1: .*3 columns"),
+        ("q.tsv", b"1\t \n", "line 1"),
+        ("q.jsonl", b'{"text": "good"}\n{"txt": "bad"}\n', r'q\.jsonl, line 2: .*"text"'),
+        ("q.jsonl", b"{\n", "line 1"),
+        ("q.jsonl", b'{"text": 3}\n', "no text"),
+        ("q.txt", b"good\n\xff\xfe\n", r"q\.txt, line 2: not UTF-8"),
+        ("q.jsonl", b'{"text": "half \\ud800"}', 'line 1: "text" is missing or no text'),
+        ("q.txt", b"", "holds no queries"),
+        ("q.txt", b"\n\n", "holds no queries"),
+        ("q.txt.gz", b"not gzip", "not a whole gzip file"),
+        ("q.txt.gz", gzip.compress(b"some text\n" * 99)[:-9], "not a whole gzip file"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, reason):
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        read_queries([file])
+
+
+def test_missing_file_and_directory(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        read_queries([tmp_path / "none.tsv"])
+    with pytest.raises(UserError, match="directory"):
+        read_queries([tmp_path])
+
+
+@pytest.mark.real
+def test_msmarco_archive_of_the_mirror(real_mirror):
+    train, dev = msmarco_queries(real_mirror)
+    assert len(read_queries([train], limit=1000)) == 1000
+    assert len(read_queries([dev])) == 6980
+
+
+def test_a_weight_stands_behind_a_name(tmp_path):
+    odd = tmp_path / "log@2"
+    odd.write_text("one\n")
+    assert weighted_source("log.tsv@2") == (Path("log.tsv"), 2.0)
+    assert weighted_source("a/b@c.tsv@0.5") == (Path("a/b@c.tsv"), 0.5)
+    assert weighted_source("a@b.tsv") == (Path("a@b.tsv"), 1.0)
+    assert weighted_source(str(odd)) == (odd, 1.0)
+    assert weighted_source("hub:org/name#question@3") == ("hub:org/name#question", 3.0)
+    with pytest.raises(UserError, match="never shown"):
+        weighted_source("log.tsv@0.0")
+
+
+def test_sources_keep_their_weights(tmp_path):
+    files = [tmp_path / name for name in ("a.txt", "b.txt", "held-out.txt")]
+    for file in files:
+        file.write_text("".join(f"{file.stem} {number}\n" for number in range(100)))
+    texts, _, sources = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    first, second = sources["training"]
+    assert (first.count, first.weight) == (100, 2.0)
+    # What no pass would show is not read.
+    assert second.weight == 1
+    assert 30 < second.count < 70
+    assert texts[:100] == [f"a {number}" for number in range(100)]
+    assert len(texts) == 100 + second.count
+    assert set(texts[100:]) < {f"b {number}" for number in range(100)}
+    again, *_ = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    assert again == texts
+    with pytest.raises(UserError, match=r"b\.txt@1e-05 leaves none"):
+        training_queries(files[:2], files[2:], None, None, [2.0, 1e-5])
+
+
+# --- The hub --------------------------------------------------------------------------------------
 
 READ = """
 import json, sys
 from disret.command_line import UserError
-from disret.data.query_files import training_queries
+from disret.data.queries import training_queries
 limit, *names = json.loads(sys.argv[1])
 for name in names:
     try:
@@ -102,8 +203,8 @@ def test_a_limit_reads_no_more_and_is_not_taken_for_all(hub, read, home):
     assert 0 < hub.sent[wide] < 0.6 * len(hub.files[wide])  # without the other column
     assert len(copies(home)) == 2
     hub.files.clear()
-    found, _ = read(name, limit=6)  # of the whole copy
-    assert found[0] == shards[0]["q"][:6]
+    found, _ = read(name, limit=5)
+    assert found[0] == shards[0]["q"][:5]
 
 
 def test_sources_follow_each_other_up_to_a_limit(hub, read, queries):
@@ -123,8 +224,8 @@ def test_json_lines_and_a_licence_among_the_tags(hub, read):
     found, wrong, _ = read("hub:someone/set#q", "hub:someone/set#other")
     assert found == [["a", "b"], [["hub:someone/set#q", 2, "a" * 40, "mit, apache-2.0", 1.0]]]
     assert wrong == (
-        "hub:someone/set#other: the column other is not of texts. Of texts there are: q; "
-        "of other kinds: other (int64)."
+        "hub:someone/set#other: write a column of texts after a #; there are: q (string), "
+        "other (int64)."
     )
 
 
@@ -132,15 +233,15 @@ def test_what_is_wrong_is_said_before_anything_is_read(hub, read, home):
     hub.add_split("train", {"q": ["a"], "title": ["b"], "id": [1]})
     hub.add_split("train", {"q": [], "id": []}, config="none")
     hub.add_split("train", {"q": [None, " "]}, config="empty")
-    there = "Of texts there are: q, title; of other kinds: id (int64)."
+    there = "write a column of texts after a #; there are: q (string), title (string), id (int64)."
     cases = {
-        "hub:someone/set#query": f"no column is called query. {there}",
-        "hub:someone/set#id": f"the column id is not of texts. {there}",
-        "hub:someone/set": f"the column is missing; write it after a #. {there}",
+        "hub:someone/set#query": there,
+        "hub:someone/set#id": there,
+        "hub:someone/set": there,
         "hub:someone/set:test#q": "Bad split: test",
         "hub:someone/set/large#q": "'large' not found",
         "hub:someone/none#q": "no such data set, or it is not open to you.",
-        "hub:someone/set/none#q": "the column q is not of texts",
+        "hub:someone/set/none#q": "write a column of texts",
         "hub:someone/set#q none.tsv": "there is no file none.tsv.",
         "hub:someone/set#q hub:someone/none#q": "no such data set",
     }
@@ -157,18 +258,8 @@ def test_what_is_wrong_is_said_before_anything_is_read(hub, read, home):
     assert silent == f"hub:someone/set#q cannot be read: no answer from {hub.url}."
 
 
-def test_names():
-    assert parse_name("hub:set#q") == ("set", None, "train", "q")
-    assert parse_name("hub:a/b.c-d/x/y:dev#q:/#r") == ("a/b.c-d", "x/y", "dev", "q:/#r")
-    assert query_source("hub:a/b#q") == "hub:a/b#q"
-    assert query_source("./hub:a").name == "hub:a"  # a file
-    for name in ("hub:", "hub:a//b#q", "hub://a/b#q", "hub:a/b#", "hub:a/b:#q", "hub:a/b/:x#q"):
-        with pytest.raises(
-            UserError, match=rf"^{name} names no data set of the hub; write hub:NAME"
-        ):
-            query_source(name)
-
-
 def test_the_hub_is_not_asked_offline():
     with pytest.raises(UserError, match=r"^hub:a/b#q cannot be read: HF_HUB_OFFLINE is set"):
         read_queries(["hub:a/b#q"])
+    assert query_source("hub:a/b#q") == "hub:a/b#q"
+    assert query_source("./hub:a").name == "hub:a"  # a file

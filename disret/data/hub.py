@@ -1,12 +1,12 @@
-"""Data sets of the Hugging Face hub: how they are named, what they are, and their rows."""
+"""The Hugging Face hub: whether it answers, how its data sets are named, and their rows."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from disret.command_line import UserError
-from disret.network import hub_obstacle
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,11 +29,23 @@ class HubName(NamedTuple):
     column: str | None
 
 
-class About(NamedTuple):
-    """A data set: the commit of its newest files, and the licence that its card states, if any."""
+def reachable(url: str, seconds: float = 3) -> bool:
+    """Whether the host of `url` answers within a few seconds, and not with a refusal."""
+    import requests
 
-    revision: str
-    licence: str | None
+    try:
+        status = requests.head(url, timeout=seconds, allow_redirects=True).status_code
+    except requests.RequestException:
+        return False
+    return status < 500 and status not in (401, 403, 407)
+
+
+def hub_obstacle() -> str | None:
+    """What keeps this process from the hub, if anything."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    return None if reachable(hub) else f"no answer from {hub}"
 
 
 def parse_name(name: str) -> HubName:
@@ -50,33 +62,31 @@ def parse_name(name: str) -> HubName:
     return HubName(dataset, config, split or "train", column)
 
 
-def look_up(name: str) -> About:
-    """Ask the hub about a data set.
+def look_up(name: str) -> tuple[str, str | None]:
+    """The commit of a data set's newest files, and the licence that its card states, if any.
 
     Raises:
         UserError: the hub does not answer, or has no such data set.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     dataset = parse_name(name).dataset
     if obstacle := hub_obstacle():
         raise UserError(f"{name} cannot be read: {obstacle}.")
-    with _of_hub(name):
-        info = HfApi().dataset_info(dataset)
+    with reading(name):
+        try:
+            info = HfApi().dataset_info(dataset)
+        except RepositoryNotFoundError:
+            raise UserError(f"{name}: no such data set, or it is not open to you.") from None
     stated = getattr(info.card_data, "license", None)
     tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     licences = ([stated] if isinstance(stated, str) else stated) or tags
-    return About(info.sha, ", ".join(map(str, licences)) or None)
+    return info.sha, ", ".join(map(str, licences)) or None
 
 
 class Stream:
-    """The rows of one split, read as they are wanted.
-
-    Args:
-        revision: the commit to read.
-
-    Attributes:
-        count: of the rows; 0 where nothing tells.
+    """The rows of one split as they are at a commit, read as they are wanted.
 
     Raises:
         UserError: there is no such config or split, or its files are damaged.
@@ -87,42 +97,35 @@ class Stream:
 
         self.name = name
         dataset, config, self._split, _ = parse_name(name)
-        with _of_hub(name):
+        with reading(name):
             self._builder = datasets.load_dataset_builder(dataset, config, revision=revision)
             self._rows = self._builder.as_streaming_dataset(self._split)
-        sizes = self._rows.info.splits or {}
-        self.count = (sizes[self._split].num_examples or 0) if self._split in sizes else 0
 
-    def schema(self) -> "pa.Schema | None":
-        """The columns and their types, from the first row if need be; None without rows."""
+    def schema(self) -> "pa.Schema":
+        """The columns and their types, from the first rows if need be."""
         if self._rows.features is not None:
             return self._rows.features.arrow_schema
-        first = next(self.batches(), None)
-        return None if first is None else first.schema
+        for batch in self.batches():
+            return batch.schema
+        raise UserError(f"{self.name} holds no rows.")
 
-    def batches(self, column: str | None = None) -> "Iterator[pa.RecordBatch]":
-        """The rows in blocks, of Parquet this column alone."""
-        with _of_hub(self.name):
-            if column is not None and hasattr(self._builder.config, "columns"):
-                self._builder.config.columns = [column]
+    def batches(self, columns: list[str] | None = None) -> "Iterator[pa.RecordBatch]":
+        """The rows in blocks, of Parquet these columns alone."""
+        with reading(self.name):
+            if columns is not None and hasattr(self._builder.config, "columns"):
+                self._builder.config.columns = columns
                 self._rows = self._builder.as_streaming_dataset(self._split)
             for table in self._rows.with_format("arrow").iter(BLOCK):
                 yield from table.to_batches()
 
 
 @contextmanager
-def _of_hub(name: str) -> Iterator[None]:
-    """Turn what the libraries of the hub raise, of many classes, into a sentence."""
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
+def reading(name: str) -> Iterator[None]:
+    """Turn what libraries raise as they read, of many classes, into a sentence."""
     try:
         yield
-    except (HFValidationError, RepositoryNotFoundError):
-        raise UserError(f"{name}: no such data set, or it is not open to you.") from None
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{name} cannot be read: {first_line(error)}.") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in a line without a full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{name} cannot be read: {reason}.") from error

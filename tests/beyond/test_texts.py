@@ -5,8 +5,8 @@ import lzma
 
 import pytest
 
+from beyond.texts import WORDNET, main, texts_of
 from disret.command_line import UserError
-from disret.data.prose import main, prose
 
 DICTIONARY = """
 Absolution \\Ab`so*lu"tion\\, n. [F. absolution, L. absolutio.]
@@ -44,7 +44,7 @@ def test_each_kind_of_file(tmp_path):
     (tmp_path / "Translation-en.xz").write_bytes(lzma.compress(PACKAGES.encode()))
     (tmp_path / "notes.txt").write_text("Two words\n\nJust a line of text\n\nx = 3 + {4} * 5\n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG of three words")
-    assert set(prose([tmp_path])) == {
+    assert set(texts_of([tmp_path])) == {
         "An absolving, or setting free from guilt, sin, or penalty; forgiveness of an offense.",
         "The heading says it",
         "A paragraph of one sentence.",
@@ -64,9 +64,9 @@ def test_texts_come_once_and_in_the_same_order(tmp_path):
     lines = [f"line {word} of some" for word in ("one", "two", "three", "four", "five", "six")]
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("\n\n".join(lines))
-    found = prose([tmp_path])
+    found = texts_of([tmp_path])
     assert sorted(found) == sorted(lines)
-    assert prose([tmp_path / "a.txt", tmp_path]) == found
+    assert texts_of([tmp_path / "a.txt", tmp_path]) == found
 
 
 @pytest.mark.parametrize(
@@ -82,18 +82,61 @@ def test_texts_come_once_and_in_the_same_order(tmp_path):
 def test_what_has_no_text(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=reason):
-        prose([tmp_path])
+        texts_of([tmp_path])
 
 
 def test_a_path_that_is_missing(tmp_path):
     with pytest.raises(UserError, match="there is no"):
-        prose([tmp_path / "nowhere"])
+        texts_of([tmp_path / "nowhere"])
 
 
 def test_the_command_writes_a_line_each(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.txt").write_text("one line of text\n\nanother line of text\n")
-    monkeypatch.setattr("sys.argv", ["prose", str(tmp_path), str(tmp_path / "out" / "prose.txt")])
+    monkeypatch.setattr(
+        "sys.argv", ["texts.py", str(tmp_path), str(tmp_path / "out" / "prose.txt")]
+    )
     main()
     assert "2 texts" in capsys.readouterr().out
     lines = (tmp_path / "out" / "prose.txt").read_text().splitlines()
     assert sorted(lines) == ["another line of text", "one line of text"]
+
+
+# --- WordNet --------------------------------------------------------------------------------------
+
+LICENCE = "  1 This line is of the licence.\n"
+SYNSET = (
+    "00001740 03 a 02 quick(a) 0 very_fast 0 001 & 00002098 a 0101 | moving at speed; "
+    '"she took a quick look around"; "be quick"  \n'
+)
+
+
+def write(folder, line=SYNSET):
+    for name in WORDNET:
+        (folder / name).write_text(LICENCE + (line if name == "data.adj" else ""))
+    return folder
+
+
+def test_words_definition_and_examples(tmp_path):
+    assert sorted(texts_of([write(tmp_path)])) == [
+        "quick",
+        "quick, very fast: moving at speed",
+        "she took a quick look around",
+        "very fast",
+    ]
+
+
+def test_what_is_not_wordnet_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"data\.adj, line 2"):
+        texts_of([write(tmp_path, "something else\n")])
+    (tmp_path / "data.verb").unlink()
+    with pytest.raises(UserError, match=r"no file .*data\.verb"):
+        texts_of([tmp_path])
+
+
+def test_wordnet_beside_prose(tmp_path):
+    folder = tmp_path / "wordnet"
+    folder.mkdir()
+    (tmp_path / "a.txt").write_text("one line of text")
+    found = texts_of([write(folder), tmp_path / "a.txt"])
+    assert len(found) == 5
+    assert {"quick", "one line of text"} <= set(found)
