@@ -31,7 +31,6 @@ from disret.devices import device_name, resolve_device, resolve_dtype, versions
 from disret.encode.timings import peak_growth
 from disret.files import check_writable, claim
 from disret.serve.backends import BACKENDS, Encoder, ExportedEncoder, TorchEncoder
-from disret.sweep.plots import plot_speed
 from disret.tables import Row, format_table, read_rows, write_rows
 
 Timed = dict[tuple[str, str], Encoder]  # by name and backend
@@ -46,9 +45,8 @@ ADVICE = {NoJudgments: "name a file of queries with --queries"}
 def main() -> None:
     """Load the encoders, then time all of them on each query set and batch size."""
     args = parse_args()
-    for path in filter(None, (args.output, args.figure)):
-        check_writable(path)
     if args.output:
+        check_writable(args.output)
         claim(args.output)
         read_rows(args.output, SHOWN)  # refuses another table, which would be lost
     query_sets = dict(load_queries(args))
@@ -65,8 +63,6 @@ def main() -> None:
     print(format_table([{name: row[name] for name in shown} for row in rows]))
     devices = " and ".join(dict.fromkeys(row["device"] for row in rows))
     print(f"\nMedians of {args.num_runs} runs on {devices}.")
-    if args.figure:
-        plot_speed(rows, args.figure)
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,8 +85,6 @@ def parse_args() -> argparse.Namespace:
     add("--max-sentences", type=positive, metavar="N", help="use the first N queries of each set")
     add("--num-runs", type=positive, default=3, help="timed runs of each (default: 3)")
     add("--output", type=Path, metavar="CSV", help="write the table there as well")
-    add("--figure", type=command_line.figure_path, metavar="FILE",
-        help="draw latency and throughput, as .png, .pdf or .svg")
     # fmt: on
     command_line.add_device(parser)
     command_line.add_mirror(parser)

@@ -58,7 +58,6 @@ def test_backends_take_turns(call, teacher, queries, tmp_path):
         "ispeed", "--encoders", folder, "--queries", queries, "--batch-sizes", 1, 16,
         "--num-runs", 2, "--max-sentences", 20, "--backends", "torch", "export", "export-int8",
         "--threads", 1, "--device", "cpu", "--output", tmp_path / "s.csv",
-        "--figure", tmp_path / "s.png",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
     rows = read_rows(tmp_path / "s.csv")
@@ -74,7 +73,6 @@ def test_backends_take_turns(call, teacher, queries, tmp_path):
     assert len({row["parameters"] for row in rows}) == 1
     turns = [line.rsplit(" ", 1)[1] for line in outcome.err.splitlines() if "run " in line]
     assert turns[:6] == [str(folder), "export", "export-int8"] * 2
-    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_uses_what_lies_under_benchmarks_raw(call, encoders):
@@ -112,7 +110,6 @@ sys.exit("torch" in sys.modules)
         (["--batch-sizes", 0], "must be positive"),
         (["--threads", 0], "--threads: must be from 1 to 1024"),
         (["--encoders", "a", "a"], "twice"),
-        (["--figure", "x.doc"], "must end in .png, .pdf, .svg"),
     ],
 )
 def test_bad_arguments(call, encoders, extra, reason):
