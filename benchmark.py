@@ -147,7 +147,7 @@ def parse_args() -> argparse.Namespace:
     add("--query-encoder", nargs="+", default=[], metavar="MODEL",
         help="models that embed the queries, each scored by itself (default: the document encoder)")
     add("--query-backend", nargs="+", choices=BACKENDS, default=["torch"],
-        help="what embeds the queries of --query-encoder: torch, or what distill.py --export made "
+        help="what embeds the queries of --query-encoder: torch, or what disret.serve.export made "
         "of the model, in float32 (export) or int8 (default: torch)")
     add("--split", help="split of the judgments (default: test; dev for msmarco)")
     add("--output", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",

@@ -28,9 +28,8 @@ from disret.data.sentences import collection_sentences
 from disret.devices import mixed_precision, resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align
 from disret.distil.dose import PASSES, PRESENTATIONS, dose
-from disret.distil.hub import NotUploaded
 from disret.distil.layers import NoLayerList, check_layers, keep_layers
-from disret.distil.publish import Publication
+from disret.distil.model_card import write_model_card
 from disret.distil.static import feed_forward, student_of_texts, student_of_tokens
 from disret.distil.student_folder import (
     Damaged,
@@ -79,7 +78,6 @@ ADVICE = {
     Unloaded: "run the same with --resume to try again",
     NoLayerList: "start the student from a model instead (--init-with MODEL)",
     NoKey: "set the variable OPENAI_API_KEY",
-    NotUploaded: "run the same with --resume to try again",
 }
 
 
@@ -91,10 +89,10 @@ def main() -> None:
     2. Start a student from the teacher's layers, its tokens or another model.
     3. Embed the queries with the teacher.
     4. Train the student to put each query there.
-    5. Save it, and publish it as asked for.
+    5. Save it, with its card.
     """
     args = parse_args()
-    run, publication = Run(args), Publication(args)
+    run = Run(args)
     texts = read_texts(args, run)
     device = training_device(args.device)
     distributed.join(device)
@@ -108,7 +106,8 @@ def main() -> None:
         curve = distil(args, run, student, examples, validation, device)
         run.lap("training")
         run.save(student, curve)
-    publication.publish(validation[0])
+    if command_line.is_main_process():
+        write_model_card(args.output, [])
     distributed.leave()
 
 
@@ -187,11 +186,6 @@ def parse_args() -> argparse.Namespace:
     add("--resume", action="store_true",
         help="go on from the last checkpoint, or leave a finished student as it is")
     add("--overwrite", action="store_true", help="replace what is at --output")
-    add("--router", action="store_true", help="also save it and the teacher as one: OUTPUT-router")
-    add("--export", action="store_true", help="also as ONNX graphs for services, into onnx/")
-    add("--results", type=Path, metavar="CSV",
-        help="table of benchmark.py for the model card (default: benchmarks/results.csv)")
-    add("--push-to-hub", metavar="NAME", help="upload the student to this model repository")
     # fmt: on
     command_line.add_device(parser)
     command_line.add_mirror(parser)
@@ -257,7 +251,7 @@ def check_teacher(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         parser.error(f"{what} has no tokens: name a model that has with --vocabulary")
     if args.projection_activation == "relu":
         parser.error(f"--projection-activation relu cannot start from {what}")
-    unfit = ["truncate_dim", "router"]
+    unfit = ["truncate_dim"]
     if args.teacher_vectors:
         unfit += ["queries", "valid_queries", "adapt", "teacher_prompt"]
     for name in unfit:

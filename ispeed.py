@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
         help="time on the test queries of these (default: those under benchmarks/raw)")
     add("--queries", type=Path, metavar="FILE", help="time on the queries of a file instead")
     add("--backends", nargs="+", choices=BACKENDS, default=["torch"],
-        help="torch, or what distill.py --export made of the models, in float32 (export) or int8; "
+        help="torch, or what disret.serve.export made of the models, in float32 (export) or int8; "
         "these run on the CPU (default: torch)")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32",
         help="precision in torch (default: float32)")

@@ -1,12 +1,14 @@
 """Fixtures: a home of its own for every test, tiny real models, collections, and the scripts."""
 
 import importlib
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -76,6 +78,18 @@ def home(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+def load(script: str) -> ModuleType:
+    """The module of a script, by its name, or of a command in `beyond/` by its path."""
+    if not script.startswith("beyond/"):
+        return importlib.import_module(script)
+    name = script.replace("/", "_")  # approximate is the name of a module as well
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{script}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 @pytest.fixture
 def call(monkeypatch, capfd):
     """Run a script's main in this process: the same code, without a new start of torch."""
@@ -83,8 +97,9 @@ def call(monkeypatch, capfd):
     def run(script: str, *arguments) -> Outcome:
         from disret import command_line
 
-        module = importlib.import_module(script)
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        module = load(script)
+        name = script.removeprefix("beyond/")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         capfd.readouterr()
         status = 0
         try:

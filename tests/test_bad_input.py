@@ -33,13 +33,15 @@ GOOD = {
     "--output speed.csv --device cpu",
     "sweep": "--teacher teacher --datasets things --score-function cos_sim --output sweep",
     "disret.serve.export": "student --queries valid.txt",
+    "beyond/publish": "student",
     "disret.retrieve.significance": "run.trec run.trec --dataset things",
     "disret.sweep.tradeoff": "--scores scores.csv --speed speed.csv --figure tradeoff.png",
     "disret.data.wordnet": "wordnet words.txt",
     "disret.data.query_files": "",
 }
 MAKES_THE_WORLD = (
-    "distill --layers 0 3 --output student --export",
+    "distill --layers 0 3 --output student",
+    "disret.serve.export",
     "benchmark",
     "ispeed",
     "disret.sweep.tradeoff",
@@ -310,8 +312,9 @@ FILES: list[Case] = [
     ("took unreadable", [rights("scores.json", 0)], "benchmark", "scores.json cannot be read"),
     ("speeds of another table", [text("speed.csv", "a,b\n1,2\n")], "ispeed", "is another table"),
     ("speeds in scores", [], "ispeed --output scores.csv", "is another table"),
-    ("card of no file", [], "distill --results none.csv", "no file none.csv"),
-    ("card of another table", [text("x.csv", "a\n1\n")], "distill --results x.csv", "is another"),
+    ("card of no file", [], "beyond/publish --results none.csv", "no file none.csv"),
+    ("card of another table", [text("x.csv", "a\n1\n")], "beyond/publish --results x.csv",
+     "is another"),
     ("run missing", [gone("run.trec")], "disret.retrieve.significance", "no file run.trec"),
     ("run no run", [text("run.trec", "a b c\n")], "disret.retrieve.significance",
      "run.trec cannot be read as a TREC run"),
@@ -411,8 +414,8 @@ ARGUMENTS: list[Case] = [
         ("distill --queries hub:a/b#q", "hub:a/b#q cannot be read: HF_HUB_OFFLINE is set"),
         ("distill --valid-queries hub:a/b#", "hub:a/b# names no data set of the hub"),
         ("distill --valid-queries hub:a/b:dev#q", "hub:a/b:dev#q cannot be read: HF_HUB_OFFLINE"),
-        ("distill --push-to-hub a/b/c", "expected USER/NAME"),
-        ("distill --push-to-hub ok", "HF_HUB_OFFLINE is set"),
+        ("beyond/publish --push-to-hub a/b/c", "expected USER/NAME"),
+        ("beyond/publish --push-to-hub ok", "HF_HUB_OFFLINE is set"),
         ("benchmark --datasets", "expected at least one argument"),
         ("benchmark --datasets scifakt", "did you mean scifact?"),
         ("benchmark --datasets ''", "an argument is empty, after --datasets"),
@@ -535,7 +538,8 @@ STATE: list[Case] = [
      "distill --output student --resume --layers 0 3", "was not made by distill.py"),
     ("student's report half", [half("student/distillation.json")],
      "distill --output student --resume --layers 0 3", "was not made by distill.py"),
-    ("router in the way", [folder("new-router")], "distill --router", "new-router exists and"),
+    ("router in the way", [folder("student-router")], "beyond/publish --router",
+     "student-router exists and"),
     ("archive no archive", [text("mirror/beir/scifact.zip", "x"), text(
         "mirror/SHA256SUMS",
         "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881  beir/scifact.zip\n")],
@@ -671,7 +675,7 @@ def test_bad_input(world, call, template, case):
         with bound_by_rights():
             outcome = answer(call, command)
     script = command.split()[0]
-    begin = re.compile(rf"(python -m )?{script}(\.py)?( \[rank \w+\])?: ")
+    begin = re.compile(rf"(python -m )?{script.removeprefix('beyond/')}(\.py)?( \[rank \w+\])?: ")
     sentences = [line for line in outcome.err.splitlines() if begin.match(line)]
     assert outcome.status == 2, outcome.err[-600:]
     assert len(sentences) == 1

@@ -56,9 +56,11 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
         call, owner, "distill", "--teacher", "URL", "--teacher-model", "tiny", "--init-with",
         "small", "--queries", "log.tsv", "--valid-queries", "held-out.tsv", "--recipe", "best",
         "--warmup-steps", 5, "--num-epochs", 20,
-        "--output", "student", "--export", "--device", "cpu",
+        "--output", "student", "--device", "cpu",
     )  # fmt: skip
     assert made.status == 0, made.err
+    exported = call("disret.serve.export", "student", "--queries", "held-out.tsv")
+    assert exported.status == 0, exported.err
     before = (tmp_path / "documents.faiss").read_bytes()
     scored = run(
         call, owner, "benchmark", "--queries", "held-out.tsv", *SERVICE, *AGREEMENT,

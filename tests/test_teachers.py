@@ -181,8 +181,6 @@ def test_vectors_alone_teach(call, vectors, other, tmp_path):
         (["--teacher-vectors", "v.npz"], "vectors alone has no layers to keep"),
         (["--teacher-vectors", "v.npz", "--init-with", "m", "--queries", "q"],
          "--queries is for a model, and not for vectors alone"),
-        (["--teacher", "http://h/v1", "--teacher-model", "m", "--init-with", "m", "--router"],
-         "--router is for a model, and not for a service"),
         (["--teacher", "https://h", "--teacher-model", "m", "--init-with", "m"], "has no path"),
         (["--teacher-vectors", "none.npz", "--init-with", "m"], "no file none.npz"),
     ],
