@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,25 +26,14 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(Exception):
-    """Something that the person at the terminal can put right.
+    """Something that the person at the terminal can put right, in one sentence."""
 
-    A module says what is wrong; which flag puts it right is for the script to say: `about` and
-    `advised`.
-    """
+
+Unreachable = UserError  # until nothing raises it by this name
 
 
 class Ended(BaseException):
     """The system ends this process; what it holds is put in order first."""
-
-
-class NoDevice(UserError):
-    """A device is not there, or cannot be used."""
-
-
-# For arguments that several scripts share.
-_ADVICE: dict[type[UserError], str] = {
-    NoDevice: "choose another with --device",
-}
 
 
 @contextmanager
@@ -58,36 +46,18 @@ def about(subject: str) -> Iterator[None]:
         raise
 
 
-def advised(advice: Mapping[type[UserError], str]) -> Callable[[Callable], Callable]:
-    """Decorate a `main`: a `UserError` of such a class ends with that advice."""
-
-    def decorate(main: Callable) -> Callable:
-        @wraps(main)
-        def run_main() -> None:
-            try:
-                main()
-            except tuple(advice) as error:
-                error.args = (_with_advice(error, advice),)
-                raise
-
-        return run_main
-
-    return decorate
-
-
-def _with_advice(error: UserError, advice: Mapping[type[UserError], str]) -> str:
-    return f"{error}; {advice[type(error)]}." if type(error) in advice else str(error)
+def advised(_advice: Mapping[type[UserError], str]) -> Callable[[Callable], Callable]:
+    """Nothing any more: a sentence says what to do where it is raised."""
+    return lambda main: main
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest flag beside one that there is not; takes no empty or garbled argument."""
+    """Names the nearest flag beside one that there is not; takes no empty argument."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
         for before, word in itertools.pairwise(sys.argv):
             if not word and not before.endswith("-prompt"):  # whose text may be none
                 self.error(f"an argument is empty, after {before}")
-            if word != word.encode(errors="replace").decode():
-                self.error(f"an argument is not UTF-8: {word!r}")
         return super().parse_args(*args, **kwargs)
 
     def error(self, message: str) -> None:
@@ -96,7 +66,8 @@ class _Parser(argparse.ArgumentParser):
         for flag in unknown:
             if near := difflib.get_close_matches(flag, flags, n=1):
                 message += f"; did you mean {near[0]}?"
-        super().error(message)
+        hint = f"usage: {self.prog} …, with the flags that --help lists"
+        self.exit(2, f"{hint}\n{self.prog}: error: {message}\n")
 
 
 def argument_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
@@ -116,10 +87,12 @@ def argument_parser(description: str | None, prog: str | None = None) -> argpars
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    """For a parser, or a group of its arguments."""
     parser.add_argument("--device", help="cuda, cuda:1, cpu … (default: cuda where present)")
 
 
 def add_mirror(parser: argparse.ArgumentParser) -> None:
+    """For a parser, or a group of its arguments."""
     parser.add_argument(
         "--mirror", metavar="DIR|URL", help="take archives from there (or DISRET_MIRROR)"
     )
@@ -147,29 +120,32 @@ def add_settings(group: Any, settings: Sequence[Any], exclusive: Collection[str]
         )
 
 
-def positive(text: str) -> int:
-    """The type of an argument that counts something."""
-    return _count(text, lambda value: value > 0, "must be positive")
+def _number(
+    kind: type, rule: str, low: float, high: float | None = None
+) -> Callable[[str], int | float]:
+    """The type of an argument that is a number from `low` to `high`, which `rule` says."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {what}, got {shortened(text)!r}") from None
+        if not low <= value <= (value if high is None else high):
+            raise argparse.ArgumentTypeError(f"{rule}, got {shortened(text)}")
+        if high is None and value > LARGEST:
+            raise argparse.ArgumentTypeError(f"{shortened(text)} is too large")
+        return value
+
+    return parse
 
 
-def not_negative(text: str) -> int:
-    """The type of an argument that counts something, and may be 0."""
-    return _count(text, lambda value: value >= 0, "must not be negative")
-
-
-def threads(text: str) -> int:
-    """The type of an argument that is a number of threads."""
-    return _number(int, text, lambda value: 0 < value <= 1024, "must be from 1 to 1024")
-
-
-def seed(text: str) -> int:
-    """The type of a seed, of 32 bits."""
-    return _number(int, text, lambda value: 0 <= value < 2**32, "must be from 0 to 4294967295")
-
-
-def positive_float(text: str) -> float:
-    """The type of an argument that is a positive, finite number."""
-    return _number(float, text, lambda value: 0 < value < float("inf"), "must be positive")
+# Types of arguments: two counts, a number of threads, a seed of 32 bits, a positive number.
+positive = _number(int, "must be positive", 1)
+not_negative = _number(int, "must not be negative", 0)
+threads = _number(int, "must be from 1 to 1024", 1, 1024)
+seed = _number(int, "must be from 0 to 4294967295", 0, 2**32 - 1)
+positive_float = _number(float, "must be positive", sys.float_info.min, sys.float_info.max)
 
 
 def figure_path(text: str) -> Path:
@@ -178,24 +154,6 @@ def figure_path(text: str) -> Path:
     if path.suffix not in FIGURES:
         raise argparse.ArgumentTypeError(f"the name must end in {', '.join(FIGURES)}, got {text}")
     return path
-
-
-def _count(text: str, is_right: Callable[[Any], bool], rule: str) -> int:
-    value = _number(int, text, is_right, rule)
-    if value > LARGEST:
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is too large")
-    return value
-
-
-def _number(kind: type, text: str, is_right: Callable[[Any], bool], rule: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        expected = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {shortened(text)!r}") from None
-    if not is_right(value):
-        raise argparse.ArgumentTypeError(f"{rule}, got {shortened(text)}")
-    return value
 
 
 def shortened(text: str) -> str:
@@ -262,7 +220,7 @@ def run(main: Callable[[], None]) -> None:
     except Ended as error:
         end(f"ended by {error}; {_GO_ON}", 128 + signal.Signals[str(error)])
     except UserError as error:
-        end(_with_advice(error, _ADVICE), 2)
+        end(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -270,17 +228,13 @@ def run(main: Callable[[], None]) -> None:
         if out_of_space(error):
             end(f"no room left to write ({error}); free some space.", 2)
         if isinstance(error, OSError) and error.filename is not None:
-            end(f"{_path(error.filename)} cannot be used: {error.strerror}.", 2)
+            end(f"{error.filename} cannot be used: {error.strerror}.", 2)
         end(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 def _end(number: int, _frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends at once
     raise Ended(signal.Signals(number).name)
-
-
-def _path(name: Any) -> str:
-    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
 
 
 def out_of_space(error: BaseException) -> bool:

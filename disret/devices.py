@@ -7,11 +7,9 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from disret.command_line import NoDevice, UserError, say
+from disret.command_line import UserError, say
 
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
 DRIVER = Path("/proc/driver/nvidia/version")
 # The oldest driver for each major version, by NVIDIA's CUDA compatibility guide.
 DRIVER_OF_CUDA = {"11": 450, "12": 525, "13": 580}
@@ -24,19 +22,13 @@ def share_of_cores(processes: int) -> int:
 
 def world_size() -> int:
     """The number of processes that `torchrun` started; 1 without it."""
-    text = os.environ.get("WORLD_SIZE", "1")
-    if not text.isdecimal() or not 0 < int(text) < 1 << 20:
-        raise UserError(f"the variable WORLD_SIZE is {text!r}, which is no number of processes.")
-    size = int(text)
-    if size > 1:
-        if absent := [name for name in _OF_TORCHRUN if name not in os.environ]:
-            raise UserError(
-                f"the variable WORLD_SIZE is {size}, but there is no {absent[0]}; start several "
-                "processes with torchrun."
-            )
-        rank = os.environ["RANK"]
-        if not rank.isdecimal() or int(rank) >= size:
-            raise UserError(f"the variable RANK is {rank!r}, which is none of {size} processes.")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    absent = [name for name in _OF_TORCHRUN if name not in os.environ]
+    if size > 1 and absent:
+        raise UserError(
+            f"the variable WORLD_SIZE is {size}, but there is no {absent[0]}; start several "
+            "processes with torchrun."
+        )
     return size
 
 
@@ -46,7 +38,7 @@ def resolve_device(device: str | None) -> str:
     Under `torchrun`, each process of a machine gets a GPU of its own.
 
     Raises:
-        NoDevice: no such device here.
+        UserError: no such device here.
     """
     import torch
 
@@ -59,23 +51,26 @@ def resolve_device(device: str | None) -> str:
     try:
         kind = torch.device(device).type
         if kind == "meta":
-            raise NoDevice("the device meta computes nothing")
+            raise RuntimeError("it computes nothing")
         if kind == "cuda" and not torch.cuda.is_available():
-            why = _why_no_cuda() if DRIVER.exists() else "no CUDA device is present here"
-            raise NoDevice(f"{why}, so {device} cannot be used")
+            raise RuntimeError(_why_no_cuda())
         if kind == "cuda" and torch.device(device).index is not None:
             torch.cuda.set_device(device)  # of which torch and its libraries speak from now on
         torch.ones(1, device=device).add_(1)  # torch may have no code for a card that it sees
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise NoDevice(f"the device {device} cannot be used: {reason}") from None
+        raise UserError(
+            f"the device {device} cannot be used: {reason}; choose another device."
+        ) from None
     return device
 
 
 def _why_no_cuda() -> str:
-    """What keeps torch from the GPU whose driver is there."""
+    """What keeps torch from a GPU."""
     import torch
 
+    if not DRIVER.exists():
+        return "no CUDA device is present here"
     found = re.search(r"Module.*?(\d+\.[\d.]+)", DRIVER.read_text())
     driver = f"NVIDIA's driver {found[1]} is here" if found else "a driver of NVIDIA is here"
     if (cuda := torch.version.cuda) is None:
@@ -146,20 +141,19 @@ def training_device(device: str | None) -> str:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the trainer would take what it sees
     if kind != "cuda" or not (number or "0").isdigit():
         return resolve_device(device)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = visible.split(",") if visible is not None else None
-    wanted = int(number or 0)
-    if listed is None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(wanted)
-    elif wanted < len(listed):
-        os.environ["CUDA_VISIBLE_DEVICES"] = listed[wanted]
-    else:
-        raise NoDevice(f"CUDA_VISIBLE_DEVICES shows only {visible!r}, so there is no {device}")
+    visible, wanted = os.environ.get("CUDA_VISIBLE_DEVICES"), int(number or 0)
+    listed = visible.split(",") if visible is not None else list(map(str, range(wanted + 1)))
+    if wanted >= len(listed):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES shows only {visible!r}, so there is no {device}; choose another "
+            "device."
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = listed[wanted]
     try:
         return resolve_device("cuda" if device else None)
-    except NoDevice:
+    except UserError:
         if number:
-            raise NoDevice(f"there is no device {device} here") from None
+            raise UserError(f"there is no device {device} here; choose another device.") from None
         raise
 
 
@@ -170,12 +164,9 @@ def device_name(device: str) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0].partition(":")[2].strip() if models else name
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        name = found[1].strip() if found else name
     return f"{name}, {torch.get_num_threads()} threads"
 
 

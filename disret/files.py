@@ -18,35 +18,24 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
-CLOCKS = 10  # seconds by which a file server's clock may be behind
-
-
 def _beside(path: Path, what: str) -> Path:
     """A name beside `path` for this process; what a killed one has left there is removed."""
     host = re.sub(r"[^\w-]", "-", platform.node())
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.{what}"):
         process = old.suffixes[-2].rpartition("-")[2]
-        if process.isdecimal() and not _is_at_work(int(process), old):
+        if process.isdecimal() and not _is_at_work(int(process)):
             remove(old)
     return path.with_name(f".{path.name}.{host}-{os.getpid()}.{what}")
 
 
-def _is_at_work(process: int, leftover: Path) -> bool:
-    """Whether a process may have made a file that bears its number, and is still there.
-
-    One that was killed may be there as a zombie, and its number may be another's by now.
-    """
+def _is_at_work(process: int) -> bool:
+    """Whether there is a process of that number; a zombie has been killed."""
     import psutil
 
-    if not psutil.pid_exists(process):  # the number of a thread is no process's either
-        return False
     try:
-        found = psutil.Process(process)
-        if found.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return found.create_time() <= leftover.stat().st_mtime + CLOCKS
-    except (psutil.NoSuchProcess, FileNotFoundError):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

@@ -8,9 +8,9 @@
 With `index=`, an encoder of another index is refused: a folder of `benchmarks/faiss`, or a JSON
 file beside the vectors of another database, such as a copy of `index.json` of an export.
 
-It reads what `distill.py --export` or `python -m disret.serve.export` wrote: `tokenizer.json` and
-the folder `onnx`. A static student needs no onnxruntime. This file imports nothing else of the
-project: a service may copy it.
+It reads what `python -m disret.serve.export` wrote: `tokenizer.json` and the folder `onnx`. A
+static student needs no onnxruntime. This file imports nothing else of the project: a service may
+copy it.
 """
 
 import bisect

@@ -23,12 +23,7 @@ from found import (
 from disret.files import read_json
 from disret.retrieve.scores import mean_retention, newest_scores
 from disret.sweep import report
-from disret.sweep.paper_figures import (
-    paper_retention,
-    paper_score,
-    paper_speedup,
-    paper_student,
-)
+from disret.sweep.paper import paper_retention, paper_score, paper_speedup, paper_student
 from disret.tables import Row, read_rows
 
 # The rows of the first table, by encoder and backend.

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from agreeing import agreement, correlations, pairs
+from figures import plot_agreement, plot_effort, plot_speed
 from found import HERE, NAMES, STUDENTS, TEACHER, compared, percent, timed
 from retaining import (
     FIRST,
@@ -44,7 +45,7 @@ from disret.files import whole_file
 from disret.retrieve.approximate import newest_searches, read_searches
 from disret.retrieve.scores import mean_retention, newest_scores
 from disret.sweep import report, tradeoff
-from disret.sweep.plots import plot_agreement, plot_effort, plot_speed, plot_tradeoff, timed_on
+from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
 ROOT = HERE.parent

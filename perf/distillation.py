@@ -27,7 +27,7 @@ from disret.command_line import add_device, add_mirror, argument_parser, positiv
 from disret.data.download import mirror_from
 from disret.data.queries import msmarco_queries, read_queries
 from disret.files import check_writable, write_json
-from disret.sweep.subsets import subsets
+from disret.sweep.students import subsets
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -107,7 +107,7 @@ def measure_speed(
         return cut_to(library, layers)
 
     kept = subsets(library[0].model.config.num_hidden_layers)
-    pair = next(subset.layers for subset in kept if subset.choice == "first, last")
+    pair = next(layers for layers, choice in kept.items() if choice == "first, last")
     embeddings = BatchEncoder(low).encode_query(queries)
     one, all_of_them = f"training, layers {pair}", f"training, {len(kept)} students"
     library_name, ours = "sentence-transformers", "this project"
@@ -134,13 +134,13 @@ def measure_speed(
         # The large ones first, so that all workers end at about the same time.
         contestants.append((
             all_of_them, ours, len(queries) * len(kept),
-            lambda: list(pool.map(train_in_worker, [s.layers for s in reversed(kept)])),
+            lambda: list(pool.map(train_in_worker, list(reversed(kept)))),
         ))  # fmt: skip
     else:
         contestants.append((
             all_of_them, ours, len(queries) * len(kept),
-            lambda: [train_on_queries(cut(s.layers), queries, embeddings, dropout=False)
-                     for s in kept],
+            lambda: [train_on_queries(cut(layers), queries, embeddings, dropout=False)
+                     for layers in kept],
         ))  # fmt: skip
     rows: list[dict[str, Any]] = [
         {"part": part, "how": how, "queries": count, "runs": []}

@@ -56,29 +56,26 @@ def test_endings(monkeypatch, capsys, error, status, sentence):
     assert sentence in capsys.readouterr().err
 
 
-def test_the_script_names_the_flag(monkeypatch, capsys):
-    """Modules say what is wrong; what to do about it follows."""
+def test_a_usage_error_takes_two_lines(script):
+    outcome = script("benchmark", "--k-values", "ten")
+    assert outcome.status == 2
+    assert outcome.err.splitlines() == [
+        "usage: benchmark.py …, with the flags that --help lists",
+        "benchmark.py: error: argument --k-values: expected a whole number, got 'ten'",
+    ]
 
-    class Taken(UserError):
-        pass
 
-    @command_line.advised({Taken: "name another --output"})
-    def main():
-        with command_line.about("--layers"):
-            raise Taken("x exists")
-
-    def no_device():
-        raise command_line.NoDevice("there is no x")
-
-    monkeypatch.setattr(sys, "argv", ["x.py"])
-    for script, sentence in (
-        (main, "x.py: --layers: x exists; name another --output.\n"),
-        (no_device, "x.py: there is no x; choose another with --device."),
-    ):
-        with pytest.raises(SystemExit) as end:
-            command_line.run(script)
-        assert end.value.code == 2
-        assert sentence in capsys.readouterr().err
+def test_arguments_may_stand_in_groups(monkeypatch):
+    parser = command_line.argument_parser("What it does.")
+    command_line.add_device(parser.add_argument_group("where it runs"))
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument("--datasets")
+    one_of.add_argument("--queries")
+    monkeypatch.setattr(sys, "argv", ["x.py", "--device", "cpu", "--queries", "q"])
+    assert parser.parse_args().device == "cpu"
+    monkeypatch.setattr(sys, "argv", ["x.py", "--datasets", "d", "--queries", "q"])
+    with pytest.raises(SystemExit):
+        parser.parse_args()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_driver_that_torch_cannot_use_is_said(monkeypatch, tmp_path, capsys):
         "note: NVIDIA's driver 535.183.01 is here, but torch finds no GPU; it was built for "
         "CUDA 13.0, which needs driver 580 or newer, so it works on the CPU.\n"
     )
-    with pytest.raises(UserError, match=r"driver 535\.183\.01 is here.*so cuda cannot be used"):
+    with pytest.raises(UserError, match=r"cuda cannot be used: NVIDIA's driver 535\.183\.01 is"):
         resolve_device("cuda")
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(UserError, match="was built without CUDA"):
@@ -103,10 +103,9 @@ def test_processes_of_torchrun(monkeypatch):
     assert world_size() == 4
 
 
-@pytest.mark.parametrize("text", ["", "two", "0", "-1", "1e3", "9" * 40])
-def test_a_number_of_processes_that_is_none(monkeypatch, text):
-    monkeypatch.setenv("WORLD_SIZE", text)
-    with pytest.raises(UserError, match="no number of processes"):
+def test_a_scheduler_that_sets_a_number_of_processes_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="no RANK; start several processes with torchrun"):
         world_size()
 
 

@@ -499,43 +499,12 @@ def test_adapts_to_a_collection(call, arguments, collection, tmp_path):
     assert "none" in missing.err
 
 
-@pytest.mark.export
-def test_a_student_is_exported_once(call, arguments, tmp_path, valid_queries):
-    from disret.query_encoder import QueryEncoder
-
-    arguments = [*arguments, "--layers", 0, 3, "--export"]
-    outcome = call("distill", *arguments)
-    assert outcome.status == 0, outcome.err
-    assert "int8 (scales set beforehand) at a cosine of 0.99" in outcome.out
-    student = tmp_path / "student"
-    settings = student / "onnx" / "query_encoder.json"
-    written = settings.stat().st_mtime_ns
-    texts = valid_queries.read_text().splitlines()
-    expected = SentenceTransformer(str(student), device="cpu").encode_query(texts)
-    found = QueryEncoder.from_pretrained(student).encode(texts)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    again = call("distill", *arguments, "--resume")
-    assert again.status == 0, again.err
-    assert settings.stat().st_mtime_ns == written
-    (student / "onnx" / "model.onnx").write_bytes(b"")
-    assert call("distill", *arguments, "--resume").status == 0
-    assert QueryEncoder.from_pretrained(student).encode(texts).shape == found.shape
-
-
 def test_a_student_cannot_start_from_token_embeddings(call, arguments, tmp_path):
     static = StaticEmbedding(tokenizer(), embedding_dim=8)
     SentenceTransformer(modules=[static], device="cpu").save_pretrained(str(tmp_path / "static"))
     outcome = call("distill", *arguments, "--init-with", tmp_path / "static")
     assert outcome.status == 2
     assert "a StaticEmbedding has no layers that a student could start from" in outcome.err
-
-
-def test_another_table_as_results_is_refused_before_training(call, arguments, tmp_path):
-    (tmp_path / "speed.csv").write_text("encoder,batch_size\nx,1\n")
-    outcome = call("distill", *arguments, "--layers", 0, "--results", tmp_path / "speed.csv")
-    assert outcome.status == 2
-    assert "speed.csv is another table: it has no column dataset" in outcome.err
-    assert not (tmp_path / "student.partial").exists()
 
 
 @pytest.mark.kill

@@ -57,3 +57,54 @@ def anchors(page):
     """Of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_speed(tmp_path, monkeypatch):
+    """Queries and machine stand at its foot."""
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")  # text, not outlines
+    rows = [
+        {"encoder": "a", "backend": "torch", "batch_size": 4, "queries_per_second": 1.0,
+         "dataset": dataset, "device": "a chip"}
+        for dataset in ("nq", "fiqa", "nq")
+    ]  # fmt: skip
+    tables.plot_speed(rows, tmp_path / "speed.svg")
+    assert "timed on queries of nq and fiqa; a chip" in (tmp_path / "speed.svg").read_text()
+
+
+def test_agreement(tmp_path, monkeypatch):
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    rows = [{"dataset": "things", "overlap@10": 0.5, "retention": 80.0}]
+    tables.plot_agreement(rows, tmp_path / "a.svg")
+    assert "things" in (tmp_path / "a.svg").read_text()
+
+
+def test_effort(tmp_path, monkeypatch):
+    """A line for each encoder, a label for each setting; what was not measured is left out."""
+    import matplotlib
+    from matplotlib.axes import Axes
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    drawn = []
+    original = Axes.plot
+
+    def note(self, x, y, *args, **kwargs):
+        drawn.append((kwargs["label"], x, y))
+        return original(self, x, y, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", note)
+    rows = [
+        {"query_encoder": f"models/{name}", "query_backend": "torch", "setting": f"efSearch {ef}",
+         "recall@10": recall, "total_ms": time, "threads": 1}
+        for name, ef, recall, time in (("t", 16, 0.9, 9.0), ("t", 32, 1.0, 10.0),
+                                       ("s", 16, 0.8, 1.0), ("far", 16, 0.8, None),
+                                       ("far", 32, None, 2.0))
+    ]  # fmt: skip
+    tables.plot_effort({"things, HNSW8": rows}, tmp_path / "f.svg")
+    assert drawn == [("t, torch", [9.0, 10.0], [0.9, 1.0]), ("s, torch", [1.0], [0.8])]
+    text = (tmp_path / "f.svg").read_text()
+    for part in ("things, HNSW8", "efSearch 32", "t, torch", "threads of the CPU: 1"):
+        assert part in text

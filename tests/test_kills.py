@@ -25,14 +25,14 @@ TRAIN = ["--queries", "train.tsv", "--valid-queries", "valid.txt", "--train-batc
          "--warmup-steps", "2", "--device", "cpu", "--teacher-dtype", "float32"]  # fmt: skip
 COMMANDS = {
     "distill": ["distill.py", "--teacher", "teacher", "--layers", "0", "1", "--output", "student",
-                "--eval-steps", "8", "--num-epochs", "4", "--resume", "--router", *TRAIN],
+                "--eval-steps", "8", "--num-epochs", "4", "--resume", *TRAIN],
     "benchmark": ["benchmark.py", "--datasets", "things", "--document-encoder", "teacher",
                   "--query-encoder", "other", "--save-runs", "runs", "--output", "scores.csv",
                   "--device", "cpu", "--dtype", "float32"],
     "export": ["-m", "disret.serve.export", "other", "--output", "exported", "--queries",
                "valid.txt"],
     "ispeed": ["ispeed.py", "--encoders", "teacher", "other", "--datasets", "things",
-               "--batch-sizes", "1", "8", "--output", "speed.csv", "--figure", "speed.png",
+               "--batch-sizes", "1", "8", "--output", "speed.csv",
                "--device", "cpu"],
     "sweep": ["sweep.py", "--teacher", "teacher", "--datasets", "things", "--output", "sweep",
               "--batch-sizes", "8", "--", *TRAIN],

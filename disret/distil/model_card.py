@@ -1,5 +1,6 @@
 """The student's model card."""
 
+import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -57,7 +58,8 @@ The licences of the teacher, of a model that the student started from and of the
 apply to this model as well; look them up before you pass it on.
 {licences}"""
 IN_THIS_FOLDER = "\nIn this folder; from elsewhere, put its path for the dot:\n"
-NO_RESULTS = "Not scored yet: run `benchmark.py`, then `distill.py` again with `--resume`."
+RETENTION = "Retention is the share of the teacher's own nDCG@10, on the same index, that is kept."
+NO_RESULTS = "Not scored yet: run `benchmark.py`, then `beyond/publish.py` on this folder."
 
 
 def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | None = None) -> None:
@@ -65,17 +67,19 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
 
     Args:
         scores: rows of `benchmark.py`; those of the student's weights on the teacher's index go
-            into the card. Without any, a card that is there stays as it is.
-        hub_name: what users load it by; without, the example runs in the student's folder,
-            wherever that lies.
+            into the card. Without any, a card that is there keeps what it says of results, and
+            without a `hub_name` all else.
+        hub_name: what users load it by; without, the example runs in the student's folder.
     """
     from huggingface_hub import ModelCardData
 
     path = folder / "README.md"
     report = read_report(folder)
+    earlier = path.read_text(encoding="utf-8") if path.exists() else ""
     results = _results(report, scores)
-    if results is None and path.exists():
+    if not results and earlier and not hub_name:
         return
+    kept = re.search(r"^## Results\n\n(.+?)\n\n## Training$", earlier, re.DOTALL | re.MULTILINE)
     arguments, counts, size = report["arguments"], report["queries"], report["size"]
     start = {
         "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
@@ -88,23 +92,19 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
     on_hub = report.get("teacher_on_hub")
     data = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "query-encoder", "distillation"],
-        base_model=on_hub,
-    )
+        library_name="sentence-transformers", pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "query-encoder", "distillation"], base_model=on_hub,
+    )  # fmt: skip
     curve = [point["mse"] for point in report["validation_mse"]]
     card = CARD.format(
         front_matter=data.to_yaml(),
         name=hub_name or folder.name,
         path=hub_name or ".",
         where="" if hub_name else IN_THIS_FOLDER,
-        teacher=shown_name(arguments, on_hub),
-        results=results or NO_RESULTS,
+        teacher=_shown_name(arguments, on_hub),
+        results=results or (kept[1] if kept else NO_RESULTS),
         start=start,
-        layers=size["layers"],
-        parameters=size["parameters"],
-        dimension=size["dimension"],
+        **size,
         training=counts["training"],
         queries=sources,
         recipe=arguments["recipe"],
@@ -117,7 +117,7 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
         partial.write_text(card, encoding="utf-8")
 
 
-def shown_name(arguments: Mapping[str, Any], on_hub: str | None) -> str:
+def _shown_name(arguments: Mapping[str, Any], on_hub: str | None) -> str:
     """The teacher as readers elsewhere know it."""
     is_elsewhere = on_hub or "://" in arguments["teacher"]
     return arguments["teacher"] if is_elsewhere else Path(arguments["teacher"]).name
@@ -140,17 +140,12 @@ def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str | None:
     own = newest_scores(scores, itemgetter("query_weights"), teacher).get(student)
     if not own:
         return None
-    shown = [
-        name for name in next(iter(own.values()))
-        if "@" in name and name.startswith(("NDCG", "Recall", "MRR"))
-    ]  # fmt: skip
+    shown = [name for name in next(iter(own.values()))
+             if "@" in name and name.startswith(("NDCG", "Recall", "MRR"))]  # fmt: skip
     table = markdown_table([
         {"data set": dataset,
          **{name: f"{row[name]:.4f}" for name in shown if row[name] is not None},
          "retention": None if row["retention"] is None else f"{row['retention']:.1f} %"}
         for dataset, row in own.items()
     ])  # fmt: skip
-    return (
-        f"{table}\n\nRetention is the share of the teacher's own nDCG@10, on the same index, that "
-        "is kept."
-    )
+    return f"{table}\n\n{RETENTION}"

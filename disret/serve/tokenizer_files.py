@@ -79,8 +79,9 @@ def write_tokenizer(encoder: "SentenceTransformer", folder: Path) -> dict[str, A
     own |= {"model_max_length": length or NO_LIMIT, "truncation_side": side}
     path = folder / "tokenizer_config.json"
     noted = read_json(path) or {}
-    said = {key: value for key, value in noted.items() if key != "max_length"} | own
-    if said != noted:  # FastEmbed would cut at a max_length that sentence-transformers ignores
+    said = {**noted, **own}
+    said.pop("max_length", None)  # where FastEmbed would cut, and sentence-transformers does not
+    if said != noted:
         write_json(path, said)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", _config(encoder))
@@ -95,8 +96,8 @@ def _rules(tokenizer: "Tokenizer") -> dict[str, Any]:
 
 def _padding(tokenizer: "Tokenizer") -> str:
     """A token to fill texts up with, which a mask hides: the one for it, or any special one."""
-    special = [t.content for _, t in sorted(tokenizer.get_added_tokens_decoder().items())
-               if t.special]  # fmt: skip
+    added = sorted(tokenizer.get_added_tokens_decoder().items())
+    special = [token.content for _, token in added if token.special]
     named = [token for token in special if "pad" in token.lower()]
     return (named or special or [tokenizer.id_to_token(0)])[0]
 

@@ -34,7 +34,7 @@ def plot_tradeoff(
     """
     from matplotlib.ticker import StrMethodFormatter
 
-    with _figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
+    with new_figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
         for point in points:
             place = point["speedup"], point["retention"]
             axes.plot(*place, "o", markersize=8)
@@ -57,7 +57,7 @@ def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
     Args:
         panels: by title, dicts with `layers` (how many), `retention` (percent) and `name`.
     """
-    with _figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
+    with new_figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
         for ax, (title, points) in zip(axes, panels.items(), strict=True):
             counts = sorted({point["layers"] for point in points})
             shares = [point["retention"] for point in points]
@@ -84,29 +84,14 @@ def spread_out(values: Sequence[float], apart: float) -> list[float]:
     Returns:
         In the order of the values; in theirs from the lowest to the highest.
     """
-    # Neighbours that are too close share their mean; a group grows until it touches no other.
-    groups: list[list[int]] = []
-    for row in sorted(range(len(values)), key=lambda row: values[row]):
-        groups.append([row])
-        while len(groups) > 1 and _gap(groups[-2], groups[-1], values, apart) < 0:
-            last = groups.pop()
-            groups[-1] += last
-    places = [0.0] * len(values)
-    for group in groups:
-        for row, place in zip(group, _stack(group, values, apart), strict=True):
-            places[row] = place
-    return places
+    import numpy as np
+    from scipy.optimize import isotonic_regression
 
-
-def _stack(group: Sequence[int], values: Sequence[float], apart: float) -> list[float]:
-    middle = sum(values[row] for row in group) / len(group)
-    return [middle + (number - (len(group) - 1) / 2) * apart for number in range(len(group))]
-
-
-def _gap(
-    below: Sequence[int], above: Sequence[int], values: Sequence[float], apart: float
-) -> float:
-    return _stack(above, values, apart)[0] - _stack(below, values, apart)[-1] - apart
+    order = np.argsort(values, kind="stable")
+    steps = apart * np.arange(len(values))
+    places = np.empty(len(values))
+    places[order] = isotonic_regression(np.asarray(values)[order] - steps).x + steps
+    return places.tolist()
 
 
 def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source: str) -> None:
@@ -116,7 +101,7 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
         lines: by encoder, queries per second by batch size.
         source: data and machine, for the foot.
     """
-    with _figure(path, 5.6, 4.6, source=source) as (figure, (axes,)):
+    with new_figure(path, 5.6, 4.6, source=source) as (figure, (axes,)):
         for name, speeds in lines.items():
             axes.plot(list(speeds), list(speeds.values()), "o-", label=name)
         sizes = sorted({size for speeds in lines.values() for size in speeds})
@@ -128,92 +113,8 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
         figure.legend(loc="outside upper center", frameon=False, ncols=2)
 
 
-def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Latency of one query, and queries per second of batches.
-
-    Args:
-        rows: of `ispeed.py`; several query sets are averaged.
-    """
-    sizes = sorted({row["batch_size"] for row in rows})
-    largest = sizes[-1]
-    panels = [("queries_per_second", largest, f"queries per second, batch size {largest}")]
-    if sizes[0] == 1:
-        panels.insert(0, ("p50_ms", 1, "median time of one query, ms"))
-    names = list(dict.fromkeys((row["encoder"], row["backend"]) for row in rows))
-    backends = list(dict.fromkeys(row["backend"] for row in rows))
-    height = 1.4 + 0.32 * len(names)
-    width = 4.2 * len(panels) + 1.6
-    with _figure(path, width, height, len(panels), timed_on(rows), sharey=True) as (_, axes):
-        for ax, (column, size, title) in zip(axes, panels, strict=True):
-            for position, (encoder, backend) in enumerate(reversed(names)):
-                values = [row[column] for row in rows
-                          if (row["encoder"], row["backend"], row["batch_size"])
-                          == (encoder, backend, size)]  # fmt: skip
-                mean = sum(values) / len(values)
-                ax.barh(position, mean, color=f"C{backends.index(backend)}")
-                text = f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
-                place = (mean, position)
-                ax.annotate(text, place, (3, -3), textcoords="offset points", fontsize=8)
-            labels = [f"{Path(encoder).name}, {backend}" for encoder, backend in reversed(names)]
-            ax.set_yticks(range(len(names)), labels, fontsize=8)
-            ax.set_xscale("log")
-            ax.margins(x=0.2)
-            ax.set_title(title, fontsize=10)
-
-
-def plot_agreement(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Retention against agreement with the teacher, a colour for each collection.
-
-    Args:
-        rows: of `benchmark.py`, with `dataset`, `overlap@10` and `retention`.
-    """
-    with _figure(path, 5.6, 4.2) as (_, (axes,)):
-        for dataset in dict.fromkeys(row["dataset"] for row in rows):
-            points = [(r["overlap@10"], r["retention"]) for r in rows if r["dataset"] == dataset]
-            axes.plot(*zip(*points, strict=True), "o", label=dataset, alpha=0.8)
-        axes.axhline(100, color="0.7", lw=0.8)
-        axes.set_xlabel("overlap@10 with the teacher")
-        axes.set_ylabel("retention of nDCG@10, percent")
-        axes.legend(frameon=False, fontsize=8)
-
-
-def plot_effort(panels: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Recall against time, a panel for each data set and index, a line for each encoder.
-
-    Args:
-        panels: by title, rows of `beyond/approximate.py`, with `query_encoder`, `query_backend`,
-            `setting`, `recall@10` and `total_ms`; rows that lack one of these two are left out.
-    """
-    from matplotlib.ticker import LogFormatter
-
-    threads = dict.fromkeys(str(row["threads"]) for rows in panels.values() for row in rows)
-    source = f"medians of single queries; threads of the CPU: {' and '.join(threads)}"
-    with _figure(path, 5.6 * len(panels), 4.2, len(panels), source) as (_, axes):
-        for ax, (title, rows) in zip(axes, panels.items(), strict=True):
-            lines: dict[str, list[Mapping[str, Any]]] = {}
-            for row in rows:
-                if row["recall@10"] is not None and row["total_ms"] is not None:
-                    name = f"{Path(row['query_encoder']).name}, {row['query_backend']}"
-                    lines.setdefault(name, []).append(row)
-            for name, points in lines.items():
-                times, recalls = ([p[key] for p in points] for key in ("total_ms", "recall@10"))
-                ax.plot(times, recalls, "o-", markersize=4, label=name)
-                for point, place in zip(points, zip(times, recalls, strict=True), strict=True):
-                    ax.annotate(
-                        point["setting"], place, (5, -8), textcoords="offset points", fontsize=7
-                    )
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(LogFormatter())
-            ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-            ax.margins(x=0.25)
-            ax.set_xlabel("milliseconds a query, encoding and search")
-            ax.set_title(title, fontsize=10)
-            ax.legend(frameon=False, fontsize=8)
-        axes[0].set_ylabel("recall@10 against exact search")
-
-
 @contextmanager
-def _figure(
+def new_figure(
     path: Path,
     width: float,
     height: float,
@@ -221,7 +122,13 @@ def _figure(
     source: str = "",
     sharey: bool = False,
 ) -> Iterator[Any]:
-    """A figure with panels side by side, and a source at its foot, saved if the block succeeds."""
+    """A figure and its panels side by side; it is saved if the block succeeds.
+
+    Args:
+        path: .png, .pdf or .svg.
+        width, height: in inches.
+        source: for the foot.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -10,14 +10,9 @@ from disret.distil.student_folder import read_report
 from disret.files import whole_file
 from disret.retrieve.metrics import retention
 from disret.retrieve.scores import newest_scores, read_scores
-from disret.sweep.paper_figures import (
-    paper_models,
-    paper_retention,
-    paper_speedup,
-    paper_student,
-)
+from disret.sweep.paper import paper_models, paper_retention, paper_speedup, paper_student
 from disret.sweep.plots import plot_layers, plot_throughput, plot_tradeoff, timed_on
-from disret.sweep.subsets import PAPER_DEPTH, subsets
+from disret.sweep.students import PAPER_DEPTH, subsets
 from disret.tables import Row, markdown_table, read_rows, write_rows
 
 METRIC = "NDCG@10"
@@ -53,42 +48,36 @@ def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, 
         The tables.
     """
     timings = read_rows(folder / "speed.csv")
-    # By weights, as names may be spelt otherwise.
     rows = read_scores(folder / "scores.csv")
-    newest = newest_scores(rows, itemgetter("query_weights"))
-    reports = {name: read_report(path) for name, path in students.items()}
-    weights = {name: report["student_sha256"][:16] for name, report in reports.items()}
-    weights = {"teacher": rows[-1]["document_weights"], **weights}
-    of_size = {row["parameters"]: row["encoder"] for row in timings}
+    newest = newest_scores(rows, itemgetter("query_weights"))  # names may be spelt otherwise
+    choices = {" ".join(map(str, layers)): choice for layers, choice in subsets(depth).items()}
     timed = {row["encoder"] for row in timings}
-    choices = {" ".join(map(str, s.layers)): s.choice for s in subsets(depth)}
-    scored = newest[weights["teacher"]]
-    sets = [name for name in scored if all(name in newest[w] for w in weights.values())]
-    tidy = []
-    for name, encoder in weights.items():
-        is_teacher = name == "teacher"
-        size = None if is_teacher else reports[name]["size"]
-        timed_as = teacher if is_teacher else str(students[name])
-        if timed_as not in timed:
-            timed_as = of_size[size["parameters"]]
-        speeds = speeds_of(timings, timed_as)
-        for dataset in sets:
-            scores, reference = newest[encoder][dataset], scored[dataset]
-            tidy += [
-                {
-                    "student": name,
-                    "layers": depth if is_teacher else size["layers"],
-                    "choice": choices.get(name.removeprefix("layers "), ""),
-                    "dataset": dataset,
-                    "metric": metric,
-                    "value": value,
-                    "retention": retention(value, reference[metric]),
-                    "queries_per_second": speeds[max(speeds)],
-                    "timed_as": timed_as,
-                }
-                for metric, value in scores.items()
-                if "@" in metric and value is not None
-            ]
+    of_size = {row["parameters"]: row["encoder"] for row in timings}
+    encoders = {"teacher": (rows[-1]["document_weights"], depth, teacher)}
+    for name, path in students.items():
+        report = read_report(path)
+        size = report["size"]
+        timed_as = str(path) if str(path) in timed else of_size[size["parameters"]]
+        encoders[name] = report["student_sha256"][:16], size["layers"], timed_as
+    reference = newest[encoders["teacher"][0]]
+    sets = [name for name in reference if all(name in newest[w] for w, *_ in encoders.values())]
+    tidy = [
+        {
+            "student": name,
+            "layers": layers,
+            "choice": choices.get(name.removeprefix("layers "), ""),
+            "dataset": dataset,
+            "metric": metric,
+            "value": value,
+            "retention": retention(value, reference[dataset][metric]),
+            "queries_per_second": max(speeds_of(timings, timed_as).items())[1],
+            "timed_as": timed_as,
+        }
+        for name, (weights, layers, timed_as) in encoders.items()
+        for dataset in sets
+        for metric, value in newest[weights][dataset].items()
+        if "@" in metric and value is not None
+    ]
     write_rows(folder / "sweep.csv", tidy)
     return draw(folder)
 
@@ -101,58 +90,57 @@ def draw(folder: Path) -> str:
     """
     timings = read_rows(folder / "speed.csv")
     teacher, *found = read_sweep(folder)
-    sets = list(teacher.scores)
-    tables = "\n\n".join(
-        markdown_table(rows)
-        for rows in (
-            students_table(found, teacher),
-            models_table(sets),
-            speed_table(found, teacher, timings[0]["dataset"]),
-        )
-    )
+    sets, largest = list(teacher.scores), max(teacher.speeds)
+    tables = [
+        students_table(found, teacher),
+        models_table(sets),
+        speed_table(found, teacher, timings[0]["dataset"]),
+    ]
+    text = "\n\n".join(map(markdown_table, tables))
     with whole_file(folder / "tables.md") as partial:
-        partial.write_text(tables + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
     ours = [
         {"layers": s.layers, "retention": s.retention, "name": s.name.removeprefix("layers ")}
         for s in found if s.choice
     ]  # fmt: skip
     papers = [
-        {"layers": len(s.layers), "retention": paper_retention(paper_student(s.layers)),
-         "name": " ".join(map(str, s.layers))}
-        for s in subsets(PAPER_DEPTH)
+        {"layers": len(layers), "retention": paper_retention(paper_student(layers)),
+         "name": " ".join(map(str, layers))}
+        for layers in subsets(PAPER_DEPTH)
     ]  # fmt: skip
     where = " and ".join(sets) if len(sets) < 4 else f"{len(sets)} sets"
     name = Path(timings[0]["encoder"]).name
     plot_layers({f"{name}, {where}": ours, "the paper, 15 sets": papers}, folder / "layers.png")
-    largest = max(teacher.speeds)
-    best = [max(group, key=lambda s: s.retention) for group in by_size(found).values()]
+    best = [max(group, key=lambda s: s.retention) for group in by_size(found)]
     points = [
         {"name": s.name, "speedup": s.speeds[largest] / teacher.speeds[largest],
          "retention": s.retention}
         for s in [teacher, *best]
     ]  # fmt: skip
-    source = f"{name}, retention on {where}; {timed_on(timings)}"
-    plot_tradeoff(points, folder / "tradeoff.png", source)
+    plot_tradeoff(
+        points, folder / "tradeoff.png", f"{name}, retention on {where}; {timed_on(timings)}"
+    )
     speeds = {s.name: s.speeds for s in [teacher, *best]}
     plot_throughput(speeds, folder / "throughput.png", timed_on(timings))
-    return tables
+    return text
 
 
 def read_sweep(folder: Path) -> list[Scored]:
     """The encoders of `sweep.csv` and `speed.csv`, the teacher first."""
     timings = read_rows(folder / "speed.csv")
-    tidy = read_rows(folder / "sweep.csv")
+    by_name: dict[str, list[Row]] = {}
+    for row in read_rows(folder / "sweep.csv"):
+        by_name.setdefault(row["student"], []).append(row)
     found = []
-    for name in dict.fromkeys(row["student"] for row in tidy):
-        rows = [row for row in tidy if row["student"] == name]
+    for name, rows in by_name.items():
         scores: dict[str, dict[str, float]] = {}
         for row in rows:
             scores.setdefault(row["dataset"], {})[row["metric"]] = row["value"]
         share = mean(row["retention"] for row in rows if row["metric"] == METRIC)
-        speeds = speeds_of(timings, rows[0]["timed_as"])
-        choice = rows[0]["choice"] or ""
-        found.append(Scored(name, rows[0]["layers"], choice, scores, share, speeds))
+        first = rows[0]
+        speeds = speeds_of(timings, first["timed_as"])
+        found.append(Scored(name, first["layers"], first["choice"] or "", scores, share, speeds))
     return found
 
 
@@ -165,7 +153,7 @@ def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, f
 
 def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
     """Each student beside the paper's of the same choice; difference in points of retention."""
-    papers = {s.choice: s.layers for s in subsets(PAPER_DEPTH)}
+    papers = {choice: layers for layers, choice in subsets(PAPER_DEPTH).items()}
     largest = max(teacher.speeds)
     rows = []
     for student in found:
@@ -206,8 +194,7 @@ def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> list[
         queries: the data set whose queries were encoded.
     """
     rows = []
-    for group in by_size(found).values():
-        student = group[0]
+    for student, *_ in by_size(found):
         what = f"{student.layers} of {teacher.layers} layers" if student.choice else student.name
         row = {f"speed-up on queries of {queries}": what}
         for size, speed in student.speeds.items():
@@ -218,14 +205,13 @@ def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> list[
     return rows
 
 
-def by_size(found: Sequence[Scored]) -> dict[str, list[Scored]]:
+def by_size(found: Sequence[Scored]) -> list[list[Scored]]:
     """Students of the teacher's layers by their number; each other student by itself."""
-    groups: dict[str, list[Scored]] = {}
+    groups: dict[int | str, list[Scored]] = {}
     for student in found:
-        groups.setdefault(str(student.layers) if student.choice else student.name, []).append(
-            student
-        )
-    return groups
+        key = student.layers if student.choice else student.name
+        groups.setdefault(key, []).append(student)
+    return list(groups.values())
 
 
 def percent(value: float | None) -> str:

@@ -1,13 +1,49 @@
-"""The students of a comparison: how each starts, and what it is called."""
+"""The students of a comparison: the paper's subsets of layers, and those from other models."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from disret.command_line import UserError, about
+from disret.command_line import UserError
 from disret.distil.layers import check_layers
 from disret.encode.models import describe, load_encoder
 from disret.paths import MODELS
-from disret.sweep.subsets import subsets
+
+PAPER_DEPTH = 12
+
+
+def subsets(depth: int) -> dict[tuple[int, ...], str]:
+    """The paper's thirteen subsets (its section 4), for a teacher of `depth` layers.
+
+    First, second, last but one and last, alone and in pairs; and four layers: the two outermost at
+    both ends, the middles of four equal parts, and four in a row at the bottom, in the middle and
+    at the top. Of twelve layers these are the paper's own. What comes out twice, or would keep all
+    layers, is left out.
+
+    Returns:
+        What each subset is called, by its layers.
+    """
+    last, middle = depth - 1, (depth - 4) // 2
+    candidates = [
+        ("first", (0,)),
+        ("second", (1,)),
+        ("last but one", (last - 1,)),
+        ("last", (last,)),
+        ("first, last but one", (0, last - 1)),
+        ("first, last", (0, last)),
+        ("second, last but one", (1, last - 1)),
+        ("second, last", (1, last)),
+        ("two at both ends", (0, 1, last - 1, last)),
+        ("spread", tuple(round((part + 0.5) * depth / 4 - 0.5) for part in range(4))),
+        ("bottom", (0, 1, 2, 3)),
+        ("middle", tuple(range(middle, middle + 4))),
+        ("top", tuple(range(last - 3, last + 1))),
+    ]
+    found: dict[tuple[int, ...], str] = {}
+    for choice, layers in candidates:
+        distinct = tuple(sorted(set(layers)))
+        if len(distinct) == len(layers) < depth and distinct[0] >= 0:
+            found.setdefault(distinct, choice)
+    return found
 
 
 class Student(NamedTuple):
@@ -52,19 +88,16 @@ def plan(depth: int, others: list[str]) -> list[Student]:
         UserError: there is nothing to compare, two would have one name, or another model cannot
             be loaded or cut so.
     """
-    students = []
-    for subset in subsets(depth):
-        layers = [str(layer) for layer in subset.layers]
-        students.append(Student(" ".join(["layers", *layers]), layers))
+    chosen = [list(map(str, layers)) for layers in subsets(depth)]
+    students = [Student(" ".join(["layers", *layers]), layers) for layers in chosen]
     students += [_from_other(*other.partition(":")[::2]) for other in others]
     if not students:
         raise UserError(
             "the teacher has no two layers to choose from, and no other model is named."
         )
     names = [student.name for student in students]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two students would be called {name!r}.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two students would be called {twice[0]!r}.")
     return students
 
 
@@ -72,10 +105,11 @@ def _from_other(model: str, cut: str) -> Student:
     """A student that starts from another model, whole or with some of its layers."""
     layers = cut.split(",") if cut else []
     depth = describe(load_encoder(model, "cpu", dtype="auto")).layers
-    with about(f"{model}:{cut}"):
-        try:
-            check_layers([int(layer) for layer in layers], depth)
-        except ValueError:
-            raise UserError("expected layers such as 0,5.") from None
+    try:
+        check_layers([int(layer) for layer in layers], depth)
+    except ValueError:
+        raise UserError(f"{model}:{cut}: expected layers such as 0,5.") from None
+    except UserError as error:
+        raise UserError(f"{model}:{cut}: {error}") from None
     name = " ".join(["from", Path(model).name, *(["layers", *layers] if layers else [])])
     return Student(name, layers, model)

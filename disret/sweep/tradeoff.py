@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, figure_path, run
-from disret.encode.encoders import named
-from disret.retrieve.scores import mean_retention, newest_scores, read_scores
+from disret.retrieve.scores import encoder_of, mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, format_table, read_rows
 
@@ -33,37 +32,35 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
         UserError: the two files have no encoder in common.
     """
     newest = newest_scores(read_scores(scores))
-    timings: dict[str, list[Row]] = {}
-    for row in read_rows(speed, TIMED):
-        name = named(row["encoder"], row["backend"])
-        timings.setdefault(name, []).append(row)
-    largest = max((row["batch_size"] for rows in timings.values() for row in rows), default=0)
+    timings = read_rows(speed, TIMED)
+    largest = max((row["batch_size"] for row in timings), default=0)
+    timed: dict[str, list[Row]] = {}
+    for row in timings:
+        name = encoder_of({"query_backend": row["backend"], "query_encoder": row["encoder"]})
+        if row["batch_size"] == largest and name in newest:
+            timed.setdefault(name, []).append(row)
+    if not timed:
+        raise UserError(f"{scores} and {speed} have no encoder in common.")
     rows, points = [], []
-    for encoder, timed in timings.items():
-        scored = newest.get(encoder, {})
-        if not scored:
-            continue
-        timed = [row for row in timed if row["batch_size"] == largest]
-        queries, speedup = (
-            fmean(row[column] for row in timed) for column in ("queries_per_second", "speedup")
-        )
+    for encoder, of_sets in timed.items():
+        size, scored = of_sets[0], newest[encoder]
+        speedup = fmean(row["speedup"] for row in of_sets)
         share = mean_retention(scored.values())
         rows.append({
             "encoder": encoder,
-            "layers": timed[0]["layers"],
-            "parameters": f"{timed[0]['parameters'] / 1e6:.1f} M",
+            "layers": size["layers"],
+            "parameters": f"{size['parameters'] / 1e6:.1f} M",
             **{f"nDCG@10 {dataset}": f"{row[METRIC]:.4f}" for dataset, row in scored.items()},
             "retention %": None if share is None else round(share, 1),
-            f"queries/s (batch {largest})": round(queries, 1),
+            f"queries/s (batch {largest})":
+                round(fmean(row["queries_per_second"] for row in of_sets), 1),
             "speed-up": f"{speedup:.1f}x",
         })  # fmt: skip
         if share is not None:
-            name = f"{Path(encoder).name} ({timed[0]['layers']} layers)"
+            name = f"{Path(encoder).name} ({size['layers']} layers)"
             points.append({"name": name, "speedup": speedup, "retention": share})
-    if not rows:
-        raise UserError(f"{scores} and {speed} have no encoder in common.")
-    sets = dict.fromkeys(name for encoder in timings for name in newest.get(encoder, {}))
-    used = [row for timed in timings.values() for row in timed if row["batch_size"] == largest]
+    sets = dict.fromkeys(dataset for encoder in timed for dataset in newest[encoder])
+    used = [row for of_sets in timed.values() for row in of_sets]
     plot_tradeoff(points, figure, f"retention on {', '.join(sets)}; {timed_on(used)}")
     return format_table(rows)
 

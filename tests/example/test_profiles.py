@@ -1,13 +1,14 @@
 """Which form of the example is chosen."""
 
 import pytest
+import torch
 
 from disret.command_line import UserError
 from disret.example import profiles
 
 
 def test_without_cuda_it_is_the_embedded_one(monkeypatch, capsys):
-    monkeypatch.setattr(profiles, "_has_cuda", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert profiles.choose("auto") == "embedded"
     said = capsys.readouterr().err
     assert "no CUDA device" in said
@@ -15,7 +16,7 @@ def test_without_cuda_it_is_the_embedded_one(monkeypatch, capsys):
 
 
 def test_without_network_it_is_the_embedded_one(monkeypatch, capsys):
-    monkeypatch.setattr(profiles, "_has_cuda", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("DISRET_MIRROR", ".")
@@ -29,7 +30,7 @@ def test_with_both_it_is_the_paper(monkeypatch):
     from local_server import FileServer
 
     server = FileServer()
-    monkeypatch.setattr(profiles, "_has_cuda", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", server.url)  # answers 404, as a hub's root may
     monkeypatch.setenv("DISRET_MIRROR", ".")

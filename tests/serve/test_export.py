@@ -6,13 +6,12 @@ import shutil
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import BoW, Normalize
+from sentence_transformers.sentence_transformer.modules import BoW, Normalize, Router
 from tiny import save_encoder
 
 from disret import paths
 from disret.command_line import UserError
 from disret.distil.layers import keep_layers
-from disret.distil.router import join_encoders
 from disret.distil.static import static_embedding
 from disret.encode.models import load_encoder
 from disret.query_encoder import ExportError, QueryEncoder
@@ -144,8 +143,9 @@ def test_what_is_not_close_enough_is_refused_with_its_figure(teacher, tmp_path, 
 
 def test_two_encoders_in_one_model_are_refused(teacher, tmp_path):
     model = load_encoder(str(teacher), "cpu")
+    router = Router.for_query_document(list(model), list(model))
     with pytest.raises(UserError, match="export the student alone"):
-        export(join_encoders(model, model), tmp_path / "out", QUERIES)
+        export(SentenceTransformer(modules=[router], device="cpu"), tmp_path / "out", QUERIES)
 
 
 def test_the_command(call, teacher, valid_queries, tmp_path):
@@ -170,10 +170,11 @@ def test_a_student_is_for_the_index_of_its_teacher(
     student = tmp_path / "student"
     outcome = call(
         "distill", "--teacher", teacher, "--teacher-prompt", "find: ", "--layers", 0, 3,
-        "--queries", queries, "--valid-queries", valid_queries, "--num-epochs", 0, "--export",
+        "--queries", queries, "--valid-queries", valid_queries, "--num-epochs", 0,
         "--output", student, "--device", "cpu",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
+    assert call("disret.serve.export", student, "--queries", valid_queries).status == 0
     outcome = call("benchmark", "--datasets", collection, "--document-encoder", teacher,
                    "--output", tmp_path / "r.csv", "--device", "cpu")  # fmt: skip
     assert outcome.status == 0, outcome.err

@@ -1,14 +1,31 @@
-"""A static encoder as a graph: its mean, and its tables in the file."""
+"""A static encoder as a graph: the model's own vectors, and its tables in the file."""
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
+from tiny import tokenizer
 
-from disret.serve.set_scales import by_row
-from disret.serve.static_graph import Layer, tables_of, write_static_graph
+from disret.command_line import UserError
+from disret.serve.int8 import by_row
+from disret.serve.static_graph import tables_of, write_static
 
 TABLE = np.random.default_rng(0).normal(size=(50, 24)).astype(np.float32)
 ROWS = [[1, 2, 3], [4], []]
+
+
+def static(table: np.ndarray, *after, dimension: int | None = None) -> SentenceTransformer:
+    modules = [StaticEmbedding(tokenizer(), embedding_weights=table), *after]
+    return SentenceTransformer(modules=modules, device="cpu", truncate_dim=dimension)
+
+
+def dense(size: int, units: int, activation: torch.nn.Module) -> Dense:
+    torch.manual_seed(units)
+    layer = Dense(size, units, activation_function=activation)
+    torch.nn.init.normal_(layer.linear.weight)
+    return layer
 
 
 def in_runtime(path) -> tuple[np.ndarray, np.ndarray]:
@@ -21,12 +38,13 @@ def in_runtime(path) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("dimension", [24, 10])
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_the_mean_of_the_tokens(tmp_path, normalize, dimension, precision):
+@pytest.mark.parametrize("in_int8", [False, True])
+def test_the_mean_of_the_tokens(tmp_path, normalize, dimension, in_int8):
     path = tmp_path / "model.onnx"
-    tables = [TABLE] if precision == "float32" else by_row(TABLE)
-    write_static_graph(path, *tables, normalize=normalize, dimension=dimension)
-    table = tables[0] * tables[1][:, None] if precision == "int8" else TABLE
+    model = static(TABLE, *[Normalize()] * normalize, dimension=dimension)
+    assert write_static(model, path, in_int8) == {"relu": [], "normalize": normalize}
+    integers, scales = by_row(TABLE)
+    table = integers * scales[:, None] if in_int8 else TABLE
     expected = np.stack([table[row].mean(axis=0) if row else np.zeros(24) for row in ROWS])
     if normalize:
         expected[:2] /= np.linalg.norm(expected[:2], axis=1, keepdims=True)
@@ -41,15 +59,14 @@ def test_the_mean_of_the_tokens(tmp_path, normalize, dimension, precision):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_layers_behind_the_mean(tmp_path, normalize):
-    rng = np.random.default_rng(1)
-    layers = [
-        Layer(*(rng.normal(size=shape).astype(np.float32) for shape in shapes), relu)
-        for shapes, relu in ((((48, 24), 48), True), (((24, 48), 24), False))
-    ]
+    layers = [dense(24, 48, torch.nn.ReLU()), dense(48, 24, torch.nn.Identity())]
     path = tmp_path / "model.onnx"
-    write_static_graph(path, TABLE, layers=layers, normalize=normalize, dimension=24)
+    noted = write_static(static(TABLE, *layers, *[Normalize()] * normalize), path)
+    assert noted == {"relu": [True, False], "normalize": normalize}
     expected = np.stack([TABLE[row].mean(axis=0) if row else np.zeros(24) for row in ROWS])
-    for weight, bias, relu in layers:
+    arrays = [[part.detach().numpy() for part in (layer.linear.weight, layer.linear.bias)]
+              for layer in layers]  # fmt: skip
+    for (weight, bias), relu in zip(arrays, noted["relu"], strict=True):
         expected = expected @ weight.T + bias
         expected = np.maximum(expected, 0) if relu else expected
     if normalize:
@@ -62,7 +79,18 @@ def test_layers_behind_the_mean(tmp_path, normalize):
         if name != "embeddings":
             kind, number = name.split("_")
             found = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
-            np.testing.assert_array_equal(found, getattr(layers[int(number)], kind))
+            wanted = arrays[int(number)][["weight", "bias"].index(kind)]
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [(dense(24, 24, torch.nn.Tanh()), "with Tanh layers cannot be exported"),
+     (Dense(24, 24, bias=False), "with Dense cannot be exported")],
+)  # fmt: skip
+def test_other_layers_are_refused(tmp_path, layer, reason):
+    with pytest.raises(UserError, match=reason):
+        write_static(static(TABLE, layer), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("rows", range(1, 40))
@@ -71,7 +99,7 @@ def test_its_tables_can_be_mapped(tmp_path, rows):
     quantised, scales = by_row(TABLE[:rows])
     for tables in ({"embeddings": TABLE[:rows]},
                    {"embeddings": quantised, "scales": scales[:, None]}):  # fmt: skip
-        write_static_graph(path, *tables.values(), normalize=True, dimension=24)
+        write_static(static(TABLE[:rows], Normalize()), path, in_int8="scales" in tables)
         for name, at in tables_of(path).items():
             found = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
             np.testing.assert_array_equal(found, tables[name].reshape(at["shape"]))

@@ -5,10 +5,7 @@ from itertools import pairwise
 import pytest
 
 from disret.sweep.plots import (
-    plot_agreement,
-    plot_effort,
     plot_layers,
-    plot_speed,
     plot_throughput,
     plot_tradeoff,
     spread_out,
@@ -44,14 +41,11 @@ def test_a_figure_names_data_and_machine(tmp_path, monkeypatch):
 
     monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")  # text, not outlines
     rows = [
-        {"encoder": "a", "backend": "torch", "batch_size": 4, "queries_per_second": 1.0,
-         "dataset": dataset, "device": "a chip"}
+        {"dataset": dataset, "device": "a chip"}
         for dataset in ("nq", "fiqa", "nq")
     ]  # fmt: skip
     source = "timed on queries of nq and fiqa; a chip"
-    plot_speed(rows, tmp_path / "speed.svg")
     plot_throughput({"a": {4: 1.0}}, tmp_path / "throughput.svg", timed_on(rows))
-    plot_agreement([{"dataset": source, "overlap@10": 0.5, "retention": 80.0}], tmp_path / "a.svg")
     plot_tradeoff([], tmp_path / "tradeoff.svg", source)
     for path in tmp_path.glob("*.svg"):
         assert source in path.read_text(), path
@@ -97,31 +91,3 @@ def test_layers(tmp_path):
         assert len(heights) == 4
         assert min(b - a for a, b in pairwise(heights)) > 0.1
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_effort(tmp_path, monkeypatch):
-    """A line for each encoder, a label for each setting; what was not measured is left out."""
-    import matplotlib
-    from matplotlib.axes import Axes
-
-    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
-    drawn = []
-    original = Axes.plot
-
-    def note(self, x, y, *args, **kwargs):
-        drawn.append((kwargs["label"], x, y))
-        return original(self, x, y, *args, **kwargs)
-
-    monkeypatch.setattr(Axes, "plot", note)
-    rows = [
-        {"query_encoder": f"models/{name}", "query_backend": "torch", "setting": f"efSearch {ef}",
-         "recall@10": recall, "total_ms": time, "threads": 1}
-        for name, ef, recall, time in (("t", 16, 0.9, 9.0), ("t", 32, 1.0, 10.0),
-                                       ("s", 16, 0.8, 1.0), ("far", 16, 0.8, None),
-                                       ("far", 32, None, 2.0))
-    ]  # fmt: skip
-    plot_effort({"things, HNSW8": rows}, tmp_path / "f.svg")
-    assert drawn == [("t, torch", [9.0, 10.0], [0.9, 1.0]), ("s, torch", [1.0], [0.8])]
-    text = (tmp_path / "f.svg").read_text()
-    for part in ("things, HNSW8", "efSearch 32", "t, torch", "threads of the CPU: 1"):
-        assert part in text

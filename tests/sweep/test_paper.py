@@ -2,8 +2,8 @@
 
 import pytest
 
-from disret.sweep.paper_figures import paper_models, paper_retention, paper_speedup, paper_student
-from disret.sweep.subsets import subsets
+from disret.sweep.paper import paper_models, paper_retention, paper_speedup, paper_student
+from disret.sweep.students import subsets
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ def test_retention(layers, kept):
 
 
 def test_every_subset_was_scored_by_the_paper():
-    assert all(paper_retention(paper_student(subset.layers)) for subset in subsets(12))
+    assert all(paper_retention(paper_student(layers)) for layers in subsets(12))
     assert paper_retention(paper_student((0, 11)), ["no-such-set"]) is None
 
 

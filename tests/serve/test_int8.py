@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny import LETTERS, tokenizer
 
-from disret.serve.set_scales import by_row, made_up_texts, quantise_products
+from disret.serve.int8 import by_row, made_up_texts, quantise_products
 
 RANDOM = np.random.default_rng(0)
 WIDTH = 64

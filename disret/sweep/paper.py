@@ -22,7 +22,7 @@ def paper_student(layers: Sequence[int]) -> str:
 
 def paper_models() -> list[str]:
     """The models that the paper's other students started from."""
-    names = dict.fromkeys(_retrieval().index.get_level_values(0))
+    names = dict.fromkeys(_scores().index.get_level_values(0))
     return [name for name in names if name != TEACHER and not name.startswith("basemodel")]
 
 
@@ -35,42 +35,35 @@ def paper_retention(student: str, datasets: Sequence[str] | None = None) -> floa
     Returns:
         None if the paper did not score it on all of them.
     """
-    scores = _retrieval()
+    scores = _scores()
     wanted = list(datasets or scores.loc[TEACHER].index)
     if any((student, name) not in scores.index for name in wanted):
         return None
-    ratios = scores.loc[student][wanted] / scores.loc[TEACHER][wanted]
-    return float(100 * ratios.mean())
+    return float(100 * (scores.loc[student][wanted] / scores.loc[TEACHER][wanted]).mean())
 
 
 def paper_score(student: str, dataset: str) -> float:
     """nDCG@10 of a student, in its teacher's index."""
-    return float(_retrieval()[student, dataset])
+    return float(_scores()[student, dataset])
 
 
 def paper_speedup(layers: int, batch_size: int) -> float | None:
     """Throughput of a student with so many layers, times the teacher's; None if not measured."""
-    speeds = _speed()
-    names = [name for name, _ in speeds.index if name.startswith(f"basemodel_{layers}layer")]
-    if not names or (names[0], batch_size) not in speeds.index:
-        return None
-    return float(speeds[names[0], batch_size] / speeds[TEACHER, batch_size])
+    speeds = _table("paper_speed.csv", "encoder", "batch_size")["queries_per_second"]
+    for name, size in speeds.index:
+        if name.startswith(f"basemodel_{layers}layer") and size == batch_size:
+            return float(speeds[name, size] / speeds[TEACHER, size])
+    return None
 
 
-@cache
-def _retrieval() -> "pandas.Series":
+def _scores() -> "pandas.Series":
     """nDCG@10 by query encoder and data set."""
-    scores = _read("paper_retrieval.csv")
-    return scores.groupby(["query_encoder", "dataset"])["NDCG@10"].mean()  # some rows stand twice
+    return _table("paper_retrieval.csv", "query_encoder", "dataset")["NDCG@10"]
 
 
 @cache
-def _speed() -> "pandas.Series":
-    """Queries per second by encoder and batch size."""
-    return _read("paper_speed.csv").set_index(["encoder", "batch_size"])["queries_per_second"]
-
-
-def _read(name: str) -> "pandas.DataFrame":
+def _table(name: str, *keys: str) -> "pandas.DataFrame":
     import pandas
 
-    return pandas.read_csv(Path(__file__).with_name(name))
+    table = pandas.read_csv(Path(__file__).with_name(name))
+    return table.groupby(list(keys)).mean(numeric_only=True)  # some rows stand twice

@@ -1,0 +1,189 @@
+#!/usr/bin/env python
+"""Publish a student: its card with scores, one model with its teacher, an export, the model hub.
+
+    python beyond/publish.py models/student             # benchmarks/results.csv into its card
+    python beyond/publish.py models/student --router    # with its teacher: models/student-router
+    python beyond/publish.py models/student --export --push-to-hub USER/NAME
+
+It works on the folder that distill.py left, trains nothing, and can be run again.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disret import paths
+from disret.command_line import UserError, add_mirror, argument_parser, run
+from disret.data.download import mirror_from
+from disret.data.query_files import msmarco_queries, read_queries
+from disret.distil.model_card import write_model_card
+from disret.distil.student_folder import read_report
+from disret.encode.models import load_encoder, prompt_of
+from disret.files import check_writable, claim, follow_umask, whole_folder
+from disret.network import hub_obstacle
+from disret.retrieve.scores import read_scores
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def main() -> None:
+    """Refuse what would fail later; then write the card, join, export and upload."""
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("student", type=lambda path: Path(path).resolve(), help="the folder that distill.py left")
+    add("--results", type=Path, metavar="CSV",
+        help="table of benchmark.py for the card (default: benchmarks/results.csv)")
+    add("--router", action="store_true",
+        help="also save it and its teacher as one model: STUDENT-router")
+    add("--export", action="store_true", help="also as ONNX graphs for services, into onnx/")
+    add("--queries", type=Path, metavar="FILE",
+        help="compare the export on these (default: MS MARCO's dev queries)")
+    add("--push-to-hub", metavar="USER/NAME", help="upload the student to this model repository")
+    # fmt: on
+    add_mirror(parser)
+    args = parser.parse_args()
+    student: Path = args.student
+    report = read_report(student)
+    if args.results and not args.results.exists():
+        raise UserError(f"there is no file {args.results}.")
+    rows = read_scores(args.results or paths.HOME / "benchmarks" / "results.csv")
+    if args.push_to_hub:
+        check_upload(args.push_to_hub)
+    queries: list[str] = []
+    if args.export:
+        from disret.serve.export import QUERIES, check_packages, export_once
+
+        check_packages()
+        file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
+        queries = read_queries([file], QUERIES)
+    check_writable(student, is_file=False)
+    claim(student)
+    if args.router:
+        save_router(teacher_of(report["arguments"]), student)
+    write_model_card(student, rows, args.push_to_hub)
+    if args.export:
+        export_once(student, queries)
+    if args.push_to_hub:
+        print(f"uploaded to {upload(student, args.push_to_hub)}")
+
+
+# --- Teacher and student as one model -------------------------------------------------------------
+
+
+def teacher_of(arguments: dict) -> "SentenceTransformer":
+    """The teacher of a student, by the arguments that it was made with.
+
+    Raises:
+        UserError: it is a service or vectors, or cannot be loaded.
+    """
+    name = arguments["teacher"]
+    if "://" in name or arguments.get("teacher_vectors"):
+        raise UserError(
+            f"the teacher {name} is no model, which alone can be joined with a student."
+        )
+    return load_encoder(name, "cpu")
+
+
+def join_encoders(
+    teacher: "SentenceTransformer", student: "SentenceTransformer"
+) -> "SentenceTransformer":
+    """One sentence-transformers model of two encoders.
+
+    `encode_query` gives the student's embeddings, `encode_document` the teacher's, each with its
+    prompt; `encode` without a task is that of documents.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    prompts = {
+        "query": prompt_of(student, "query") or "",
+        "document": prompt_of(teacher, "document") or "",
+    }
+    return SentenceTransformer(
+        modules=[Router.for_query_document(list(student), list(teacher))],
+        prompts=prompts if any(prompts.values()) else None,
+        default_prompt_name="document" if prompts["document"] else None,
+        similarity_fn_name=teacher.similarity_fn_name,
+        device=str(teacher.device),
+    )
+
+
+def save_router(teacher: "SentenceTransformer", student: Path) -> None:
+    """Save a teacher and its student as one model, in the folder STUDENT-router.
+
+    Raises:
+        UserError: something else stands there, or their vectors have different dimensions.
+    """
+    folder = student.with_name(f"{student.name}-router")
+    if folder.exists() and not (folder / "distillation.json").exists():
+        raise UserError(f"{folder} exists and is not a model of this project; move it elsewhere.")
+    own = load_encoder(str(student), "cpu")
+    sizes = [model.get_embedding_dimension() for model in (own, teacher)]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{student} has {sizes[0]} dimensions, and its teacher {sizes[1]}.")
+    joined = join_encoders(teacher, own)
+    with whole_folder(folder) as partial:
+        joined.save_pretrained(str(partial), create_model_card=False)
+        follow_umask(partial)
+        shutil.copy(student / "distillation.json", partial)  # by which it is known as ours
+    print(f"{folder}: queries by the student, documents by the teacher.")
+
+
+# --- The model hub --------------------------------------------------------------------------------
+
+
+def check_upload(name: str) -> None:
+    """Raise `UserError` unless the hub can be reached and someone is logged in."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(f"{name} names no model repository; expected USER/NAME or NAME.") from None
+    if obstacle := hub_obstacle():
+        raise UserError(f"nothing can be uploaded: {obstacle}.")
+    try:
+        account = HfApi().whoami()
+    except LocalTokenNotFoundError:
+        raise UserError("log in first, with `hf auth login` or the variable HF_TOKEN.") from None
+    except HfHubHTTPError as error:
+        raise UserError(f"nothing can be uploaded: {_reason(error)}") from None
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise UserError("the token may only read; log in with another.")
+
+
+def upload(folder: Path, name: str) -> str:
+    """Upload a folder to a model repository, which is created if need be.
+
+    Returns:
+        Where the model is now.
+
+    Raises:
+        UserError: the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api = HfApi()
+        repository = api.create_repo(name, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository.repo_id, folder_path=folder, commit_message="Upload query encoder"
+        )
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"{folder} was not uploaded: {_reason(error)}; run the same again to retry."
+        ) from None
+    return str(repository)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "server_message", None) or str(error).splitlines()[0]
+
+
+if __name__ == "__main__":
+    run(main)
