@@ -240,10 +240,9 @@ def readable(path: Path) -> Path:
     """
     if not path.exists():
         raise UserError(f"there is no file {path}.")
-    if path.is_dir():
-        raise UserError(f"{path} is a directory; name a file.")
     if not path.is_file():
-        raise UserError(f"{path} is no regular file.")
+        kind = "a directory" if path.is_dir() else "no regular file"
+        raise UserError(f"{path} is {kind}; name a file.")
     try:
         path.open("rb").close()
     except OSError as error:
