@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from disret import paths
 from disret.command_line import UserError, progress_bar, say
 from disret.data.catalog import Archive
-from disret.files import check_free_space, checksum, install, lock
+from disret.files import checksum, install, lock
 
 if TYPE_CHECKING:
     import requests
@@ -50,22 +50,18 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
     target = paths.DOWNLOADS / archive.path
     partial = target.with_name(f"{target.name}.part")
     with lock(target):
-        while not target.exists():
-            source, algorithm, expected = _where(archive, mirror)
-            is_resumed = partial.exists()
-            _copy(source, partial)
-            found = checksum(partial, algorithm)
-            if found == expected:
-                partial.replace(target)
-                break
-            partial.unlink()
-            if not is_resumed:
-                raise UserError(
-                    f"{source} has {algorithm} {found}, expected {expected}; nothing was kept. The "
-                    "file was altered or replaced: try later or another mirror."
-                )
-            # What an earlier run had left may have been of another version of the file.
-            say(f"{source}: the resumed download was not the expected file; starting again.")
+        if target.exists():
+            return target
+        source, algorithm, expected = _where(archive, mirror)
+        _copy(source, partial)
+        found = checksum(partial, algorithm)
+        if found != expected:
+            partial.unlink()  # its beginning may be of an earlier run, and of another version
+            raise UserError(
+                f"{source} has {algorithm} {found}, expected {expected}; nothing was kept. The "
+                "file was altered or replaced: try again, or another mirror."
+            )
+        partial.replace(target)
     return target
 
 
@@ -111,18 +107,14 @@ def unpack(archive: Path, folder: Path) -> None:
     makes no links, tarfile's filter `data` refuses what would lie outside or is no plain file.
 
     Raises:
-        UserError: the archive is damaged or refused, or there is no room for its content.
+        UserError: the archive is damaged or refused.
     """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                size = sum(info.file_size for info in zipped.infolist())
-                check_free_space(folder, size, f"unpacking {archive.name}")
                 zipped.extractall(folder)
         else:
             with tarfile.open(archive) as tar:
-                size = sum(member.size for member in tar)
-                check_free_space(folder, size, f"unpacking {archive.name}")
                 tar.extractall(folder, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         reason = str(error).partition("\n")[0].rstrip(":")
@@ -140,24 +132,22 @@ def _where(archive: Archive, mirror: str | None) -> tuple[str, str, str]:
     if mirror is None:
         return archive.url, "md5", archive.md5
     mirror = mirror.rstrip("/")
-    for line in _read_text(f"{mirror}/SHA256SUMS").splitlines():
+    source, sums = f"{mirror}/{archive.path}", f"{mirror}/SHA256SUMS"
+    if not _is_url(mirror):
+        listed = Path(sums).read_text(encoding="utf-8") if Path(sums).exists() else ""
+    else:
+        import requests
+
+        try:
+            response = requests.get(sums, timeout=TIMEOUT)
+        except requests.RequestException as error:
+            raise _failed(sums, error) from None
+        listed = response.text if response.ok else ""
+    for line in listed.splitlines():
         digest, _, path = line.partition(" ")
         if path.lstrip(" *").removeprefix("./") == archive.path:
-            return f"{mirror}/{archive.path}", "sha256", digest.lower()
-    return f"{mirror}/{archive.path}", "md5", archive.md5
-
-
-def _read_text(source: str) -> str:
-    """A small text file, or nothing when there is none."""
-    if not _is_url(source):
-        return Path(source).read_text(encoding="utf-8") if Path(source).exists() else ""
-    import requests
-
-    try:
-        response = requests.get(source, timeout=TIMEOUT)
-    except requests.RequestException as error:
-        raise _failed(source, error) from None
-    return response.text if response.ok else ""
+            return source, "sha256", digest.lower()
+    return source, "md5", archive.md5
 
 
 def _copy(source: str, partial: Path) -> None:
@@ -187,7 +177,16 @@ def _transfer(url: str, partial: Path) -> None:
                 if response.status_code == 416:  # the part is already as long as the file
                     return
                 response.raise_for_status()
-                _receive(response, partial, have if response.status_code == 206 else 0)
+                start = have if response.status_code == 206 else 0
+                total = start + int(response.headers.get("Content-Length", 0)) or None
+                with (
+                    partial.open("ab" if start else "wb") as file,
+                    progress_bar(desc=partial.stem, total=total, initial=start, unit="B",
+                                 unit_scale=True) as bar,
+                ):  # fmt: skip
+                    for block in response.iter_content(1 << 16):
+                        file.write(block)
+                        bar.update(len(block))
             return
         except requests.RequestException as error:
             is_final = error.response is not None and error.response.status_code < 500
@@ -195,18 +194,6 @@ def _transfer(url: str, partial: Path) -> None:
                 raise _failed(url, error) from None
         say(f"{url}: the connection broke; attempt {attempt + 1} of {ATTEMPTS}.")
         time.sleep(min(2**attempt, 8) / 4)
-
-
-def _receive(response: "requests.Response", partial: Path, offset: int) -> None:
-    total = offset + int(response.headers.get("Content-Length", 0))
-    with (
-        partial.open("ab" if offset else "wb") as file,
-        progress_bar(desc=partial.stem, total=total or None, initial=offset, unit="B",
-                     unit_scale=True) as bar,
-    ):  # fmt: skip
-        for block in response.iter_content(1 << 16):
-            file.write(block)
-            bar.update(len(block))
 
 
 def _failed(url: str, error: "requests.RequestException") -> UserError:

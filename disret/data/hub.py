@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from disret.command_line import UserError
 
@@ -18,15 +18,6 @@ _NAME = re.compile(
     rf"{HUB}(?P<dataset>[\w.-]+(/[\w.-]+)?+)(/(?P<config>[^/:#][^:#]*))?(:(?P<split>[^#]+))?"
     r"(#(?P<column>.+))?"
 )
-
-
-class HubName(NamedTuple):
-    """What a name says; the column is None where it says none."""
-
-    dataset: str
-    config: str | None
-    split: str
-    column: str | None
 
 
 def reachable(url: str, seconds: float = 3) -> bool:
@@ -48,8 +39,10 @@ def hub_obstacle() -> str | None:
     return None if reachable(hub) else f"no answer from {hub}"
 
 
-def parse_name(name: str) -> HubName:
-    """Take `hub:NAME[/CONFIG][:SPLIT][#COLUMN]` apart; the split is `train` unless it is given.
+def parse_name(name: str) -> tuple[str, str | None, str, str | None]:
+    """Data set, config, split and column of `hub:NAME[/CONFIG][:SPLIT][#COLUMN]`.
+
+    The split is `train` unless it is given; config and column are None where they are not.
 
     Raises:
         UserError: it is no such name.
@@ -59,7 +52,7 @@ def parse_name(name: str) -> HubName:
         form = f"{FORM}, for queries with #COLUMN at its end"
         raise UserError(f"{name} names no data set of the hub; write {form}.")
     dataset, config, split, column = found.group("dataset", "config", "split", "column")
-    return HubName(dataset, config, split or "train", column)
+    return dataset, config, split or "train", column
 
 
 def look_up(name: str) -> tuple[str, str | None]:
@@ -71,7 +64,7 @@ def look_up(name: str) -> tuple[str, str | None]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    dataset = parse_name(name).dataset
+    dataset, *_ = parse_name(name)
     if obstacle := hub_obstacle():
         raise UserError(f"{name} cannot be read: {obstacle}.")
     with reading(name):
@@ -79,10 +72,9 @@ def look_up(name: str) -> tuple[str, str | None]:
             info = HfApi().dataset_info(dataset)
         except RepositoryNotFoundError:
             raise UserError(f"{name}: no such data set, or it is not open to you.") from None
-    stated = getattr(info.card_data, "license", None)
-    tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-    licences = ([stated] if isinstance(stated, str) else stated) or tags
-    return info.sha, ", ".join(map(str, licences)) or None
+    tags = info.tags or []  # of the hub, from the card
+    licences = [tag.removeprefix("license:") for tag in tags if tag.startswith("license:")]
+    return info.sha, ", ".join(licences) or None
 
 
 class Stream:

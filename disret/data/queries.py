@@ -247,7 +247,7 @@ def is_text(value: Any) -> bool:
 
 def _copy(source: Source, limit: int | None, path: Path) -> None:
     """Write each text once, on one line: runs of white space are a space."""
-    stream, column = Stream(source.name, source.revision), parse_name(source.name).column
+    stream, column = Stream(source.name, source.revision), parse_name(source.name)[-1]
     schema = stream.schema()
     if not any(field.name == column and is_of_texts(field) for field in schema):
         there = columns_of(schema)

@@ -193,7 +193,7 @@ def _float32(numbers: Any) -> np.ndarray:
 def _version(name: str) -> str:
     """What is different once the content of a source is: path, size and time, or the revision."""
     if name.startswith(HUB):
-        if parse_name(name).column:
+        if parse_name(name)[-1]:
             raise UserError(f"{name}: columns of vectors are not named; write {FORM}.")
         return look_up(name)[0]
     if not name.endswith(FORMATS):

@@ -83,9 +83,11 @@ def test_server_without_ranges(server, archive):
     assert fetch(archive).read_bytes() == CONTENT
 
 
-def test_a_stale_part_gets_one_fresh_start(server, archive):
+def test_a_stale_part_is_not_kept(server, archive):
     part().parent.mkdir(parents=True)
     part().write_bytes(b"of another version" * 100)
+    with pytest.raises(UserError, match="nothing was kept"):
+        fetch(archive)
     assert fetch(archive).read_bytes() == CONTENT
     assert server.ranges[-1] is None
 

@@ -159,7 +159,7 @@ def test_a_column_is_read_once(hub, read, home):
     texts = [" one\n\ttwo ", "three", None, " \n", "one two", "zwölf\u2028Äpfel", "three"]
     hub.add_split("train", {"question": texts, "answer": ["a"] * 7, "id": list(range(7))})
     hub.add_split("dev", {"question": ["four"]}, config="small")
-    hub.about = {"cardData": {"license": "cc-by-4.0"}}
+    hub.about = {"tags": ["license:cc-by-4.0"]}
     name = "hub:someone/set#question"
     first, small, said = read(name, f"hub:someone/set/small:dev#question {name}")
     wanted = ["one two", "three", "zwölf Äpfel"]
