@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from disret import paths
 from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.data.download import mirror_from
-from disret.data.query_files import msmarco_queries, read_queries
+from disret.data.hub import hub_obstacle
+from disret.data.queries import msmarco_queries, read_queries
 from disret.distil.model_card import write_model_card
 from disret.distil.student_folder import read_report
 from disret.encode.models import load_encoder, prompt_of
 from disret.files import check_writable, claim, follow_umask, whole_folder
-from disret.network import hub_obstacle
 from disret.retrieve.scores import read_scores
 
 if TYPE_CHECKING:

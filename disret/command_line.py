@@ -9,8 +9,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +29,8 @@ class UserError(Exception):
     """Something that the person at the terminal can put right, in one sentence."""
 
 
-Unreachable = UserError  # until nothing raises it by this name
-
-
 class Ended(BaseException):
     """The system ends this process; what it holds is put in order first."""
-
-
-@contextmanager
-def about(subject: str) -> Iterator[None]:
-    """Let a `UserError` of the block begin with what it is about, such as a flag."""
-    try:
-        yield
-    except UserError as error:
-        error.args = (f"{subject}: {error}",)
-        raise
-
-
-def advised(_advice: Mapping[type[UserError], str]) -> Callable[[Callable], Callable]:
-    """Nothing any more: a sentence says what to do where it is raised."""
-    return lambda main: main
 
 
 class _Parser(argparse.ArgumentParser):
