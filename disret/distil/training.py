@@ -123,7 +123,11 @@ def for_short_texts(student: "SentenceTransformer", dropout: bool) -> Iterator[N
         yield
         return
     transformer = first.auto_model
-    hook = first.register_forward_pre_hook(lambda module, _: None if dropout else module.eval())
+
+    def calm(module: Transformer, _inputs: tuple) -> None:
+        module.train(module.training and dropout)
+
+    hook = first.register_forward_pre_hook(calm)
     attention = transformer.config._attn_implementation
     if attention == "sdpa" and student.device.type == "cpu":
         transformer.set_attn_implementation("eager")
