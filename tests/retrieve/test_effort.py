@@ -8,8 +8,8 @@ from flat_index import make_index, points, unit
 from disret.encode.timings import Timings
 from disret.retrieve.approximate import open_approximate
 from disret.retrieve.effort import DEPTH, measure
-from disret.retrieve.existing import open_existing
 from disret.retrieve.faiss_file import FaissFile
+from disret.retrieve.foreign import open_foreign
 from disret.retrieve.hits import Hits
 from disret.retrieve.search import search
 from disret.retrieve.settings import DEFAULTS, parse_settings
@@ -140,7 +140,7 @@ def test_an_index_that_is_there_is_compared_with_its_own_vectors(
     made.train(vectors)
     made.add(vectors)
     faiss.write_index(made, str(tmp_path / "x.faiss"))
-    target = target_of(open_existing(tmp_path / "x.faiss", None, D, "cos_sim"), 50)
+    target = target_of(open_foreign(tmp_path / "x.faiss", "rows", D, "cos_sim"), 50)
     hits = {Known(): hits_in(target, own) for own in two}
     rows = list(measure(FaissFile(tmp_path / "x.faiss"), target, hits, [DEFAULTS], 1).values())
     for (row,), own in zip(rows, two, strict=True):
