@@ -58,6 +58,8 @@ def main() -> None:
     prepared = distributed.decided_by_first(lambda: prepare(args, folder, device))
     if prepared is not None:
         distil(args, folder, device, *prepared)
+    if is_main_process() and not args.dry_run:
+        write_model_card(args.output)
     distributed.leave()
 
 
@@ -232,10 +234,8 @@ def distil(
             say("note: training has not brought the student nearer; it is kept as it started.")
             student.load_state_dict(untrained)
             after = before
-    folder.lap("training")
     if is_main_process():
         folder.save(student, curve, after, dtype)
-        write_model_card(args.output)
 
 
 # --- Arguments ----------------------------------------------------------------------------------

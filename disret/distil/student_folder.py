@@ -209,6 +209,7 @@ class StudentFolder:
         from disret.devices import versions, world_size
         from disret.encode.models import describe, fingerprint, load_encoder
 
+        self.lap("training")
         folder = self.unfinished / "model"
         shutil.rmtree(folder, ignore_errors=True)
         student.save_pretrained(str(folder), create_model_card=False)
