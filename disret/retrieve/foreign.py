@@ -1,6 +1,5 @@
 """An index of documents that another tool made, searched as it is and never changed."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ from disret.retrieve.ids import Ids, read_ids
 from disret.retrieve.index import FORMAT, Index, shards_of
 from disret.retrieve.vector_files import Vectors, open_fvecs, open_npy, open_parquet, parquet_ids
 
-WHOLE = 10**9  # bytes of a file up to which all of it makes its fingerprint
-END = 64 * 10**6  # bytes at either end that make that of a longer one
 MANIFEST = {"format": int, "dimension": int, "score_function": str, "ids_sha256": str}
 OTHERS = {  # what a file is that is called so, or begins so
     ".fbin": "a matrix with its size before it; save it as .npy",
@@ -130,7 +127,7 @@ def open_foreign(
             f"{ids or path} has {len(found)} document ids from {next(iter(found))!r} on, "
             f"but {path} has {source.documents} vectors."
         )
-    digests = [*map(_fingerprint, files), *digests]
+    digests = [*map(checksum, files), *digests]
     return ForeignIndex(
         source, found, files, digests[0] if len(digests) == 1 else text_sha256(digests)
     )
@@ -162,8 +159,8 @@ def _open(
         if suffix == sign or (suffix != ".fvecs" and start.startswith(sign)):
             raise UserError(f"{files[0]} is {what}.")
     if suffix == ".parquet":
-        own_ids = partial(parquet_ids, path, files, id_column)
-        return open_parquet(path, files), files, own_ids, [id_column] if id_column else []
+        own_ids = partial(parquet_ids, path, id_column)
+        return open_parquet(path), files, own_ids, [id_column] if id_column else []
     if id_column:
         raise UserError(f"{path} is no Parquet file, so that it has no column {id_column}.")
     if suffix in (".npy", ".fvecs"):
@@ -187,16 +184,3 @@ def _open_own(folder: Path) -> tuple[Index, Vectors]:
     kind, is_unit = f"{len(shards)} shards", manifest["score_function"] == "cos_sim"
     read = partial(index.blocks, shards)
     return index, Vectors(folder, index.dimension, index.documents, kind, read, is_unit)
-
-
-def _fingerprint(file: Path) -> str:
-    """SHA-256 of a file up to 1 GB, and of the size, first and last 64 MB of a longer one."""
-    size = file.stat().st_size
-    if size <= WHOLE:
-        return checksum(file)
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as content:
-        digest.update(content.read(END))
-        content.seek(-END, 2)
-        digest.update(content.read(END))
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Files of vectors: .npy, .fvecs and Parquet, mapped or streamed, and exact search in them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
+from disret.data.queries import columns_of
 from disret.files import readable
 from disret.retrieve.ids import Ids, column_ids
 from disret.retrieve.index import BLOCK
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as pads
 
 VECTOR_COLUMNS = ("embedding", "vector", "emb", "embeddings")
 ID_COLUMNS = ("docid", "doc_id", "pid", "corpus-id", "corpus_id", "docno", "_id", "id",
@@ -111,40 +114,32 @@ def _mapped(path: Path, matrix: np.ndarray) -> Vectors:
     return Vectors(path, matrix.shape[1], len(matrix), f"{matrix.dtype} vectors", read)
 
 
-def open_parquet(path: Path, files: Sequence[Path]) -> Vectors:
-    """A column of vectors of one or several Parquet files, in their order, streamed.
+def open_parquet(path: Path) -> Vectors:
+    """A column of vectors of a Parquet file, or of a folder of them in their order, streamed.
 
     It is the first that is called as in `VECTOR_COLUMNS`, or else the only one of lists of floats.
-
-    Args:
-        path: what the files are called in errors.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    try:
-        schema = pq.read_schema(readable(files[0]))
-        count = sum(pq.read_metadata(file).num_rows for file in files)
-    except (pa.ArrowException, OSError):
-        raise UserError(f"{path} cannot be read as Parquet; it may be cut off.") from None
+    with _whole(path) as table:
+        schema, count = table.schema, table.count_rows()
     lists = {field.name: kind for field in schema if (kind := _vector_type(field.type))}
     found = [name for name in VECTOR_COLUMNS if name in lists][:1] or list(lists)
     if len(found) != 1:
         raise UserError(
             f"{path} has {len(found) or 'no'} columns of lists of floats; the vectors' should be "
-            f"called embedding. There are: {_described(schema)}."
+            f"called embedding. There are: {columns_of(schema)}."
         )
     (name,) = found
     dimension = getattr(lists[name], "list_size", 0)
     if count and not dimension:
-        dimension = len(next(_batches(files, name, 1))[0].as_py() or ())
+        dimension = len(next(_column(path, name))[0].as_py() or ())
         if not dimension:
             raise UserError(f"row 0 of {path} has no vector.")
 
     def read() -> Iterator[np.ndarray]:
         first = 0
-        for column in _batches(files, name, BLOCK):
+        for column in _column(path, name):
             column = getattr(column, "storage", column)  # of a tensor
             lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
             for row in np.flatnonzero(lengths != dimension):
@@ -158,11 +153,10 @@ def open_parquet(path: Path, files: Sequence[Path]) -> Vectors:
     return Vectors(path, dimension, count, kind, read)
 
 
-def parquet_ids(path: Path, files: Sequence[Path], name: str | None) -> Ids | None:
-    """The ids in a column of one or several Parquet files, None if there is no such column.
+def parquet_ids(path: Path, name: str | None) -> Ids | None:
+    """The ids in a column of a Parquet file, or of a folder of them; None without such a column.
 
     Args:
-        path: what the files are called in errors.
         name: of the column. By default it is the one that is called as in `ID_COLUMNS`, in letters
             of either case, or else what was an index of pandas.
 
@@ -170,40 +164,43 @@ def parquet_ids(path: Path, files: Sequence[Path], name: str | None) -> Ids | No
         UserError: there are several columns of ids, not the one of that name, or no ids in it.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    schema = pq.read_schema(files[0])
+    with _whole(path) as table:
+        schema = table.schema
     index = (schema.pandas_metadata or {}).get("index_columns", [])
     found = [name] if name else [each for each in schema.names if each.lower() in ID_COLUMNS]
     found = found or [each for each in schema.names if each in index]
     if len(found) > 1:
         raise UserError(f"{path} has several columns of ids ({', '.join(found)}); name one.")
     if name and name not in schema.names:
-        raise UserError(f"{path} has no column {name}. There are: {_described(schema)}.")
+        raise UserError(f"{path} has no column {name}. There are: {columns_of(schema)}.")
     if not found:
         return None
     column = f"column {found[0]} of {path}"
     say(f"The ids of the documents are {column}.")
-    return column_ids(pa.chunked_array(list(_batches(files, found[0], BLOCK))), column)
+    return column_ids(pa.chunked_array(list(_column(path, found[0]))), column)
 
 
-def _batches(files: Sequence[Path], name: str, rows: int) -> Iterator["pa.Array"]:
-    """A column in parts of so many rows or fewer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for file in files:
-        try:
-            opened = pq.ParquetFile(file, memory_map=True)
-            for batch in opened.iter_batches(batch_size=rows, columns=[name]):
+def _column(path: Path, name: str) -> Iterator["pa.Array"]:
+    """A column in parts of BLOCK rows or fewer, in order."""
+    with _whole(path) as table:
+        for batch in table.to_batches(columns=[name], batch_size=BLOCK, batch_readahead=1):
+            if len(batch):
                 yield batch.column(name)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"column {name} of {file} cannot be read: {reason}") from None
 
 
-def _described(schema: "pa.Schema") -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+@contextmanager
+def _whole(path: Path) -> Iterator["pads.Dataset"]:
+    """Parquet as one table; what is wrong with a file is a sentence."""
+    import pyarrow as pa
+    from pyarrow import dataset
+
+    try:
+        files = sorted(map(str, path.glob("*.parquet"))) if path.is_dir() else str(readable(path))
+        yield dataset.dataset(files, format="parquet")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"{path} is no Parquet, or cut off or damaged: {reason}.") from None
 
 
 def _vector_type(kind: "pa.DataType") -> "pa.DataType | None":

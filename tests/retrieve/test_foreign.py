@@ -1,6 +1,5 @@
 """An index that is there already: what it is opened with, and that it stays as it is."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from disret.data.collection import Collection
 from disret.encode.batches import BatchEncoder
 from disret.encode.models import fingerprint, load_encoder
 from disret.files import checksum
-from disret.retrieve import foreign
 from disret.retrieve import index as index_module
 from disret.retrieve.foreign import open_foreign
 from disret.retrieve.index import open_index
@@ -189,19 +187,6 @@ def test_the_fingerprint_is_of_the_content(tmp_path, path, vectors):
     other = open_foreign(path, tmp_path / "ids.txt", D, "dot").fingerprint
     assert len({first, with_ids, other}) == 3
     assert {len(digest) for digest in (first, with_ids, other)} == {64}
-
-
-def test_the_fingerprint_of_a_long_file_is_of_its_ends(path, monkeypatch):
-    monkeypatch.setattr(foreign, "WHOLE", 1000)
-    monkeypatch.setattr(foreign, "END", 300)
-    written = path.read_bytes()
-    ends = str(len(written)).encode() + written[:300] + written[-300:]
-    wanted = hashlib.sha256(ends).hexdigest()
-    assert open_foreign(path, "rows", D, "dot").fingerprint == wanted
-    path.write_bytes(written[:2000] + b"\0" * 4 + written[2004:])
-    assert open_foreign(path, "rows", D, "dot").fingerprint == wanted
-    path.write_bytes(written[:-4] + b"\0" * 4)
-    assert open_foreign(path, "rows", D, "dot").fingerprint != wanted
 
 
 def test_the_fingerprint_of_a_folder(tmp_path, collection, teacher, monkeypatch):

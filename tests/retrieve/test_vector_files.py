@@ -216,5 +216,5 @@ def test_parts_in_a_folder(tmp_path, vectors, queries):
     wanted = np.argsort(-(queries @ vectors.T), axis=1)[:, :5]
     assert (found == np.char.add("d", wanted.astype(str))).all()
     write_parquet(path, vectors[600:])
-    with pytest.raises(UserError, match=r"column docid of .*part-00002.* cannot be read"):
+    with pytest.raises(UserError, match=r"column docid of .* has no document id in row 600"):
         open_foreign(folder, None, D)
