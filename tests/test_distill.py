@@ -618,9 +618,9 @@ def test_queries_of_the_hub(script, teacher, queries, tmp_path):
     assert "is finished already" in distil("student", named, held_out, "--resume")
     np.save(tmp_path / "index.npy", load_encoder(str(teacher), "cpu").encode(texts))
     scored = script(
-        "benchmark", "--queries", held_out, "--index", tmp_path / "index.npy", "--document-encoder",
-        teacher, "--query-encoder", tmp_path / "student", "--output", tmp_path / "s.csv",
-        "--device", "cpu", **here,
+        "beyond/agree", "--queries", held_out, "--index", tmp_path / "index.npy", "--ids", "rows",
+        "--document-encoder", teacher, "--query-encoder", tmp_path / "student",
+        "--output", tmp_path / "s.csv", "--device", "cpu", **here,
     )  # fmt: skip
     assert scored.status == 0, scored.err
     (row,) = read_rows(tmp_path / "s.csv")

@@ -92,7 +92,7 @@ def test_the_method_is_in_sight():
     sources = {script: (ROOT / f"{script}.py").read_text() for script in SCRIPTS}
     assert re.search(r"^def init_from_layers", sources["distill"], re.MULTILINE)
     assert "loss = EmbedDistillLoss(" in sources["distill"]
-    for step in ("open_index(", "encode_query(", "= search(", "metrics("):
+    for step in ("open_index(", "query_vectors(", "= search(", "metrics("):
         assert step in sources["benchmark"]
     assert "time.perf_counter()" in sources["ispeed"]
 

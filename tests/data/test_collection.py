@@ -63,12 +63,14 @@ def test_judgments_of_the_unknown(collection, capsys):
     assert "nobody" not in qrels
     assert qrels["q1"] == {"d1": 1, "nothing": 1}  # counted as not retrieved, as in BEIR
     assert "name 1 queries that" in capsys.readouterr().err
-    c.check_judged("test", {"d1", "nothing"}, {"d1"})
+    assert c.judged("test")[1] == qrels
+    capsys.readouterr()
+    c.check_judged("test", {"q1": {"d1": 1, "nothing": 1}}, ["d1", "d2"])
     assert "name 1 documents that" in capsys.readouterr().err
     with pytest.raises(UserError, match="no judgment of a known query"):
         c.qrels("test", {})
     with pytest.raises(UserError, match="no judgment of a known document"):
-        c.check_judged("test", {"nothing"}, set())
+        c.check_judged("test", {"q1": {"nothing": 1}}, ["d1"])
 
 
 def test_malformed_judgment(collection):
