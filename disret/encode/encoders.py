@@ -44,39 +44,22 @@ BLOCK = 4096  # queries of an export between two steps of the progress bar
 
 
 class Encoder:
-    """What embeds texts.
+    """What embeds texts."""
 
-    Attributes:
-        name: for people and tables, an export's that of its model.
-        backend: torch, export, export-int8, service or vectors.
-        model: if its weights are at hand in torch.
-        fingerprint: SHA-256 of what decides its vectors of queries.
-        index_fingerprint: of what embeds the documents, whatever is put before a query or cut off.
-        on_hub: its name on the model hub, if it is there.
-        size: layers, parameters and dimension.
-        max_length: tokens of a text.
-        dtype, device: what it computes in, and where.
-        weight_bytes: what its weights take in memory.
-        normalises: whether its vectors have length 1.
-        is_local: whether it computes them in this process, so that its time is its own.
-        texts: those to train on and to validate on, if it has vectors of no others.
-        timings: what encoding took.
-    """
-
-    name: str
-    backend: str
-    model: "SentenceTransformer | None" = None
-    fingerprint: str
-    index_fingerprint: str
-    on_hub: str | None = None
+    name: str  # for people and tables, an export's that of its model
+    backend: str  # torch, export, export-int8, service or vectors
+    model: "SentenceTransformer | None" = None  # if its weights are at hand in torch
+    fingerprint: str  # SHA-256 of what decides its vectors of queries
+    index_fingerprint: str  # without what is put before a query or cut off: of the documents'
+    on_hub: str | None = None  # its name on the model hub, if it is there
     size: Description
-    max_length: float = math.inf
-    dtype, device = "float32", "cpu"
-    weight_bytes = 0
-    normalises = False
-    is_local = True
-    texts: tuple[list[str], list[str]] | None = None
-    timings: Timings
+    max_length: float = math.inf  # tokens of a text
+    dtype, device = "float32", "cpu"  # what it computes in, and where
+    weight_bytes = 0  # in memory
+    normalises = False  # whether its vectors have length 1
+    is_local = True  # whether it computes them in this process, so that its time is its own
+    texts: tuple[list[str], list[str]] | None = None  # to train and validate on, if no others have
+    timings: Timings  # what encoding took
 
     @property
     def dimension(self) -> int:
