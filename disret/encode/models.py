@@ -65,7 +65,7 @@ def load_encoder(
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings
     if max_seq_length and own != math.inf:
         model.max_seq_length = min(max_seq_length, own or max_seq_length)
-    return _moved(name, model.eval(), device)
+    return model.eval().to(device)
 
 
 def tokenizer_of(name: str) -> "Tokenizer":
@@ -97,13 +97,11 @@ def _loaded(name: str, load: Callable[..., Any]) -> Any:
         if is_local:
             why = f"{name} is not a model that sentence-transformers can load: {reason}"
         elif obstacle:
-            why = (
-                f"cannot load the model {name!r}: it is no directory, and {obstacle}, so only "
-                "models in the local cache can be used."
-            )
+            why = (f"cannot load the model {name!r}: it is no directory, and {obstacle}, so only "
+                   "models in the local cache can be used.")  # fmt: skip
         else:
-            why = f"cannot load the model {name!r}, neither a directory nor a model of the hub: "
-            why += reason
+            why = (f"cannot load the model {name!r}, neither a directory nor a model of the hub: "
+                   f"{reason}")  # fmt: skip
         raise UserError(why) from error
 
 
@@ -112,19 +110,19 @@ def _is_not_of_the_dtype(record: logging.LogRecord) -> bool:
     return "was loaded in" not in record.getMessage()
 
 
-def _moved(name: str, model: "SentenceTransformer", device: str) -> "SentenceTransformer":
+def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "the model") -> None:
+    """Cast a model with `set_precision`, then move it: a card need not hold it in float32.
+
+    Raises:
+        UserError: it does not fit there.
+    """
     import torch
 
+    set_precision(model, dtype, device)
     try:
-        return model.to(device)
+        model.to(device)
     except torch.OutOfMemoryError:
         raise UserError(f"{name} does not fit into the memory of {device}.") from None
-
-
-def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "the model") -> None:
-    """Cast a model with `set_precision`, then move it: a card need not hold it in float32."""
-    set_precision(model, dtype, device)
-    _moved(name, model, device)
 
 
 # Ordinary words of some scripts, of which a tokenizer knows one at least.
