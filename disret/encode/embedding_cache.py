@@ -12,8 +12,6 @@ import numpy as np
 from disret import paths
 from disret.command_line import progress_bar
 from disret.encode.batches import BatchEncoder, check_finite
-from disret.encode.service import BLOCK as SERVICE_BLOCK
-from disret.encode.service import Service
 from disret.files import check_free_space, kept, read_record, text_sha256, write_json
 
 if TYPE_CHECKING:
@@ -75,16 +73,6 @@ def query_embeddings(
     key = text_sha256(queries, f"{model_sha256} {model.max_seq_length} {dtype}")
     dimension = model.get_embedding_dimension()
     return Rows(embedded(key, tokenise, encode, queries, dimension, "teacher"))
-
-
-def embedded_once(service: Service, texts: Sequence[str]) -> Rows:
-    """The vectors that a service gives; each text is sent once, in this run or an earlier one."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    key = text_sha256(places, f"service {service.fingerprint}")
-    vectors = embedded(
-        key, list, service.embed, list(places), service.dimension, service.name, SERVICE_BLOCK
-    )
-    return Rows(vectors, np.array([places[text] for text in texts]))
 
 
 def embedded(

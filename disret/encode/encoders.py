@@ -19,7 +19,8 @@ import numpy as np
 from disret.command_line import UserError, progress_bar, say, without_secrets
 from disret.data.vectors import is_normalised, read_vectors, split
 from disret.encode import models
-from disret.encode.embedding_cache import Rows, embedded_once, query_embeddings
+from disret.encode.embedding_cache import Rows, embedded, query_embeddings
+from disret.encode.service import BLOCK as SERVICE_BLOCK
 from disret.encode.service import Service, parsed_options
 from disret.encode.timings import Timings
 from disret.files import text_sha256
@@ -271,7 +272,12 @@ class ServiceEncoder(Encoder):
         self.size = models.Description(0, 0, service.dimension)
 
     def embed_once(self, queries: list[str]) -> Rows:
-        return embedded_once(self.service, queries)
+        places = {text: place for place, text in enumerate(dict.fromkeys(queries))}
+        key = text_sha256(places, f"service {self.fingerprint}")
+        vectors = embedded(
+            key, list, self.service.embed, list(places), self.dimension, self.name, SERVICE_BLOCK
+        )
+        return Rows(vectors, np.array([places[text] for text in queries]))
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
         """By requests of `batch_size` queries, one after the other."""
