@@ -209,7 +209,7 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
     from disret.distil.layers import keep_layers
     from disret.distil.training import DistillationTrainer, for_short_texts, trainer_settings
     from disret.distil.training_data import TrainingData, tokenised_queries
-    from disret.encode.cached import query_embeddings
+    from disret.encode.embedding_cache import query_embeddings
 
     queries = texts(scaled(args, QUERIES), QUERY_WORDS)
     whole = teacher[0].model

@@ -286,7 +286,7 @@ def measure_memory(
     from disret import paths
     from disret.distil.training import QueryBatchSampler
     from disret.distil.training_data import TrainingData, tokenised_queries
-    from disret.encode.cached import query_embeddings
+    from disret.encode.embedding_cache import query_embeddings
     from disret.encode.timings import Timings
 
     queries = [f"{query} {round}" if round else query

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from disret.encode.timings import Timings
 from disret.encode.tokens import NotTokens, Tokens, tokenise
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 # What fills a device without outgrowing it: the caches of a CPU, the memory of a GPU.
@@ -21,15 +23,8 @@ BATCH_TOKENS = collections.defaultdict(lambda: 65536, cpu=4096)
 OVERHEAD = collections.defaultdict(lambda: 4096, cpu=64)
 DEFAULT_LENGTH = 512  # tokens, for a model that has no maximum
 STATIC_BATCH = 4096  # texts, for static embeddings, which cost next to nothing
-
-
-# How torch says so, where it raises a RuntimeError.
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
+# How torch says so, in whichever RuntimeError.
+OUT_OF_MEMORY = re.compile("out of memory|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class BatchEncoder:
@@ -55,18 +50,21 @@ class BatchEncoder:
         self.model = model
         length = model.max_seq_length or math.inf
         self.length = DEFAULT_LENGTH if math.isinf(length) else length
-        self.batch_tokens = BATCH_TOKENS[model.device.type]
-        if batch_size:
-            self.batch_tokens = batch_size * self.length
+        usual = BATCH_TOKENS[model.device.type]
+        self.batch_tokens = batch_size * self.length if batch_size else usual
         self.timings = timings or Timings()
 
     def encode_query(self, texts: Sequence[str]) -> np.ndarray:
-        """Query embeddings, float32 [n, dimension]."""
-        return self._encode_texts(texts, "query")
+        """Query embeddings, float32 [n, dimension], with a progress bar."""
+        return self._embed(texts, "query")
 
     def encode_document(self, texts: Sequence[str]) -> np.ndarray:
-        """Document embeddings, float32 [n, dimension]."""
-        return self._encode_texts(texts, "document")
+        """Document embeddings, likewise."""
+        return self._embed(texts, "document")
+
+    def _embed(self, texts: Sequence[str], task: str) -> np.ndarray:
+        with progress_bar(total=len(texts), desc=f"encode {task}", delay=2) as bar:
+            return self.encode(self.tokenise(texts, task), task, bar.update)
 
     def tokenise(self, texts: Sequence[str], task: str) -> Tokens | list[str]:
         """Tokenise a block of texts; texts, for a model that does not take rows of tokens.
@@ -104,7 +102,10 @@ class BatchEncoder:
         vectors = np.empty((count, self.model.get_embedding_dimension()), dtype=np.float32)
         with self.timings.measure(_stage("encode", task), count) as stage:
             if not isinstance(tokens, Tokens):
-                vectors[:] = self._encode_by_the_library(tokens, task)
+                vectors[:] = self.model.encode(
+                    tokens, batch_size=max(1, int(self.batch_tokens // self.length)), task=task,
+                    prompt=prompt_of(self.model, task), show_progress_bar=False,
+                )  # fmt: skip
                 progress(count)
                 return vectors
             embeddings = []
@@ -125,19 +126,6 @@ class BatchEncoder:
                 vectors[order] = torch.cat(embeddings).float().cpu().numpy()
         return vectors
 
-    def _encode_texts(self, texts: Sequence[str], task: str) -> np.ndarray:
-        with progress_bar(total=len(texts), desc=f"encode {task}", delay=2) as bar:
-            return self.encode(self.tokenise(texts, task), task, bar.update)
-
-    def _encode_by_the_library(self, texts: list[str], task: str) -> np.ndarray:
-        return self.model.encode(
-            texts,
-            batch_size=max(1, int(self.batch_tokens // self.length)),
-            task=task,
-            prompt=prompt_of(self.model, task),
-            show_progress_bar=False,
-        )
-
     def _fill(self, tokens: Tokens, rows: np.ndarray) -> int:
         """How many texts go into the next batch; the lengths of `rows` are falling."""
         if tokens.layout.packed:
@@ -147,21 +135,19 @@ class BatchEncoder:
         padding = np.cumsum(longest - fitting)
         return int(np.searchsorted(padding, OVERHEAD[self.model.device.type], side="right"))
 
-    def _try(self, tokens: Tokens, batch: np.ndarray, task: str) -> Any:
+    def _try(self, tokens: Tokens, batch: np.ndarray, task: str) -> "torch.Tensor | None":
         """Embeddings of a batch; None, and smaller batches from now on, if memory ran out."""
         import torch
+        from sentence_transformers.util import batch_to_device
 
         longest = max(1, int(tokens.lengths[batch[0]]))
         try:
             with torch.inference_mode():
-                features = {
-                    key: value.to(self.model.device) if torch.is_tensor(value) else value
-                    for key, value in tokens.batch(batch).items()
-                }
+                features = batch_to_device(tokens.batch(batch), self.model.device)
                 embeddings = self.model(features, task=task)["sentence_embedding"]
                 return embeddings[:, : self.model.truncate_dim]
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
                 raise
             if len(batch) == 1:
                 raise UserError(
@@ -197,12 +183,3 @@ def check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
 
 def _stage(name: str, task: str) -> str:
     return name if task == "document" else f"{name} queries"
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on CUDA or on the CPU."""
-    import torch
-
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error) for words in _OUT_OF_MEMORY)

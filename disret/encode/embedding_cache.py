@@ -1,10 +1,9 @@
 """Vectors of queries on disk, computed once for all runs: a kill costs the block in flight."""
 
-import io
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +12,6 @@ import numpy as np
 from disret import paths
 from disret.command_line import progress_bar
 from disret.encode.batches import BatchEncoder, check_finite
-from disret.encode.service import BLOCK as SERVICE_BLOCK
-from disret.encode.service import Service
-from disret.encode.tokens import Tokens
 from disret.files import check_free_space, kept, read_record, text_sha256, write_json
 
 if TYPE_CHECKING:
@@ -73,32 +69,16 @@ def query_embeddings(
         float32 [n_queries, dimension], memory-mapped.
     """
     encoder = BatchEncoder(model, batch_size)
-
-    def tokenise(texts: list[str]) -> Tokens | list[str]:
-        return encoder.tokenise(texts, "query")
-
-    def encode(tokens: Tokens | list[str], progress: Callable[[int], object]) -> np.ndarray:
-        return encoder.encode(tokens, "query", progress)
-
+    tokenise, encode = (partial(f, task="query") for f in (encoder.tokenise, encoder.encode))
     key = text_sha256(queries, f"{model_sha256} {model.max_seq_length} {dtype}")
     dimension = model.get_embedding_dimension()
     return Rows(embedded(key, tokenise, encode, queries, dimension, "teacher"))
 
 
-def embedded_once(service: Service, texts: Sequence[str]) -> Rows:
-    """The vectors that a service gives; each text is sent once, in this run or an earlier one."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    key = text_sha256(places, f"service {service.fingerprint}")
-    vectors = embedded(
-        key, list, service.embed, list(places), service.dimension, service.name, SERVICE_BLOCK
-    )
-    return Rows(vectors, np.array([places[text] for text in texts]))
-
-
 def embedded(
     key: str,
     tokenise: Callable[[list[str]], T],
-    encode: Callable[[T, Callable[[int], object]], np.ndarray],
+    encode: Callable[..., np.ndarray],
     texts: Sequence[str],
     dimension: int,
     description: str,
@@ -112,8 +92,7 @@ def embedded(
     Args:
         key: SHA-256 of the texts and of all that decides their vectors, for the file's name.
         tokenise: what `encode` takes, of a list of texts; of the next block while one is encoded.
-        encode: that to float32 [n, dimension]; calls its second argument with the number of texts
-            as they are done.
+        encode: that to float32 [n, dimension]; calls its `progress` with the number of texts done.
         description: for the progress bar.
         block_size: texts encoded and written together, at the end of which a kill costs nothing.
 
@@ -131,27 +110,25 @@ def embedded(
         noted = unfinished.with_suffix(".rows")  # how many of its rows are on the disk itself
         done = (read_record(noted, {"rows": int}) or {"rows": 0})["rows"]
         done = done if unfinished.exists() else 0
-        header = _header(len(texts), dimension)
         with (
-            unfinished.open("r+b" if done else "wb") as file,
+            unfinished.open("r+b" if done else "w+b") as file,
             progress_bar(total=len(texts), initial=done, desc=description, unit="text") as bar,
             ThreadPoolExecutor(1) as ahead,
         ):
-            if not done:
-                file.write(header)
-            file.truncate(len(header) + done * dimension * 4)
-            file.seek(0, os.SEEK_END)
-            remaining = itertools.islice(texts, done, None)
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), dimension)}
+            np.lib.format.write_array_header_1_0(file, shape)
+            file.seek(done * dimension * 4, os.SEEK_CUR)
+            file.truncate()
 
-            def fetch() -> tuple[list[str], T | None]:
-                block = list(itertools.islice(remaining, block_size))
-                return block, tokenise(block) if block else None
+            def fetch(start: int) -> tuple[list[str], T] | None:
+                block = texts[start : start + block_size]
+                return (block, tokenise(block)) if block else None
 
-            upcoming = ahead.submit(fetch)
-            while (fetched := upcoming.result())[0]:
-                upcoming = ahead.submit(fetch)
+            upcoming = ahead.submit(fetch, done)
+            while fetched := upcoming.result():
                 block, tokens = fetched
-                vectors = encode(tokens, bar.update)
+                upcoming = ahead.submit(fetch, done + len(block))
+                vectors = encode(tokens, progress=bar.update)
                 check_finite(vectors, block)
                 file.write(vectors.tobytes())
                 file.flush()
@@ -162,11 +139,3 @@ def embedded(
         noted.unlink()
 
     return np.load(kept(path, make), mmap_mode="r")
-
-
-def _header(count: int, dimension: int) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
-    )
-    return buffer.getvalue()

@@ -18,16 +18,9 @@ import numpy as np
 
 from disret.command_line import UserError, progress_bar, say, without_secrets
 from disret.data.vectors import is_normalised, read_vectors, split
-from disret.encode.embedding_cache import Rows, embedded_once, query_embeddings
-from disret.encode.models import (
-    Description,
-    describe,
-    fingerprint,
-    load_encoder,
-    place,
-    with_dimensions,
-    with_prompt,
-)
+from disret.encode import models
+from disret.encode.embedding_cache import Rows, embedded, query_embeddings
+from disret.encode.service import BLOCK as SERVICE_BLOCK
 from disret.encode.service import Service, parsed_options
 from disret.encode.timings import Timings
 from disret.files import text_sha256
@@ -44,39 +37,22 @@ BLOCK = 4096  # queries of an export between two steps of the progress bar
 
 
 class Encoder:
-    """What embeds texts.
+    """What embeds texts."""
 
-    Attributes:
-        name: for people and tables, an export's that of its model.
-        backend: torch, export, export-int8, service or vectors.
-        model: if its weights are at hand in torch.
-        fingerprint: SHA-256 of what decides its vectors of queries.
-        index_fingerprint: of what embeds the documents, whatever is put before a query or cut off.
-        on_hub: its name on the model hub, if it is there.
-        size: layers, parameters and dimension.
-        max_length: tokens of a text.
-        dtype, device: what it computes in, and where.
-        weight_bytes: what its weights take in memory.
-        normalises: whether its vectors have length 1.
-        is_local: whether it computes them in this process, so that its time is its own.
-        texts: those to train on and to validate on, if it has vectors of no others.
-        timings: what encoding took.
-    """
-
-    name: str
-    backend: str
-    model: "SentenceTransformer | None" = None
-    fingerprint: str
-    index_fingerprint: str
-    on_hub: str | None = None
-    size: Description
-    max_length: float = math.inf
-    dtype, device = "float32", "cpu"
-    weight_bytes = 0
-    normalises = False
-    is_local = True
-    texts: tuple[list[str], list[str]] | None = None
-    timings: Timings
+    name: str  # for people and tables, an export's that of its model
+    backend: str  # torch, export, export-int8, service or vectors
+    model: "SentenceTransformer | None" = None  # if its weights are at hand in torch
+    fingerprint: str  # SHA-256 of what decides its vectors of queries
+    index_fingerprint: str  # without what is put before a query or cut off: of the documents'
+    on_hub: str | None = None  # its name on the model hub, if it is there
+    size: models.Description
+    max_length: float = math.inf  # tokens of a text
+    dtype, device = "float32", "cpu"  # what it computes in, and where
+    weight_bytes = 0  # in memory
+    normalises = False  # whether its vectors have length 1
+    is_local = True  # whether it computes them in this process, so that its time is its own
+    texts: tuple[list[str], list[str]] | None = None  # to train and validate on, if no others have
+    timings: Timings  # what encoding took
 
     @property
     def dimension(self) -> int:
@@ -193,32 +169,24 @@ class ModelEncoder(Encoder):
     backend = "torch"
 
     def __init__(
-        self,
-        name: str,
-        device: str,
-        dtype: str,
-        batch_size: int | None,
-        prompt: str | None,
-        truncate_dim: int | None,
-        max_seq_length: int | None,
-        timings: Timings,
-    ) -> None:
+        self, name: str, device: str, dtype: str, batch_size: int | None, prompt: str | None,
+        truncate_dim: int | None, max_seq_length: int | None, timings: Timings,
+    ) -> None:  # fmt: skip
         from sentence_transformers.sentence_transformer.modules import Normalize
 
         self.name, self.device, self.dtype, self.timings = name, device, dtype, timings
         self.batch_size = batch_size
-        is_short = "/" not in name  # names of the hub without an owner are the library's own
-        on_hub = f"sentence-transformers/{name}" if is_short else name
-        self.on_hub = None if Path(name).exists() else on_hub
-        model = load_encoder(name, "cpu", max_seq_length, dtype="auto")
-        self.fingerprint = self.index_fingerprint = fingerprint(model)
+        if not Path(name).exists():  # names of the hub without an owner are the library's own
+            self.on_hub = name if "/" in name else f"sentence-transformers/{name}"
+        model = models.load_encoder(name, "cpu", max_seq_length, dtype="auto")
+        self.fingerprint = self.index_fingerprint = models.fingerprint(model)
         if prompt is not None:
-            with_prompt(model, prompt)
+            models.with_prompt(model, prompt)
         if truncate_dim is not None:
-            model = with_dimensions(model, truncate_dim)
+            model = models.with_dimensions(model, truncate_dim)
         if prompt is not None or truncate_dim is not None:
-            self.fingerprint = fingerprint(model)
-        self.model, self.size, self.max_length = model, describe(model), model.max_seq_length
+            self.fingerprint = models.fingerprint(model)
+        self.model, self.size, self.max_length = model, models.describe(model), model.max_seq_length
         self.normalises = any(isinstance(module, Normalize) for module in model)
 
     @cached_property
@@ -226,7 +194,7 @@ class ModelEncoder(Encoder):
         """The model where it embeds, in its precision."""
         from disret.encode.batches import BatchEncoder
 
-        place(self.model, self.device, self.dtype, self.name)
+        models.place(self.model, self.device, self.dtype, self.name)
         return BatchEncoder(self.model, self.batch_size, self.timings)
 
     def uncast(self) -> "SentenceTransformer":
@@ -271,27 +239,21 @@ class ExportEncoder(Encoder):
         except ExportError as error:
             raise UserError(str(error)) from None
         settings = self.encoder.settings
-        self.size = Description(**settings["size"])
+        self.size = models.Description(**settings["size"])
         self.max_length = settings["max_length"] or math.inf
         files = settings["files"][self.dtype]
         self.weight_bytes = sum((self.encoder.folder / file).stat().st_size for file in files)
-        aside = ("checks", "model_files", "size", "files", "onnxruntime")
-        content = {key: value for key, value in settings.items() if key not in aside}
-        content["files"] = [settings["files"]["tokenizer"], files]
+        content = {**settings, "files": [settings["files"]["tokenizer"], files]}
+        for no_matter in ("checks", "model_files", "size", "onnxruntime"):
+            content.pop(no_matter, None)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         self.fingerprint = self.index_fingerprint = digest.hexdigest()
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
-        vectors = np.empty((len(queries), self.size.dimension), dtype=np.float32)
-        with (
-            self.timings.measure("encode queries", len(queries)),
-            progress_bar(total=len(queries), desc="encode query", delay=2) as bar,
-        ):
-            for start in range(0, len(queries), BLOCK):
-                part = queries[start : start + BLOCK]
-                vectors[start : start + BLOCK] = self.encoder.encode(part)
-                bar.update(len(part))
-        return vectors
+        blocks = progress_bar(range(0, len(queries), BLOCK), desc="encode query", delay=2)
+        with self.timings.measure("encode queries", len(queries)):
+            parts = [self.encoder.encode(queries[start : start + BLOCK]) for start in blocks]
+        return np.concatenate(parts)
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
         """By `QueryEncoder.encode`."""
@@ -307,10 +269,15 @@ class ServiceEncoder(Encoder):
         self.service, self.name, self.timings = service, service.name, timings
         self.fingerprint, self.normalises = service.fingerprint, service.normalises
         self.index_fingerprint = text_sha256([without_secrets(service.url), service.model])
-        self.size = Description(0, 0, service.dimension)
+        self.size = models.Description(0, 0, service.dimension)
 
     def embed_once(self, queries: list[str]) -> Rows:
-        return embedded_once(self.service, queries)
+        places = {text: place for place, text in enumerate(dict.fromkeys(queries))}
+        key = text_sha256(places, f"service {self.fingerprint}")
+        vectors = embedded(
+            key, list, self.service.embed, list(places), self.dimension, self.name, SERVICE_BLOCK
+        )
+        return Rows(vectors, np.array([places[text] for text in queries]))
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
         """By requests of `batch_size` queries, one after the other."""
@@ -331,7 +298,7 @@ class VectorEncoder(Encoder):
         self.name = ", ".join(Path(source).name for source in sources)
         # Nothing says what made them.
         self.fingerprint = self.index_fingerprint = self.vectors.sha256
-        self.size = Description(0, 0, self.vectors.embeddings.shape[1])
+        self.size = models.Description(0, 0, self.vectors.embeddings.shape[1])
         self.normalises = is_normalised(self.vectors.embeddings)
 
     @cached_property

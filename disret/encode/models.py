@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,28 +47,62 @@ def load_encoder(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
 
+    def load(place: str, **where: bool) -> SentenceTransformer:
+        settings = {"dtype": torch.float32 if dtype == "float32" else dtype}
+        # On the CPU all of it fits; what is wanted of it moves.
+        model = SentenceTransformer(place, device="cpu", model_kwargs=settings, **where)
+        if not is_sentence_transformer_model(place, **where):
+            say(f"note: {name} is a plain transformer; as an encoder, it takes the mean of its "
+                "tokens.")  # fmt: skip
+        return model
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers.base.model").addFilter(_is_not_of_the_dtype)
-    is_local = Path(name).exists()
-    obstacle = None if is_local else hub_obstacle()
-    try:
-        model = SentenceTransformer(
-            str(Path(name).resolve()) if is_local else name,
-            device="cpu",  # where all of it fits; what is wanted of it moves
-            local_files_only=obstacle is not None,  # else each file is asked for and waited for
-            model_kwargs={"dtype": torch.float32 if dtype == "float32" else dtype},
-        )
-    except Exception as error:
-        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
-    if not is_sentence_transformer_model(name, local_files_only=obstacle is not None):
-        say(f"note: {name} is a plain transformer; as an encoder, it takes the mean of its tokens.")
+    model = _loaded(name, load)
     if not _knows_words(model.tokenizer):
         raise UserError(f"the tokenizer of {name} knows no word; are its files missing?")
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings
     if max_seq_length and own != math.inf:
         model.max_seq_length = min(max_seq_length, own or max_seq_length)
-    return _moved(name, model.eval(), device)
+    return model.eval().to(device)
+
+
+def tokenizer_of(name: str) -> "Tokenizer":
+    """The tokenizer of a model, without the model.
+
+    Raises:
+        UserError: there is none of the `tokenizers` library.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    found = _loaded(name, AutoTokenizer.from_pretrained)
+    backend = getattr(found, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer) or not _knows_words(found):
+        raise UserError(f"{name} has no tokenizer of the tokenizers library that knows a word.")
+    return backend
+
+
+def _loaded(name: str, load: Callable[..., Any]) -> Any:
+    """What `load` gives for a model's folder, or for its name on the hub or in its cache."""
+    is_local = Path(name).exists()
+    obstacle = None if is_local else hub_obstacle()
+    try:
+        # Without an answer from the hub, each file would be asked for and waited for.
+        place = str(Path(name).resolve()) if is_local else name
+        return load(place, local_files_only=obstacle is not None)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if is_local:
+            why = f"{name} is not a model that sentence-transformers can load: {reason}"
+        elif obstacle:
+            why = (f"cannot load the model {name!r}: it is no directory, and {obstacle}, so only "
+                   "models in the local cache can be used.")  # fmt: skip
+        else:
+            why = (f"cannot load the model {name!r}, neither a directory nor a model of the hub: "
+                   f"{reason}")  # fmt: skip
+        raise UserError(why) from error
 
 
 def _is_not_of_the_dtype(record: logging.LogRecord) -> bool:
@@ -76,30 +110,23 @@ def _is_not_of_the_dtype(record: logging.LogRecord) -> bool:
     return "was loaded in" not in record.getMessage()
 
 
-def _moved(name: str, model: "SentenceTransformer", device: str) -> "SentenceTransformer":
+def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "the model") -> None:
+    """Cast a model with `set_precision`, then move it: a card need not hold it in float32.
+
+    Raises:
+        UserError: it does not fit there.
+    """
     import torch
 
+    set_precision(model, dtype, device)
     try:
-        return model.to(device)
+        model.to(device)
     except torch.OutOfMemoryError:
         raise UserError(f"{name} does not fit into the memory of {device}.") from None
 
 
-def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "the model") -> None:
-    """Cast a model with `set_precision`, then move it: a card need not hold it in float32."""
-    set_precision(model, dtype, device)
-    _moved(name, model, device)
-
-
 # Ordinary words of some scripts, of which a tokenizer knows one at least.
-_WORDS = (
-    "the people in the house",
-    "дом и люди",
-    "家里的人",
-    "家の中の人",
-    "الناس في البيت",
-    "집 안의 사람",
-)
+_WORDS = ["in the house", "дом и люди", "家里的人", "家の中の人", "الناس في البيت", "집 안의 사람"]
 
 
 def _knows_words(tokenizer: Any) -> bool:
@@ -107,7 +134,7 @@ def _knows_words(tokenizer: Any) -> bool:
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is None or not callable(tokenizer):
         return True
-    texts = tokenizer(list(_WORDS), add_special_tokens=False)["input_ids"]
+    texts = tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
     return any(2 * ids.count(unknown) < len(ids) for ids in texts)
 
 
@@ -117,35 +144,10 @@ def prompt_of(model: "SentenceTransformer", task: str) -> str | None:
     Args:
         task: `query` or `document`.
     """
-    candidates = ("query",) if task == "query" else ("document", "passage", "corpus")
-    for name in candidates:
+    for name in ("query",) if task == "query" else ("document", "passage", "corpus"):
         if name in model.prompts:
             return model.prompts[name]
     return model.prompts.get(model.default_prompt_name)
-
-
-def tokenizer_of(name: str) -> "Tokenizer":
-    """The tokenizer of a model, without the model.
-
-    Raises:
-        UserError: there is none of the `tokenizers` library.
-    """
-    import transformers
-    from tokenizers import Tokenizer
-
-    is_local = Path(name).exists()
-    obstacle = None if is_local else hub_obstacle()
-    try:
-        found = transformers.AutoTokenizer.from_pretrained(
-            str(Path(name).resolve()) if is_local else name,
-            local_files_only=obstacle is not None,
-        )
-    except Exception as error:
-        raise UserError(_why_not_loaded(name, is_local, obstacle, error)) from error
-    backend = getattr(found, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer) or not _knows_words(found):
-        raise UserError(f"{name} has no tokenizer of the tokenizers library that knows a word.")
-    return backend
 
 
 def with_prompt(model: "SentenceTransformer", prompt: str) -> None:
@@ -171,17 +173,15 @@ def with_dimensions(model: "SentenceTransformer", dimensions: int) -> "SentenceT
     cut = Dense(whole, dimensions, bias=False, activation_function=torch.nn.Identity())
     with torch.no_grad():
         cut.linear.weight.copy_(torch.eye(dimensions, whole))
-    *modules, last = model
-    end = [last] if isinstance(last, Normalize) else []
-    modules += [last] if not end else []
-    shortened = SentenceTransformer(
-        modules=[*modules, cut, *end],
+    modules = list(model)
+    modules.insert(len(modules) - isinstance(modules[-1], Normalize), cut)
+    return SentenceTransformer(
+        modules=modules,
         prompts=model.prompts,
         default_prompt_name=model.default_prompt_name,
         similarity_fn_name=model.similarity_fn_name,
         device=str(model.device),
-    )
-    return shortened.eval()
+    ).eval()
 
 
 def set_precision(model: "SentenceTransformer", dtype: str, device: str | None = None) -> None:
@@ -203,16 +203,16 @@ def set_precision(model: "SentenceTransformer", dtype: str, device: str | None =
             for key, value in output.items()
         }
 
+    on_cpu = (device or model.device.type) == "cpu"
     for module in model.modules():
-        if isinstance(module, Transformer):
-            cast(module.auto_model, getattr(torch, dtype))
-            if dtype == "float32":
-                continue
-            on_cpu = (device or model.device.type) == "cpu"
-            if on_cpu and dtype == "bfloat16" and has_bfloat16("cpu"):
-                from disret.encode.cpu_kernels import speed_up
+        if not isinstance(module, Transformer):
+            continue
+        cast(module.auto_model, getattr(torch, dtype))
+        if on_cpu and dtype == "bfloat16" and has_bfloat16("cpu"):
+            from disret.encode.cpu_kernels import speed_up
 
-                speed_up(module.auto_model)
+            speed_up(module.auto_model)
+        if dtype != "float32":
             module.register_forward_hook(widen)
 
 
@@ -222,9 +222,9 @@ def cast(transformer: "PreTrainedModel", dtype: "torch.dtype") -> None:
     Rotary embeddings keep their frequencies in such buffers. In bfloat16 these would be off by a
     radian at position 2,048.
     """
-    computed = dict(computed_buffers(transformer))
+    computed = list(computed_buffers(transformer))
     transformer.to(dtype)
-    for name, buffer in computed.items():
+    for name, buffer in computed:
         parent, _, leaf = name.rpartition(".")
         setattr(transformer.get_submodule(parent), leaf, buffer)
 
@@ -263,17 +263,14 @@ def fingerprint(model: "SentenceTransformer") -> str:
         array = tensor.detach().cpu().contiguous().flatten()
         digest.update(memoryview(array.view(dtype=torch.uint8).numpy()))
     for module in model:
-        settings = {
-            key: value for key, value in module.get_config_dict().items() if key != "max_seq_length"
-        }
+        settings = {k: v for k, v in module.get_config_dict().items() if k != "max_seq_length"}
         digest.update(f"{type(module).__name__} {json.dumps(settings, default=str)}".encode())
     config = getattr(model.transformers_model, "config", None)
     if config is not None:
         volatile = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
         settings = {k: v for k, v in config.to_dict().items() if k not in volatile}
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    if settings := tokenizer_settings(model):
-        digest.update(settings.encode())
+    digest.update(tokenizer_settings(model).encode())
     digest.update(json.dumps([model.prompts, model.default_prompt_name]).encode())
     return digest.hexdigest()
 
@@ -284,22 +281,11 @@ def tokenizer_settings(model: "SentenceTransformer") -> str:
     Of a tokenizer written in Python, that is its class and vocabulary.
     """
     backend = getattr(model.tokenizer, "backend_tokenizer", None) or model.tokenizer
-    if not hasattr(backend, "to_str"):
-        if not hasattr(backend, "get_vocab"):
-            return ""
-        return json.dumps([type(backend).__name__, backend.get_vocab()], sort_keys=True)
-    tokenizer = json.loads(backend.to_str())
-    tokenizer.update(truncation=None, padding=None)  # set anew at each call, by what is encoded
-    return json.dumps(tokenizer, sort_keys=True)
-
-
-def _why_not_loaded(name: str, is_local: bool, obstacle: str | None, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if is_local:
-        return f"{name} is not a model that sentence-transformers can load: {reason}"
-    if obstacle:
-        return (
-            f"cannot load the model {name!r}: it is no directory, and {obstacle}, so only models "
-            "in the local cache can be used."
-        )
-    return f"cannot load the model {name!r}, neither a directory nor a model of the hub: {reason}"
+    if hasattr(backend, "to_str"):
+        # Truncation and padding are set anew at each call, by what is encoded.
+        settings = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    elif hasattr(backend, "get_vocab"):
+        settings = [type(backend).__name__, backend.get_vocab()]
+    else:
+        return ""
+    return json.dumps(settings, sort_keys=True)

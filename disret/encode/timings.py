@@ -1,21 +1,22 @@
 """Where a run's time and memory go: its timings, and what a call takes beside what was there."""
 
-import os
+import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from disret.command_line import without_secrets
 
-STATM = Path("/proc/self/statm")
-INTERVAL = 0.05  # seconds between two looks at the memory
+STATUS = Path("/proc/self/status")  # of Linux
+FROM_NOW_ON = "5"  # what `clear_refs` takes to let the peak begin at the present
 
 
-@dataclass
+@dataclass(eq=False)
 class Stage:
     """What a stage has taken so far; `tokens` are those of texts, `positions` count padding too."""
 
@@ -25,31 +26,18 @@ class Stage:
     positions: int = 0
     peak_bytes: int = 0
 
-    def row(self, name: str) -> dict[str, Any]:
-        """The stage as a line of a table; padding is the share of positions without a token."""
-        padding = 1 - self.tokens / self.positions if self.positions else None
-        return {
-            "stage": name,
-            "seconds": round(self.seconds, 2),
-            "items": self.items,
-            "items_per_second": round(self.items / self.seconds, 1) if self.seconds else None,
-            "peak_memory_mb": round(self.peak_bytes / 1e6) if self.peak_bytes else None,
-            "padding_percent": None if padding is None else round(100 * padding, 1),
-        }
 
-
-@dataclass
 class Timings:
-    """Timings by name, in the order they began. Timings may overlap, in threads of their own."""
+    """Stages by name, in the order they began. They may overlap, in threads of their own."""
 
-    timings: dict[str, Stage] = field(default_factory=dict)
-    _active: list[str] = field(default_factory=list)
-    _is_watched: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self.timings: dict[str, Stage] = {}
+        self._active: list[Stage] = []
+        self._lock = threading.Lock()
 
     @contextmanager
     def measure(self, name: str, items: int = 0) -> Iterator[Stage]:
-        """Add the time of the block to a stage, and watch the memory of this process meanwhile.
+        """Add the time of the block to a stage, and note the peak of this process's memory.
 
         Args:
             items: how many things the block treats; where only the block knows, it adds to `items`
@@ -57,10 +45,8 @@ class Timings:
         """
         with self._lock:
             stage = self.timings.setdefault(name, Stage())
-            self._active.append(name)
-            if not self._is_watched:
-                self._is_watched = True
-                threading.Thread(target=self._watch, daemon=True).start()
+            self._note_peak()
+            self._active.append(stage)
         start = time.perf_counter()
         try:
             yield stage
@@ -69,50 +55,47 @@ class Timings:
             with self._lock:
                 stage.seconds += seconds
                 stage.items += items
-                stage.peak_bytes = max(stage.peak_bytes, resident_bytes())
-                self._active.remove(name)
+                self._note_peak()
+                self._active.remove(stage)
+
+    def _note_peak(self) -> None:
+        """Note the peak since the last call in the stages that were active meanwhile."""
+        peak = peak_bytes()
+        for stage in self._active:
+            stage.peak_bytes = max(stage.peak_bytes, peak)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A line for each stage."""
-        return [stage.row(name) for name, stage in self.timings.items()]
-
-    def _watch(self) -> None:
-        while True:
-            with self._lock:
-                if not self._active:
-                    self._is_watched = False
-                    return
-                for name in self._active:
-                    stage = self.timings[name]
-                    stage.peak_bytes = max(stage.peak_bytes, resident_bytes())
-            time.sleep(INTERVAL)
+        """A line for each stage; padding is the share of positions without a token."""
+        rows = []
+        for name, stage in self.timings.items():
+            tokens = stage.tokens / stage.positions if stage.positions else None
+            rows.append({
+                "stage": name,
+                "seconds": round(stage.seconds, 2),
+                "items": stage.items,
+                "items_per_second": round(stage.items / stage.seconds, 1),
+                "peak_memory_mb": round(stage.peak_bytes / 1e6) or None,
+                "padding_percent": None if tokens is None else round(100 * (1 - tokens), 1),
+            })  # fmt: skip
+        return rows
 
     def report(self, arguments: Mapping[str, Any], device: str) -> dict[str, Any]:
-        """What a run took: its arguments, the machine, versions, and each stage."""
+        """What a run took: its arguments without secrets, the machine, versions, and each stage."""
         import torch
 
         from disret.devices import device_name, versions, world_size
 
+        # The mirror is a place of this machine.
+        kept = {k: v for k, v in arguments.items() if v is not None and k != "mirror"}
         on_gpu = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
         return {
-            "arguments": {
-                name: _recorded(value)
-                for name, value in arguments.items()
-                if value is not None and name != "mirror"  # a place of this machine
-            },
+            "arguments": json.loads(without_secrets(json.dumps(kept, default=str))),
             "device": device_name(device),
             "processes": world_size(),
-            "peak_gpu_memory_mb": round(on_gpu / 1e6) if on_gpu else None,
+            "peak_gpu_memory_mb": round(on_gpu / 1e6) or None,
             "versions": versions(),
             "stages": self.rows(),
         }
-
-
-def _recorded(value: Any) -> Any:
-    """An argument as JSON, without secrets."""
-    if isinstance(value, list | tuple):
-        return [_recorded(item) for item in value]
-    return without_secrets(str(value)) if isinstance(value, str | Path) else value
 
 
 def peak_growth(call: Callable[[], object], device: str) -> int:
@@ -127,16 +110,25 @@ def peak_growth(call: Callable[[], object], device: str) -> int:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    timings = Timings()
+    peak_bytes()
     before = resident_bytes()
-    with timings.measure("call") as stage:
-        call()
-    return max(0, stage.peak_bytes - before)
+    call()
+    return max(0, peak_bytes() - before)
 
 
-def resident_bytes() -> int:
-    """Memory of this process now; 0 where the system does not tell (it is not Linux)."""
+def resident_bytes(what: str = "VmRSS") -> int:
+    """Memory of this process now, or `VmHWM` at its peak; 0 where the system does not tell."""
     try:
-        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return 1024 * int(re.search(rf"{what}:\s*(\d+) kB", STATUS.read_text())[1])
     except FileNotFoundError:
         return 0
+
+
+def peak_bytes() -> int:
+    """Memory of this process at its peak since the last call; 0 where the system does not tell."""
+    peak = resident_bytes("VmHWM")
+    try:
+        STATUS.with_name("clear_refs").write_text(FROM_NOW_ON)
+    except OSError:
+        return 0
+    return peak

@@ -1,8 +1,9 @@
 """Tokenised texts, and batches made of them without work for each text."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,16 @@ from disret.command_line import UserError
 from disret.encode.models import prompt_of
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
-PIECE = 8192  # texts tokenised together, at most
+PIECE = 1024  # texts tokenised together
 LONGEST = 1_000_000  # tokens; transformers writes a number beyond for "no maximum"
-PIECE_TOKENS = 1 << 20  # the same in tokens: 24 MB of ids, masks and types
+# Texts that tokenizers treat each in its own way; one that is too long is added.
+_PROBES = ("", " a  b ", "The word, A word.\nAnother\tline", "Größe 東京 naïve 😀 <s> [MASK]")
+# What a model takes, by the attribute of an encoding that holds it.
+_ATTRIBUTES = {"input_ids": "ids", "token_type_ids": "type_ids"}
+# Texts to their lengths, int64 [n_texts], and their columns, each int32 [tokens of all texts].
+Tokenise = Callable[[Sequence[str]], list[np.ndarray]]
 
 
 class NotTokens(UserError):
@@ -53,10 +58,10 @@ def layout_of(model: "SentenceTransformer", task: str) -> Layout:
     columns = {name: value for name, value in features.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in features.items() if name not in columns}
     if "offsets" in columns:
-        return Layout({}, False, True, constants)
+        return Layout({"input_ids": 0}, False, True, constants)
     mask = columns.pop("attention_mask", None)
     if mask is None or mask.ndim != 2 or any(v.shape != mask.shape for v in columns.values()):
-        raise NotTokens(f"{type(model[0]).__name__} does not take rows of tokens")
+        raise NotTokens(f"{type(model[0]).__name__} does not take rows of tokens.")
     first = mask[0].tolist()
     edge = 0 if first[0] < first[-1] else -1
     padding = {name: int(value[0, edge]) if 0 in first else 0 for name, value in columns.items()}
@@ -97,15 +102,15 @@ class Tokens:
         real = (positions >= 0) & (positions < lengths[:, None])
         places = (starts[:, None] + positions)[real]
         if self.layout.packed:
-            offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
-            flat = {name: _int64(values[places]) for name, values in self.columns.items()}
-            return {**flat, "offsets": offsets, **self.layout.constants}
-        features = {}
-        for name, values in self.columns.items():
-            padded = np.full(real.shape, self.layout.padding[name], dtype=np.int64)
-            padded[real] = values[places]
-            features[name] = torch.from_numpy(padded)
-        return {**features, "attention_mask": _int64(real), **self.layout.constants}
+            arrays = {name: values[places] for name, values in self.columns.items()}
+            arrays["offsets"] = np.cumsum(lengths) - lengths
+        else:
+            arrays = {"attention_mask": real}
+            for name, values in self.columns.items():
+                arrays[name] = np.full(real.shape, self.layout.padding[name])
+                arrays[name][real] = values[places]
+        features = {name: torch.from_numpy(a.astype(np.int64)) for name, a in arrays.items()}
+        return {**features, **self.layout.constants}
 
 
 def tokenise(model: "SentenceTransformer", texts: Sequence[str], task: str) -> Tokens:
@@ -118,28 +123,15 @@ def tokenise(model: "SentenceTransformer", texts: Sequence[str], task: str) -> T
         NotTokens: the model takes something else than rows of tokens.
     """
     layout = layout_of(model, task)
-    encode = _flat_tokeniser(model, task, layout)
-    if encode is None:
-        return _by_preprocess(model, texts, task, layout)
-    pieces = [encode(texts[start : start + PIECE]) for start in range(0, len(texts), PIECE)]
-    lengths = np.concatenate([np.empty(0, dtype=np.int64), *(piece[1] for piece in pieces)])
-    columns = {
-        name: np.concatenate([np.empty(0, dtype=np.int32), *(piece[0][name] for piece in pieces)])
-        for name in layout.padding
-    }
-    return Tokens(columns, np.cumsum(lengths) - lengths, lengths, layout)
+    encode = _tokenise_flat(model, task, layout) or partial(_preprocess, model, task, layout)
+    pieces = [[np.empty(0, np.int64), *(np.empty(0, np.int32) for _ in layout.padding)]]
+    pieces += (encode(texts[start : start + PIECE]) for start in range(0, len(texts), PIECE))
+    lengths, *columns = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    named = dict(zip(layout.padding, columns, strict=True))
+    return Tokens(named, np.cumsum(lengths) - lengths, lengths, layout)
 
 
-# Texts that tokenizers treat each in its own way; one that is too long is added.
-_PROBES = ("", " a  b ", "The word, A word.\nAnother\tline", "Größe 東京 naïve 😀 <s> [MASK]")
-# What a model takes, by the attribute of an encoding that holds it.
-_ATTRIBUTES = {"input_ids": "ids", "token_type_ids": "type_ids"}
-Flat = tuple[dict[str, np.ndarray], np.ndarray]  # columns, int32 [tokens]; lengths, int64 [n_texts]
-
-
-def _flat_tokeniser(
-    model: "SentenceTransformer", task: str, layout: Layout
-) -> Callable[[Sequence[str]], Flat] | None:
+def _tokenise_flat(model: "SentenceTransformer", task: str, layout: Layout) -> Tokenise | None:
     """The tokenizers library's `encode_batch` into flat arrays, which needs no padded tensors.
 
     Returns:
@@ -155,76 +147,35 @@ def _flat_tokeniser(
     direction = model.tokenizer.truncation_side
     prompt = prompt_of(model, task) or ""
 
-    def encode(texts: Sequence[str]) -> Flat:
+    def encode(texts: Sequence[str]) -> list[np.ndarray]:
         backend.no_padding()  # set anew by whatever else uses the tokenizer, at each call
         if limit and limit < LONGEST:
             backend.enable_truncation(limit, direction=direction)
         else:
             backend.no_truncation()
         encodings = backend.encode_batch([prompt + text for text in texts])
-        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-        columns = {}
+        arrays = [np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))]
         for name in layout.padding:
             rows = map(attrgetter(_ATTRIBUTES[name]), encodings)
             flat = itertools.chain.from_iterable(rows)
-            columns[name] = np.fromiter(flat, dtype=np.int32, count=lengths.sum())
-        return columns, lengths
+            arrays.append(np.fromiter(flat, dtype=np.int32, count=arrays[0].sum()))
+        return arrays
 
     probes = [*_PROBES, "a long text " * min(limit or LONGEST, 1000)]
-    expected = _by_preprocess(model, probes, task, layout)
-    columns, lengths = encode(probes)
-    for row, (start, end) in enumerate(itertools.pairwise([0, *np.cumsum(lengths)])):
-        begin = expected.starts[row]
-        for name, values in columns.items():
-            wanted = expected.columns[name][begin : begin + expected.lengths[row]]
-            if not np.array_equal(values[start:end], wanted):
-                return None
-    return encode
+    pairs = zip(encode(probes), _preprocess(model, task, layout, probes), strict=True)
+    return encode if all(np.array_equal(ours, theirs) for ours, theirs in pairs) else None
 
 
-def _by_preprocess(
-    model: "SentenceTransformer", texts: Sequence[str], task: str, layout: Layout
-) -> Tokens:
-    """Tokenise by `preprocess`, similar lengths together."""
-    prompt = prompt_of(model, task)
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    parts: dict[str, list[np.ndarray]] = {}
-    lengths = [np.empty(0, dtype=np.int64)]
-    for rows in _pieces(texts, order, model.max_seq_length or np.inf, len(prompt or "")):
-        features = model.preprocess([texts[row] for row in rows], prompt=prompt, task=task)
-        if layout.packed:
-            columns = {"input_ids": features["input_ids"]}
-            lengths.append(np.diff(features["offsets"].numpy(), append=len(columns["input_ids"])))
-        else:
-            real = features["attention_mask"].bool()
-            columns = {name: features[name][real] for name in layout.padding}
-            lengths.append(real.sum(1).numpy())
-        for name, value in columns.items():
-            parts.setdefault(name, []).append(value.numpy().astype(np.int32))
-    by_length = np.concatenate(lengths)
-    of_texts = np.empty((2, len(texts)), dtype=np.int64)
-    of_texts[:, order] = np.cumsum(by_length) - by_length, by_length
-    flat = {name: np.concatenate(some) for name, some in parts.items()}
-    return Tokens(flat, *of_texts, layout)
-
-
-def _pieces(
-    texts: Sequence[str], order: np.ndarray, limit: float, prompt: int
-) -> Iterator[np.ndarray]:
-    """Rows of texts of similar length, longest first."""
-    done = 0
-    while done < len(order):
-        # A token has a character at least, but for a few; the first text is the longest.
-        longest = len(texts[order[done]])
-        count = min(PIECE, int(PIECE_TOKENS // min(limit, longest + prompt + 8)) + 1)
-        rows = order[done : done + count]
-        similar = sum(len(texts[row]) >= longest / 2 for row in rows)
-        rows = rows[: max(similar, 32)]
-        yield rows
-        done += len(rows)
-
-
-def _int64(values: np.ndarray) -> "torch.Tensor":
-    import torch
-
-    return torch.from_numpy(values.astype(np.int64))
+def _preprocess(
+    model: "SentenceTransformer", task: str, layout: Layout, texts: Sequence[str]
+) -> list[np.ndarray]:
+    """Texts by the model's own `preprocess`, as `Tokenise` gives them."""
+    features = model.preprocess(list(texts), prompt=prompt_of(model, task), task=task)
+    columns = [features[name] for name in layout.padding]
+    if layout.packed:
+        lengths = np.diff(features["offsets"].numpy(), append=len(features["input_ids"]))
+    else:
+        real = features["attention_mask"].bool()
+        columns = [column[real] for column in columns]
+        lengths = real.sum(1).numpy()
+    return [lengths, *(column.numpy().astype(np.int32) for column in columns)]

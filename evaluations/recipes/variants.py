@@ -21,7 +21,7 @@ from disret.data.download import mirror_from
 from disret.data.queries import training_queries
 from disret.devices import mixed_precision, resolve_dtype
 from disret.distil.training_data import TrainingData, tokenised_queries
-from disret.encode.cached import query_embeddings
+from disret.encode.embedding_cache import query_embeddings
 from disret.encode.models import fingerprint, load_encoder, set_precision
 from disret.files import write_json
 from distill import RECIPES, init_from_layers

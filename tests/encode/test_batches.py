@@ -85,7 +85,7 @@ def test_small_pieces_give_the_same(teacher, monkeypatch, length):
 
     model = load_encoder(str(teacher), "cpu")
     model.max_seq_length = length
-    monkeypatch.setattr(tokens, "PIECE_TOKENS", 100)
+    monkeypatch.setattr(tokens, "PIECE", 10)
     np.testing.assert_allclose(
         BatchEncoder(model).encode_document(TEXTS), model.encode_document(TEXTS), atol=1e-5
     )
