@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,7 +57,7 @@ class Vectors:
         return np.array([self._places[text] for text in texts], dtype=np.int64)
 
 
-def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:
+def read_vectors(sources: Sequence[str]) -> Vectors:
     """Read texts with embeddings, once: a later call with the same sources reads a copy of them.
 
     The copy lies under `downloads/embeddings`. Another is made when a file has another size or
@@ -70,7 +70,6 @@ def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:
             it is given. The text is in the column `text`, `query` or `sentence`, or in the only
             one of texts; the vector in `embedding`, `vector`, `emb` or `embeddings`, or in the
             only one of lists of floats.
-        limit: stop after so many texts.
 
     Returns:
         Each text once, in order and as it is written there, spaces included.
@@ -81,7 +80,7 @@ def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:
             that had another vector before (the message names the row).
     """
     versions = [_version(name) for name in sources]
-    key = text_sha256(itertools.chain(sources, versions), f"vectors {limit} ")[:32]
+    key = text_sha256(itertools.chain(sources, versions), "vectors ")[:32]
     path = paths.DOWNLOADS / "embeddings" / f"{key}.float32"
     texts_path = path.with_suffix(".jsonl")
     if not is_as_noted(texts_path):
@@ -93,7 +92,7 @@ def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:
             if next(_rows(name, version), None) is None:
                 raise UserError(f"{name} holds no rows.")
         rows = itertools.chain.from_iterable(itertools.starmap(_rows, named))
-        texts = _copy(rows, limit, partial)
+        texts = _copy(rows, partial)
         lines = "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in texts)
         kept(texts_path, lambda file: file.write_bytes(lines.encode()))
 
@@ -134,7 +133,7 @@ def split(vectors: Vectors, share: float = 0.02, most: int = 5000) -> tuple[np.n
     return np.sort(order[chosen:]), np.sort(order[:chosen])
 
 
-def _copy(rows: Iterable[Row], limit: int | None, path: Path) -> Iterable[str]:
+def _copy(rows: Iterable[Row], path: Path) -> Iterable[str]:
     """Write the vector of each text, which is not held, and return the texts."""
     seen: dict[str, int] = {}
     repeated = dimension = 0
@@ -163,8 +162,6 @@ def _copy(rows: Iterable[Row], limit: int | None, path: Path) -> Iterable[str]:
                 continue
             vectors.write(vector.tobytes())
             bar.update()
-            if len(seen) == limit:
-                break
     if repeated:
         say(f"left out {repeated} rows that repeat a text and its vector.")
     return seen
@@ -243,28 +240,38 @@ def _json_rows(name: str) -> Iterator[Row]:
 
 
 def _columns(name: str, schema: "pa.Schema") -> list[str]:
-    """The columns of texts and of vectors, by name or else by kind."""
-    chosen = []
-    for what, names, is_of_kind in (
-        ("texts", TEXT_COLUMNS, is_of_texts),
-        ("vectors", VECTOR_COLUMNS, _is_of_vectors),
-    ):
-        of_kind = [field.name for field in schema if is_of_kind(field)]
-        found = [column for column in names if column in of_kind][:1] or of_kind
-        if len(found) != 1:
-            raise UserError(
-                f"{name}: a column of {what} must be called {' or '.join(names)}, or be the only "
-                f"one; there are: {columns_of(schema)}."
-            )
-        chosen += found
-    return chosen
+    """The columns of texts and of vectors."""
+    of_texts = one_column(name, "texts", schema, TEXT_COLUMNS, is_of_texts)
+    return [of_texts, one_column(name, "vectors", schema, VECTOR_COLUMNS, is_of_vectors)]
 
 
-def _is_of_vectors(field: "pa.Field") -> bool:
+def one_column(
+    name: str,
+    what: str,
+    schema: "pa.Schema",
+    names: Sequence[str],
+    is_of_kind: "Callable[[pa.Field], bool]",
+) -> str:
+    """The first column that is called so, or else the only one of that kind.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    of_kind = [field.name for field in schema if is_of_kind(field)]
+    found = [column for column in names if column in of_kind][:1] or of_kind
+    if len(found) != 1:
+        raise UserError(
+            f"{name}: a column of {what} must be called {' or '.join(names)}, or be the only one; "
+            f"there are: {columns_of(schema)}."
+        )
+    return found[0]
+
+
+def is_of_vectors(field: "pa.Field") -> bool:
     """Whether an Arrow column holds lists of floats, or of integers under a name for vectors."""
     from pyarrow import types
 
-    kind = field.type
+    kind = getattr(field.type, "storage_type", field.type)  # of a tensor
     if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
         return False
     is_named = field.name in VECTOR_COLUMNS

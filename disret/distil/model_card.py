@@ -67,8 +67,7 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
 
     Args:
         scores: rows of `benchmark.py`; those of the student's weights on the teacher's index go
-            into the card. Without any, a card that is there keeps what it says of results, and
-            without a `hub_name` all else.
+            into the card. Without any, a card that is there keeps what it says of results.
         hub_name: what users load it by; without, the example runs in the student's folder.
     """
     from huggingface_hub import ModelCardData
@@ -77,8 +76,6 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
     report = read_report(folder)
     earlier = path.read_text(encoding="utf-8") if path.exists() else ""
     results = _results(report, scores)
-    if not results and earlier and not hub_name:
-        return
     kept = re.search(r"^## Results\n\n(.+?)\n\n## Training$", earlier, re.DOTALL | re.MULTILINE)
     arguments, counts, size = report["arguments"], report["queries"], report["size"]
     start = {

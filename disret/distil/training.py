@@ -176,15 +176,8 @@ class DistillationTrainer(SentenceTransformerTrainer):
         keep_order: feed the queries in their order.
     """
 
-    def __init__(
-        self,
-        *args,
-        data: TrainingData,
-        keep_order: bool = False,
-        **kwargs,
-    ) -> None:
-        self.lengths = data.lengths
-        self.keep_order = keep_order
+    def __init__(self, *args, data: TrainingData, keep_order: bool = False, **kwargs) -> None:
+        self.lengths, self.keep_order = data.lengths, keep_order
         self.sampler: QueryBatchSampler | None = None
         collator = _Collator(preprocess_fn=data.collate)
         super().__init__(*args, train_dataset=data.dataset(), data_collator=collator, **kwargs)

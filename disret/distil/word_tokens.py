@@ -5,7 +5,7 @@ A transformer puts the pieces of a word together again; a mean of their embeddin
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,20 @@ def frequent_words(tokenizer: "Tokenizer", texts: Iterable[str], count: int) -> 
     Args:
         count: how many, at most.
     """
+    normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     found = Counter(
         word
         for text in progress_bar(texts, desc="words", unit="text", delay=2)
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(_normalised(tokenizer, text))
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalise(text))
     )
-    return list(islice(_split_words(tokenizer, found), count))
+    split = (
+        word
+        for word, times in found.most_common()
+        if times >= FEWEST
+        and len(tokenizer.model.tokenize(word)) > 1
+        and as_text(tokenizer, word).isalnum()
+    )
+    return list(islice(split, count))
 
 
 def as_text(tokenizer: "Tokenizer", word: str) -> str:
@@ -55,16 +63,3 @@ def with_words(tokenizer: "Tokenizer", words: Iterable[str]) -> "Tokenizer":
     if model["type"] == "BPE":
         model["ignore_merges"] = True  # take what the vocabulary has as a whole
     return Tokenizer.from_str(json.dumps(content))
-
-
-def _normalised(tokenizer: "Tokenizer", text: str) -> str:
-    return tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
-
-
-def _split_words(tokenizer: "Tokenizer", found: Counter[str]) -> Iterator[str]:
-    """Those that the tokenizer splits, the most frequent first."""
-    for word, times in found.most_common():
-        if times < FEWEST:
-            return
-        if len(tokenizer.model.tokenize(word)) > 1 and as_text(tokenizer, word).isalnum():
-            yield word

@@ -10,6 +10,7 @@ import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
 from disret.data.queries import columns_of
+from disret.data.vectors import VECTOR_COLUMNS, is_of_vectors, one_column
 from disret.files import readable
 from disret.retrieve.ids import Ids, column_ids
 from disret.retrieve.index import BLOCK
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-VECTOR_COLUMNS = ("embedding", "vector", "emb", "embeddings")
 ID_COLUMNS = ("docid", "doc_id", "pid", "corpus-id", "corpus_id", "docno", "_id", "id",
               "document_id")  # fmt: skip
 
@@ -123,19 +123,10 @@ def open_parquet(path: Path) -> Vectors:
 
     with _whole(path) as table:
         schema, count = table.schema, table.count_rows()
-    lists = {field.name: kind for field in schema if (kind := _vector_type(field.type))}
-    found = [name for name in VECTOR_COLUMNS if name in lists][:1] or list(lists)
-    if len(found) != 1:
-        raise UserError(
-            f"{path} has {len(found) or 'no'} columns of lists of floats; the vectors' should be "
-            f"called embedding. There are: {columns_of(schema)}."
-        )
-    (name,) = found
-    dimension = getattr(lists[name], "list_size", 0)
+    name = one_column(str(path), "vectors", schema, VECTOR_COLUMNS, is_of_vectors)
+    dimension = len(next(_column(path, name))[0].as_py() or ()) if count else 0
     if count and not dimension:
-        dimension = len(next(_column(path, name))[0].as_py() or ())
-        if not dimension:
-            raise UserError(f"row 0 of {path} has no vector.")
+        raise UserError(f"row 0 of {path} has no vector.")
 
     def read() -> Iterator[np.ndarray]:
         first = 0
@@ -149,8 +140,7 @@ def open_parquet(path: Path) -> Vectors:
             yield column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
             first += len(column)
 
-    kind = f"{lists[name].value_type} vectors of column {name}"
-    return Vectors(path, dimension, count, kind, read)
+    return Vectors(path, dimension, count, f"vectors of column {name}", read)
 
 
 def parquet_ids(path: Path, name: str | None) -> Ids | None:
@@ -201,12 +191,3 @@ def _whole(path: Path) -> Iterator["pads.Dataset"]:
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(f"{path} is no Parquet, or cut off or damaged: {reason}.") from None
-
-
-def _vector_type(kind: "pa.DataType") -> "pa.DataType | None":
-    """How a list of floats is stored; None of all else."""
-    from pyarrow import types
-
-    kind = getattr(kind, "storage_type", kind)  # of a tensor
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return kind if is_list and types.is_floating(kind.value_type) else None

@@ -224,23 +224,12 @@ def test_two_formats_give_the_same_content_and_name_for_it(tmp_path):
     assert len({read[0].sha256, *(read_vectors([name]).sha256 for name in (other, turned))}) == 3
 
 
-def test_sources_follow_each_other_up_to_a_limit(tmp_path):
+def test_sources_follow_each_other(tmp_path):
     first = write_vectors(tmp_path / "a.parquet", TEXTS[:12], EMBEDDINGS[:12])
     second = write_vectors(tmp_path / "b.jsonl", TEXTS[12:], EMBEDDINGS[12:])
-    for limit, count in [(None, 35), (12, 12), (13, 13), (100, 35)]:
-        found = read_vectors([first, second], limit)
-        assert found.texts == TEXTS[:count]
-        np.testing.assert_array_equal(found.embeddings, EMBEDDINGS[:count])
-
-
-def test_nothing_after_the_limit_is_looked_at(tmp_path):
-    path = tmp_path / "v.jsonl"
-    write_vectors(path, [*TEXTS[:3], TEXTS[0], TEXTS[3]], EMBEDDINGS[[0, 1, 2, 0, 3]])
-    with path.open("a") as file:
-        file.write("no object\n")
-    assert read_vectors([str(path)], limit=4).texts == TEXTS[:4]
-    with pytest.raises(UserError, match="line 6"):
-        read_vectors([str(path)], limit=5)
+    found = read_vectors([first, second])
+    assert found.texts == TEXTS
+    np.testing.assert_array_equal(found.embeddings, EMBEDDINGS)
 
 
 def test_texts_are_kept_as_they_are(tmp_path):
@@ -382,19 +371,17 @@ def test_a_copy_is_read_again_and_not_its_source(tmp_path, monkeypatch):
     assert len(copies()) == 4  # vectors and texts, each with a checksum
 
 
-@pytest.mark.parametrize("change", ["time", "size", "place", "limit"])
+@pytest.mark.parametrize("change", ["time", "size", "place"])
 def test_a_change_makes_another_copy(tmp_path, change):
     path = write_vectors(tmp_path / "v.jsonl", TEXTS, EMBEDDINGS)
-    first, limit = read_vectors([path]), None
+    first = read_vectors([path])
     if change == "time":
         os.utime(path, ns=(0, 0))
     elif change == "size":
         write_vectors(tmp_path / "v.jsonl", TEXTS[:30], EMBEDDINGS[:30])
-    elif change == "place":
-        path = str(shutil.copy2(path, tmp_path / "w.jsonl"))
     else:
-        limit = 30
-    second = read_vectors([path], limit)
+        path = str(shutil.copy2(path, tmp_path / "w.jsonl"))
+    second = read_vectors([path])
     assert len(copies()) == 8
     assert (second.sha256 == first.sha256) == (change in ("time", "place"))
 

@@ -180,11 +180,12 @@ def test_vectors_of_other_lengths(tmp_path, vectors):
 
 def test_columns_that_are_not_there(tmp_path, vectors):
     path = tmp_path / "x.parquet"
-    wanted = "columns of lists of floats; the vectors' should be called embedding. There are: "
+    said = "FILE: a column of vectors must be called embedding or vector or emb or embeddings"
     pq.write_table(pa.table({"embedding": ["[0.5]"]}), path)
-    assert refused(path) == f"FILE has no {wanted}embedding (string)."
+    assert refused(path).startswith(said)
+    assert refused(path).endswith("there are: embedding (string).")
     write_parquet(path, vectors, "a", b=[[0.5]] * N)
-    assert refused(path).startswith(f"FILE has 2 {wanted}b (list<element: double>), a (list<")
+    assert refused(path).startswith(said)
     write_parquet(path, vectors[:0])
     assert refused(path) == "FILE has no vectors."
 
