@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from disret.command_line import argument_parser, run
 from disret.data.collection import find_collections
 from disret.files import read_json
-from disret.retrieve.runs import RunFiles, read_run
+from disret.retrieve.metrics import per_query
+from disret.retrieve.runs import read_run, run_path
 from disret.retrieve.scores import newest_scores
-from disret.retrieve.statistics import p_value, per_query, retention_interval
+from disret.retrieve.statistics import p_value, retention_interval
 from disret.tables import read_rows, write_rows
 
 DEPTH = 100  # of the runs of benchmark.py with its default cut-offs
@@ -53,13 +54,12 @@ def main() -> None:
     encoders = newest_scores(read_rows(args.folder / "scores.csv"))
     teacher = next(iter(encoders))
     datasets = list(encoders[teacher])
-    run_files = RunFiles(args.runs, DEPTH)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
     for dataset in datasets:
         (collection,) = find_collections(FOLDERS.get(dataset, dataset))
         qrels = collection.qrels("test", collection.queries())
         for name, rows in encoders.items():
-            run = read_run(run_files.path(rows[dataset]), qrels)
+            run = read_run(run_path(args.runs, rows[dataset], DEPTH), qrels)
             scores[name].append(per_query(qrels, run))
 
     def shares(name: str) -> np.ndarray:

@@ -53,11 +53,11 @@ def empty_index(kind: str, dimension: int, score_function: str) -> "faiss.Index"
     return index
 
 
-def check_count(kind: str, index: "faiss.Index", documents: int) -> None:
-    """Raise `UserError` if so few vectors cannot train an empty index of this kind."""
+def check_count(kind: str, dimension: int, score_function: str, documents: int) -> None:
+    """Raise `UserError` if so few vectors cannot train an index of this kind."""
     import faiss
 
-    core = index
+    core = index = empty_index(kind, dimension, score_function)
     while inner := getattr(core, "index", None) or getattr(core, "base_index", None):
         core = faiss.downcast_index(inner)
     codes = core.pq.ksub if hasattr(core, "pq") else 0
@@ -94,10 +94,11 @@ def open_approximate(flat: Index, kind: str, score_function: str, timings: Timin
 def _built(flat: Index, kind: str, score_function: str, timings: Timings) -> "faiss.Index":
     index = empty_index(kind, flat.dimension, score_function)
     count = flat.documents
+    size = max(SAMPLE, PER_LIST * _lists(index))
     try:
         if not index.is_trained:
-            with timings.measure("train index", min(count, _sample_size(index))):
-                index.train(_sample(flat, _sample_size(index)))
+            with timings.measure("train index", min(count, size)):
+                index.train(_sample(flat, size))
         with (
             timings.measure("add to index", count),
             progress_bar(total=count, desc=f"build {kind}", unit="doc", delay=2) as bar,
@@ -111,19 +112,14 @@ def _built(flat: Index, kind: str, score_function: str, timings: Timings) -> "fa
 
 
 def _sample(flat: Index, size: int) -> np.ndarray:
-    """Vectors at even distances, float32 [up to size, dimension]."""
+    """Vectors at even distances, [up to size, dimension]."""
     rows = np.unique(np.linspace(0, flat.documents - 1, size).astype(np.int64))
-    sample = np.empty((len(rows), flat.dimension), dtype=np.float32)
-    first = 0
+    parts, first = [], 0
     for block in flat.blocks(flat.shards):
         start, end = np.searchsorted(rows, [first, first + len(block)])
-        sample[start:end] = block[rows[start:end] - first]
+        parts.append(block[rows[start:end] - first])
         first += len(block)
-    return sample
-
-
-def _sample_size(index: "faiss.Index") -> int:
-    return max(SAMPLE, PER_LIST * _lists(index))
+    return np.concatenate(parts)
 
 
 def _lists(index: "faiss.Index") -> int:

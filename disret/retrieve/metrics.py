@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from disret.data.collection import Qrels
 from disret.retrieve.runs import Run
 
@@ -17,6 +19,14 @@ def metrics(qrels: Qrels, run: Run, k_values: Sequence[int]) -> dict[str, float]
     mrr = EvaluateRetrieval.evaluate_custom(qrels, first_ten, [10], "mrr")
     scores = {name: value for kind in by_kind for name, value in kind.items()}
     return {**scores, "MRR@10": mrr["MRR@10"]}
+
+
+def per_query(qrels: Qrels, run: Run) -> np.ndarray:
+    """nDCG@10 of each judged query, float64 [n_queries] in their order; 0 where there is no hit."""
+    import pytrec_eval
+
+    found = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    return np.array([found.get(query, {}).get("ndcg_cut_10", 0.0) for query in qrels])
 
 
 def retention(student: float, teacher: float) -> float | None:

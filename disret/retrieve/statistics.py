@@ -1,33 +1,18 @@
 """How sure a mean over queries is, and whether those of two query encoders differ by chance."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from disret.data.collection import Qrels
-from disret.retrieve.runs import Run
-
-METRIC = "ndcg_cut.10"
-RESAMPLES = 9999
-BATCH = 256  # of them drawn together
-
-
-def per_query(qrels: Qrels, run: Run) -> np.ndarray:
-    """nDCG@10 of each judged query, float64 [n_queries] in their order; 0 where there is no hit."""
-    import pytrec_eval
-
-    found = pytrec_eval.RelevanceEvaluator(qrels, {METRIC}).evaluate(run)
-    return np.array([found.get(query, {}).get("ndcg_cut_10", 0.0) for query in qrels])
+RESAMPLES: dict[str, Any] = {"n_resamples": 9999, "batch": 256, "rng": 0}
 
 
 def p_value(differences: np.ndarray) -> float:
     """How often the mean would be as far from 0 if each difference changed its sign at random."""
     from scipy.stats import permutation_test
 
-    test = permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, batch=BATCH,
-        rng=0,
-    )  # fmt: skip
+    test = permutation_test((differences,), np.mean, permutation_type="samples", **RESAMPLES)
     return float(test.pvalue)
 
 
@@ -52,6 +37,22 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     }
 
 
+def comparisons(dataset: str, measure: str, encoders: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Whether each later query encoder is higher or lower than the first, in a sentence.
+
+    Args:
+        encoders: of each the measure of every query, [n_queries].
+    """
+    (first, of_first), *others = encoders.items()
+    for name, values in others:
+        found = compare(of_first, values)
+        more = "higher" if found["difference"] > 0 else "lower"
+        yield (
+            f"{dataset}: {measure} of {name} is {more} than that of {first} by "
+            f"{abs(found['difference']):.4f} (p = {found['p']:.4f})."
+        )
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean over queries, by a percentile bootstrap.
 
@@ -62,35 +63,28 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, batch=BATCH, method="percentile", rng=0
-    ).confidence_interval
+    found = bootstrap((values,), np.mean, method="percentile", **RESAMPLES).confidence_interval
     return float(found.low), float(found.high)
 
 
 def retention_interval(
     students: Sequence[np.ndarray], teachers: Sequence[np.ndarray]
 ) -> tuple[float, float]:
-    """95 % interval of mean retention over data sets, by a paired bootstrap over queries.
+    """95 % interval of mean retention over data sets, in percent, paired over queries.
 
     Args:
         students, teachers: by data set, a score for each query, of the same queries.
-
-    Returns:
-        In percent.
     """
     from scipy.stats import bootstrap
 
     def ratio(student: np.ndarray, teacher: np.ndarray, axis: int) -> np.ndarray:
         return 100 * student.mean(axis) / teacher.mean(axis)
 
+    options = {"paired": True, "vectorized": True, "method": "percentile", **RESAMPLES}
     draws = [
-        bootstrap(
-            pair, ratio, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=BATCH,
-            method="percentile", rng=0,
-        ).bootstrap_distribution
+        bootstrap(pair, ratio, **options).bootstrap_distribution
         for pair in zip(students, teachers, strict=True)
-    ]  # fmt: skip
+    ]
     # The sets are drawn independently: their distributions, each in its own order, are averaged.
     rng = np.random.default_rng(0)
     low, high = np.percentile(np.mean([rng.permutation(d) for d in draws], axis=0), [2.5, 97.5])

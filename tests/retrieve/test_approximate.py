@@ -157,11 +157,10 @@ def test_a_kind_of_distances_serves_cosines_alone():
                      ("PQ8x4fs", 16), ("RaBitQ", 0)]
 )  # fmt: skip
 def test_too_few_vectors(kind, needed):
-    index = empty_index(kind, D, "cos_sim")
-    check_count(kind, index, needed)
+    check_count(kind, D, "cos_sim", needed)
     if needed:
         with pytest.raises(UserError, match=f"needs {needed} vectors or more, but there are"):
-            check_count(kind, index, needed - 1)
+            check_count(kind, D, "cos_sim", needed - 1)
 
 
 def test_what_training_cannot_do_is_a_sentence(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from disret.retrieve.metrics import metrics, retention
+from disret.retrieve.metrics import metrics, per_query, retention
 
 
 def test_metrics_by_hand():
@@ -21,3 +21,10 @@ def test_metrics_by_hand():
 def test_retention():
     assert retention(0.3, 0.4) == 75.0
     assert retention(0.3, 0.0) is None
+
+
+def test_scores_of_each_query():
+    """In the order of the judgments; a query that the run lacks scores nothing."""
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(3)}
+    run = {"q1": {"x": 2.0, "d1": 1.0}, "q0": {"d0": 1.0}}
+    assert per_query(qrels, run) == pytest.approx([1, 0.6309, 0], abs=1e-4)

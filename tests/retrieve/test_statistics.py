@@ -8,16 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from steady import steady
 
-from disret.retrieve.statistics import compare, interval, per_query, retention_interval
+from disret.retrieve.statistics import compare, comparisons, interval, retention_interval
 
 few = settings(steady, max_examples=25)
-
-
-def test_scores_of_each_query():
-    """In the order of the judgments; a query that the run lacks scores nothing."""
-    qrels = {f"q{i}": {f"d{i}": 1} for i in range(3)}
-    run = {"q1": {"x": 2.0, "d1": 1.0}, "q0": {"d0": 1.0}}
-    assert per_query(qrels, run) == pytest.approx([1, 0.6309, 0], abs=1e-4)
 
 
 @few
@@ -57,6 +50,15 @@ def test_pairs():
     chance = compare(first, first + np.resize([0.1, -0.1], 30))
     assert chance["difference"] == pytest.approx(0)
     assert chance["p"] > 0.9
+
+
+def test_pairs_in_words():
+    first = np.linspace(0.2, 0.8, 30)
+    lines = comparisons("log", "rbo", {"a": first, "b": first - 0.1, "c": first + 0.1})
+    assert list(lines) == [
+        "log: rbo of b is lower than that of a by 0.1000 (p = 0.0002).",
+        "log: rbo of c is higher than that of a by 0.1000 (p = 0.0002).",
+    ]
 
 
 @pytest.mark.parametrize("queries", [1, 30])
