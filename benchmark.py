@@ -43,13 +43,14 @@ from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
-from disret.retrieve.approximate import check_count, empty_index, open_approximate
+from disret.retrieve.approximate import empty_index, open_approximate
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import open_index
 from disret.retrieve.metrics import metrics
 from disret.retrieve.runs import check_ids, identify, run_path, run_tag, to_run, write_run
-from disret.retrieve.scores import Scores, average_parts, summary
+from disret.retrieve.scores import Scores, average_parts, encoder_of, summary
 from disret.retrieve.search import check_gpu_faiss, search
+from disret.retrieve.statistics import comparisons
 from disret.tables import Row, append_run, format_table, read_runs
 
 TEACHER = "msmarco-bert-base-dot-v5"
@@ -84,7 +85,7 @@ def main() -> None:
         rows += scores.add([average_parts(of_one) for of_one in zip(*parts, strict=True)])
     if is_main_process():
         append_run(args.output.with_suffix(".json"), timings.report(vars(args), args.device))
-        print("\n".join([format_table(summary(rows, scores.main_metric)), *scores.comparisons()]))
+        print(format_table(summary(rows, scores.main_metric)))
         print(f"\n{format_table(timings.rows())}\n\nEvery metric is in {args.output}.")
     distributed.leave()
 
@@ -129,8 +130,6 @@ def score_collection(
         if args.save_runs:
             check_ids(queries, "query")
             check_ids(ids, "document")
-        if args.extension != "flat":
-            check_count(args.extension, teacher.dimension, args.score_function, len(ids))
 
     # 1. Embed and index the documents.
     if own:
@@ -160,14 +159,17 @@ def score_collection(
         values = metrics(qrels, run, args.k_values)
         if place:
             per_query = agreement(rows[0], rows[place], vectors[0], vectors[place], args.k_values)
-            scores.note(identities[encoder], per_query)
+            overlaps[encoder_of(identities[encoder])] = per_query[f"overlap@{scores.cut}"]
             values |= agreement_summary(per_query)
         return {**values, "documents": documents.documents, "queries": len(texts)}
 
+    overlaps: dict[str, np.ndarray] = {}
     for place, encoder in enumerate(places):
         if not known[encoder]:
             with timings.measure("score", len(texts)):
                 known[encoder] = distributed.decided_by_first(partial(score, place, encoder))
+    for line in comparisons(collection.name, f"overlap@{scores.cut}", overlaps):
+        print(line)
     scores.add(list(zip(identities, known, strict=True)))
     return list(zip(identities, known, strict=True))
 

@@ -13,8 +13,10 @@ each query's two scores changed places at random.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,8 +26,11 @@ from disret.files import read_json
 from disret.retrieve.metrics import per_query
 from disret.retrieve.runs import read_run, run_path
 from disret.retrieve.scores import newest_scores
-from disret.retrieve.statistics import p_value, retention_interval
+from disret.retrieve.statistics import RESAMPLES, p_value
 from disret.tables import read_rows, write_rows
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DEPTH = 100  # of the runs of benchmark.py with its default cut-offs
 # Of collections that are no data sets of BEIR.
@@ -40,6 +45,31 @@ def presentations(report: dict) -> int:
 def training_seconds(report: dict) -> float | None:
     """How long a student was trained; unknown of one that was stopped in between."""
     return None if report.get("resumed_at_step") else report.get("seconds", {}).get("training")
+
+
+def retention_interval(
+    students: "Sequence[np.ndarray]", teachers: "Sequence[np.ndarray]"
+) -> tuple[float, float]:
+    """95 % interval of mean retention over data sets, in percent, paired over queries.
+
+    Args:
+        students, teachers: by data set, a score for each query, of the same queries.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    def ratio(student: "np.ndarray", teacher: "np.ndarray", axis: int) -> "np.ndarray":
+        return 100 * student.mean(axis) / teacher.mean(axis)
+
+    options = {"paired": True, "vectorized": True, "method": "percentile", **RESAMPLES}
+    draws = [
+        bootstrap(pair, ratio, **options).bootstrap_distribution
+        for pair in zip(students, teachers, strict=True)
+    ]
+    # The sets are drawn independently: their distributions, each in its own order, are averaged.
+    rng = np.random.default_rng(0)
+    low, high = np.percentile(np.mean([rng.permutation(d) for d in draws], axis=0), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def main() -> None:

@@ -47,8 +47,8 @@ def test_an_index_with_judgments(call, teacher, tmp_path, collection, kind):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ids", "ids.txt"], "need the documents' --index"),
-        (["--index", "documents.faiss"], "--index is of one data set"),
+        (["--ids", "ids.txt"], "--ids are of an --index"),
+        (["--index", "documents.faiss"], "several parts, but documents.faiss is one index"),
     ],
 )
 def test_bad_arguments(call, teacher, tmp_path, arguments, says):

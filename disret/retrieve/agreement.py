@@ -13,6 +13,7 @@ import numpy as np
 
 from disret.files import whole_file
 from disret.retrieve.statistics import interval
+from disret.tables import markdown_table
 
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
 BOTH = "✓"
@@ -98,9 +99,6 @@ def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
     return columns
 
 
-# --- The worst queries, for a person --------------------------------------------------------------
-
-
 def write_worst(
     path: Path,
     queries: Sequence[str],
@@ -117,24 +115,24 @@ def write_worst(
         texts: of documents by id, as far as they are known; `LETTERS` of each are shown.
     """
 
-    def cell(id: str, is_shared: bool) -> str:
+    def cell(id: str, other: Sequence[str]) -> str:
         text = " ".join(texts.get(id, "").split())
         shown = text[:LETTERS] + ("…" if len(text) > LETTERS else "")
         words = ": ".join(filter(None, map(_harmless, (id, shown))))
-        return f"{BOTH} {words}" if is_shared else words
+        return f"{BOTH} {words}" if id and id in other else words
 
-    parts = ["# Queries on which student and teacher agree least\n",
-             f"{BOTH} marks a document that both found.\n"]  # fmt: skip
+    parts = ["# Queries on which student and teacher agree least",
+             f"{BOTH} marks a document that both found."]  # fmt: skip
     for number, query in enumerate(queries):
         first, second = ([id for id in side[number] if id] for side in (teacher, student))
-        parts += [f"## {number + 1}. {_harmless(query)}\n", f"Agreement {scores[number]:.4f}\n",
-                  "| rank | teacher | student |\n|---:|:---|:---|"]  # fmt: skip
-        for rank, pair in enumerate(zip_longest(first, second, fillvalue=""), 1):
-            cells = [cell(id, id in first and id in second) for id in pair]
-            parts.append(f"| {rank} | {' | '.join(cells)} |")
-        parts.append("")
+        hits = [
+            {"rank": rank, "teacher": cell(left, second), "student": cell(right, first)}
+            for rank, (left, right) in enumerate(zip_longest(first, second, fillvalue=""), 1)
+        ]
+        parts.append(f"## {number + 1}. {_harmless(query)}")
+        parts += [f"Agreement {scores[number]:.4f}", markdown_table(hits)]
     with whole_file(path) as partial:
-        partial.write_text("\n".join(parts), encoding="utf-8")
+        partial.write_text("\n\n".join([*parts, ""]), encoding="utf-8")
 
 
 def _harmless(text: str) -> str:

@@ -20,7 +20,7 @@ from disret.encode.timings import Timings
 from disret.files import kept, remove, text_sha256
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.index import Index
-from disret.tables import Row, read_rows
+from disret.tables import Row
 
 if TYPE_CHECKING:
     import faiss
@@ -53,19 +53,6 @@ def empty_index(kind: str, dimension: int, score_function: str) -> "faiss.Index"
     return index
 
 
-def check_count(kind: str, dimension: int, score_function: str, documents: int) -> None:
-    """Raise `UserError` if so few vectors cannot train an index of this kind."""
-    import faiss
-
-    core = index = empty_index(kind, dimension, score_function)
-    while inner := getattr(core, "index", None) or getattr(core, "base_index", None):
-        core = faiss.downcast_index(inner)
-    codes = core.pq.ksub if hasattr(core, "pq") else 0
-    needed = max(_lists(index), codes)
-    if not index.is_trained and documents < needed:
-        raise UserError(f"{kind} needs {needed} vectors or more, but there are {documents}.")
-
-
 def open_approximate(flat: Index, kind: str, score_function: str, timings: Timings) -> FaissFile:
     """The approximate index of the same vectors in the same order, built unless it is there.
 
@@ -92,9 +79,12 @@ def open_approximate(flat: Index, kind: str, score_function: str, timings: Timin
 
 
 def _built(flat: Index, kind: str, score_function: str, timings: Timings) -> "faiss.Index":
+    import faiss
+
     index = empty_index(kind, flat.dimension, score_function)
     count = flat.documents
-    size = max(SAMPLE, PER_LIST * _lists(index))
+    inverted = faiss.try_extract_index_ivf(index)
+    size = max(SAMPLE, PER_LIST * (inverted.nlist if inverted is not None else 0))
     try:
         if not index.is_trained:
             with timings.measure("train index", min(count, size)):
@@ -122,13 +112,6 @@ def _sample(flat: Index, size: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _lists(index: "faiss.Index") -> int:
-    import faiss
-
-    inverted = faiss.try_extract_index_ivf(index)
-    return inverted.nlist if inverted is not None else 0
-
-
 def _reason(error: RuntimeError) -> str:
     """What FAISS says is wrong, without where in its source."""
     return str(error).strip().rpartition(": ")[2].strip()
@@ -153,22 +136,6 @@ def parse_settings(words: Sequence[str]) -> list[dict[str, float]]:
     if sum(len(values) > 1 for values in named.values()) > 1:
         raise UserError("one search parameter may have several values, the others one each.")
     return [dict(zip(named, values, strict=True)) for values in product(*named.values())]
-
-
-def read_searches(path: Path) -> list[Row]:
-    """The rows of a table of searches, none when there is no file; `UserError` of another table."""
-    return read_rows(path, COLUMNS)
-
-
-def newest_searches(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of the last run on each data set and index, by these two as a title has them."""
-    newest: dict[str, list[Row]] = {}
-    for row in rows:
-        group = newest.setdefault(f"{row['dataset']}, {row['index']}", [])
-        if group and group[-1]["datetime"] != row["datetime"]:
-            group.clear()
-        group.append(row)
-    return newest
 
 
 def good_setting(rows: Sequence[Row]) -> Row:

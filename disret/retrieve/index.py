@@ -42,7 +42,6 @@ FORMAT = 2
 SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
 SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
 BLOCK = 1 << 16  # vectors read together
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -111,19 +110,6 @@ class Index:
             yield np.concatenate([vectors(each) for each in held])
 
 
-def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
-    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.KIND`.
-
-    A collection elsewhere than under `benchmarks/raw` adds a digest of its place, as another may
-    have the same name.
-    """
-    slug = re.sub(r"[^\w.+-]+", "--", encoder_name.strip("/."))
-    place = collection.folder.resolve()
-    if not place.is_relative_to(paths.COLLECTIONS.resolve()):
-        kind += f".{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
-    return paths.INDEXES / collection.name / f"{slug}.{kind}"
-
-
 def open_index(
     collection: Collection,
     teacher: "Encoder",
@@ -136,6 +122,9 @@ def open_index(
     A shard appears only when it is whole, so that building resumes after a kill at the first that
     is missing. Under `torchrun` the ranks share out the shards; all call this.
 
+    It lies in `benchmarks/faiss/DATASET/ENCODER.KIND`. A collection elsewhere than under
+    `benchmarks/raw` adds a digest of its place, as another may have the same name.
+
     Args:
         teacher: a model, which embeds the documents.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
@@ -146,7 +135,11 @@ def open_index(
         The index; its rows are in the order of the corpus.
     """
     kind = f"flat.{score_function}.{teacher.dtype}-{index_dtype}"
-    folder = index_folder(collection, teacher.name, kind).resolve()  # a link is followed
+    place = collection.folder.resolve()
+    if not place.is_relative_to(paths.COLLECTIONS.resolve()):
+        kind += f".{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    slug = re.sub(r"[^\w.+-]+", "--", teacher.name.strip("/."))
+    folder = (paths.INDEXES / collection.name / f"{slug}.{kind}").resolve()  # a link is followed
     encoder = teacher.batches
 
     def prepare() -> tuple[Index, list[Shard]]:
@@ -323,7 +316,7 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     dimension = vectors.shape[1]
     shard = faiss.IndexFlatIP(dimension)
     if index_dtype == "float16":
-        if np.abs(vectors).max() > FLOAT16_MAX:
+        if np.abs(vectors).max() > np.finfo(np.float16).max:
             raise UserError("the embeddings are too large for an index in float16; use float32.")
         kind = faiss.ScalarQuantizer.QT_fp16
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)

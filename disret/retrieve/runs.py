@@ -65,36 +65,29 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
 
 def identify(
-    dataset: str,
-    split: str,
-    content: str,
-    teacher: "Encoder",
-    student: "Encoder",
-    *,
-    score_function: str,
-    dtype: str,
-    index_dtype: str,
+    dataset: str, split: str, content: str, teacher: "Encoder", student: "Encoder", **settings: str
 ) -> Row:
     """What a run is of, by names and by content, as the tables of results have it.
 
     Args:
         content: fingerprint of the queries, their judgments and the documents.
         teacher, student: what embedded the documents, and the queries.
-        dtype, index_dtype: the precision of the encoders and of the vectors on disk.
+        settings: `score_function`, and `dtype` and `index_dtype`, the precision of the encoders
+            and of the vectors on disk.
     """
     return {
         "dataset": dataset,
         "document_encoder": teacher.name,
         "query_encoder": student.name,
         "split": split,
-        "score_function": score_function,
+        "score_function": settings["score_function"],
         "document_weights": teacher.fingerprint[:16],
         "query_weights": student.fingerprint[:16],
         "collection": content[:16],
         "document_max_length": str(teacher.max_length),
         "query_max_length": str(student.max_length),
-        "dtype": dtype,
-        "index_dtype": index_dtype,
+        "dtype": settings["dtype"],
+        "index_dtype": settings["index_dtype"],
         "query_backend": student.backend,
     }
 
@@ -132,9 +125,6 @@ def is_run_of(path: Path, identity: Row) -> bool:
 
 def check_ids(ids: Iterable[str], what: str) -> None:
     """Raise `UserError` for an id that a run's file cannot hold: one with a space."""
-    for identifier in ids:
-        if len(identifier.split()) != 1:
-            raise UserError(
-                f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
-                "run file."
-            )
+    if bad := [identifier for identifier in ids if len(identifier.split()) != 1]:
+        raise UserError(f"the id {bad[0]!r} of a {what} has a space, so it cannot stand in a TREC "
+                        "run file.")  # fmt: skip

@@ -7,14 +7,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-
 from disret import distributed
 from disret.command_line import is_main_process
 from disret.encode.encoders import named
 from disret.retrieve.metrics import retention
 from disret.retrieve.runs import is_run_of, run_path
-from disret.retrieve.statistics import comparisons
 from disret.tables import Row, append_rows, read_rows
 
 # Two rows that agree in these measure the same; names and dates do not matter.
@@ -47,7 +44,7 @@ class Scores:
 
     Attributes:
         depth: hits that the metrics look at; MRR@10 needs ten.
-        cut: the cut-off of the main metric.
+        cut: the cut-off of the main metric, nDCG.
 
     Raises:
         UserError: the file is something else.
@@ -60,7 +57,6 @@ class Scores:
         self.main_metric = f"NDCG@{self.cut}"
         kinds = ("NDCG", "MAP", "Recall", "P")
         self._needed = [*(f"{kind}@{k}" for kind in kinds for k in k_values), "MRR@10", *COUNTS]
-        self._overlaps: dict[str, dict[str, np.ndarray]] = {}
         self._known: dict[tuple, Row] = {}
         for row in distributed.decided_by_first(lambda: read_scores(path)):
             self._hold(row)
@@ -101,19 +97,6 @@ class Scores:
         if new and is_main_process():
             append_rows(self.path, new)
         return rows
-
-    def note(self, identity: Row, per_query: Mapping[str, np.ndarray]) -> None:
-        """Keep an encoder's agreement on each query, for `comparisons`."""
-        overlaps = self._overlaps.setdefault(identity["dataset"], {})
-        overlaps[encoder_of(identity)] = per_query[f"overlap@{self.cut}"]
-
-    def comparisons(self) -> list[str]:
-        """Of each data set, whether later query encoders agree more or less than the first."""
-        return [
-            line
-            for dataset, encoders in self._overlaps.items()
-            for line in comparisons(dataset, f"overlap@{self.cut}", encoders)
-        ]
 
     def _hold(self, row: Row) -> None:
         if all(row.get(name) is not None for name in self._needed):

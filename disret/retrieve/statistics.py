@@ -1,6 +1,6 @@
 """How sure a mean over queries is, and whether those of two query encoders differ by chance."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,9 @@ def comparisons(dataset: str, measure: str, encoders: Mapping[str, np.ndarray]) 
     Args:
         encoders: of each the measure of every query, [n_queries].
     """
-    (first, of_first), *others = encoders.items()
-    for name, values in others:
-        found = compare(of_first, values)
+    first, *others = encoders or [None]
+    for name in others:
+        found = compare(encoders[first], encoders[name])
         more = "higher" if found["difference"] > 0 else "lower"
         yield (
             f"{dataset}: {measure} of {name} is {more} than that of {first} by "
@@ -65,27 +65,3 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         return float(values[0]), float(values[0])
     found = bootstrap((values,), np.mean, method="percentile", **RESAMPLES).confidence_interval
     return float(found.low), float(found.high)
-
-
-def retention_interval(
-    students: Sequence[np.ndarray], teachers: Sequence[np.ndarray]
-) -> tuple[float, float]:
-    """95 % interval of mean retention over data sets, in percent, paired over queries.
-
-    Args:
-        students, teachers: by data set, a score for each query, of the same queries.
-    """
-    from scipy.stats import bootstrap
-
-    def ratio(student: np.ndarray, teacher: np.ndarray, axis: int) -> np.ndarray:
-        return 100 * student.mean(axis) / teacher.mean(axis)
-
-    options = {"paired": True, "vectorized": True, "method": "percentile", **RESAMPLES}
-    draws = [
-        bootstrap(pair, ratio, **options).bootstrap_distribution
-        for pair in zip(students, teachers, strict=True)
-    ]
-    # The sets are drawn independently: their distributions, each in its own order, are averaged.
-    rng = np.random.default_rng(0)
-    low, high = np.percentile(np.mean([rng.permutation(d) for d in draws], axis=0), [2.5, 97.5])
-    return float(low), float(high)

@@ -356,7 +356,6 @@ def test_parts_one_by_one(call, arguments, tmp_path):
         (["--extension", "HNSW8", "--search-parameters", "efSearch=x"], "'efSearch=x' is not NAME"),
         (["--extension", "HNSW8", "--index", "x"], "not allowed with argument"),
         (GRAPH[2:], "one of the arguments --extension --index is required"),
-        (["--extension", "IVF601,Flat"], "IVF601,Flat needs 601 vectors or more"),
         (["--extension", "HNSW8", "--threads", 0], "must be from 1 to 1024"),
         (["--extension", "HNSW8", "--output", "/proc/x.csv"], "cannot write to"),
         (["--index", "x.faiss"], "there is no file x.faiss"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from steady import steady
 
-from disret.retrieve.statistics import compare, comparisons, interval, retention_interval
+from disret.retrieve.statistics import compare, comparisons, interval
 
 few = settings(steady, max_examples=25)
 
@@ -68,20 +68,3 @@ def test_the_same_values_do_not_differ(queries):
         warnings.simplefilter("error")
         found = compare(values, values)
     assert (found["difference"], found["p"]) == (0, 1)
-
-
-def test_interval_of_retention():
-    """It holds the retention, narrows with queries and is a point where encoders are the same."""
-    rng = np.random.default_rng(0)
-    teacher = rng.uniform(0, 1, 400)
-    student = np.clip(teacher - rng.uniform(0, 0.2, 400), 0, 1)
-    kept = 100 * student.mean() / teacher.mean()
-    low, high = retention_interval([student], [teacher])
-    assert low < kept < high
-    few = retention_interval([student[:40]], [teacher[:40]])
-    assert few[1] - few[0] > 2 * (high - low)
-    assert retention_interval([teacher, teacher], [teacher, teacher]) == pytest.approx((100, 100))
-    # A mean of two sets is surer than either.
-    both = retention_interval([student[:200], student[200:]], [teacher[:200], teacher[200:]])
-    half = retention_interval([student[:200]], [teacher[:200]])
-    assert both[1] - both[0] < half[1] - half[0]
