@@ -27,7 +27,7 @@ from disret.devices import resolve_dtype, training_device, world_size
 from disret.distil.closed_form import align
 from disret.distil.layers import keep_layers, transformer_of
 from disret.distil.model_card import write_model_card
-from disret.distil.recipes import FEED_FORWARD, RECIPE, schedule, settled
+from disret.distil.recipes import RECIPE, schedule, settled
 from disret.distil.static import feed_forward, student_of_texts, student_of_tokens
 from disret.distil.student_folder import StudentFolder
 from disret.distil.training_data import TrainingData, read_texts, tokenised_queries
@@ -58,6 +58,8 @@ def main() -> None:
     prepared = distributed.decided_by_first(lambda: prepare(args, folder, device))
     if prepared is not None:
         distil(args, folder, device, *prepared)
+    if is_main_process() and not args.dry_run:
+        write_model_card(args.output)
     distributed.leave()
 
 
@@ -120,7 +122,7 @@ def init_student(
         student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
     else:
         student = student_of_tokens(teacher.uncast(), texts, args.words)
-    if args.init_with == "static" and FEED_FORWARD[args.recipe]:
+    if args.init_with == "static" and args.feed_forward:
         feed_forward(student)
     if args.student_prompt is not None:
         with_prompt(student, args.student_prompt)
@@ -232,10 +234,8 @@ def distil(
             say("note: training has not brought the student nearer; it is kept as it started.")
             student.load_state_dict(untrained)
             after = before
-    folder.lap("training")
     if is_main_process():
         folder.save(student, curve, after, dtype)
-        write_model_card(args.output)
 
 
 # --- Arguments ----------------------------------------------------------------------------------

@@ -90,9 +90,11 @@ def add_settings(group: Any, settings: Sequence[Any], exclusive: Collection[str]
     """
     either = group.add_mutually_exclusive_group()
     for name, kind, paper, best, text in settings:
+        if kind is None:
+            continue
         values = " or ".join("by the number of texts" if v is None else str(v)
                              for v in dict.fromkeys((paper, best)))  # fmt: skip
-        options: dict[str, Any] = {"type": kind}
+        options: dict[str, Any] = {"type": kind, "metavar": "N"}
         if kind is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif isinstance(kind, tuple):

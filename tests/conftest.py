@@ -52,12 +52,10 @@ def _is_long(item) -> bool:
     return item.path.name == "test_kills.py" or item.get_closest_marker("real") is not None
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch) -> Path:
-    """An empty home for downloads, indexes and models."""
+def set_home(monkeypatch, folder: Path) -> None:
+    """Let this process and its children keep everything there."""
     from disret import paths
 
-    folder = tmp_path / "home"
     for name, part in (
         ("HOME", "."),
         ("DOWNLOADS", "downloads"),
@@ -67,6 +65,13 @@ def home(tmp_path, monkeypatch) -> Path:
     ):
         monkeypatch.setattr(paths, name, folder / part)
     monkeypatch.setenv("DISRET_HOME", str(folder))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty home for downloads, indexes and models."""
+    folder = tmp_path / "home"
+    set_home(monkeypatch, folder)
     # A script that is called in this process may hide the GPUs from it.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "0")

@@ -349,9 +349,10 @@ def test_words_of_the_texts_get_tokens(call, arguments, tmp_path, words, more):
 
 
 def test_what_is_of_static_students_is_refused_elsewhere(call, arguments):
-    outcome = call("distill", *arguments, "--layers", 0, "--words", 9)
-    assert outcome.status == 2
-    assert "words have tokens of their own in a static student alone" in outcome.err
+    for flag in (["--words", 9], ["--feed-forward"]):
+        outcome = call("distill", *arguments, "--layers", 0, *flag)
+        assert outcome.status == 2
+        assert "are for a static student alone" in outcome.err
 
 
 def test_mixed_precision(script, arguments, tmp_path):

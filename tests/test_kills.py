@@ -1,10 +1,13 @@
-"""Fifty kills at random moments: each script goes on to the bytes of an unbroken run.
+"""Killed at random moments, each script goes on to the bytes of an unbroken run.
 
-The moments are drawn from a seed; the signals take turns. Afterwards nothing half written is left.
+One kill of each kind, or with `-m fifty` fifty. The moments are drawn from a seed; the signals take
+turns. Afterwards nothing half written is left.
 """
 
+import contextlib
 import csv
 import json
+import math
 import os
 import random
 import re
@@ -16,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, accept_interrupts, write_collection
+from conftest import ROOT, accept_interrupts, set_home, write_collection
 from tiny import save_encoder
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL,
@@ -35,7 +38,7 @@ COMMANDS = {
                "--batch-sizes", "1", "8", "--output", "speed.csv",
                "--device", "cpu"],
     "sweep": ["sweep.py", "--teacher", "teacher", "--datasets", "things", "--output", "sweep",
-              "--batch-sizes", "8", "--", *TRAIN],
+              "--", *TRAIN],
 }  # fmt: skip
 KILLS = {"sweep": 5, "distill": 16, "benchmark": 16, "export": 8, "ispeed": 5}
 # What differs from run to run: times of day, durations and speeds.
@@ -45,15 +48,20 @@ VOLATILE = re.compile(r"datetime|.*_ms|runs|.*per_second|spread_percent|speedup|
 @pytest.fixture
 def start(tmp_path, home):
     """A function that makes a fresh world and gives its folder."""
-    made = tmp_path / "made"
-    save_encoder(made / "teacher", layers=2)
-    save_encoder(made / "other", layers=1, seed=1)
-    write_collection(made / "home" / "benchmarks" / "raw" / "things", documents=7000)
-    queries = "".join(f"{i}\twhat is number {i * i} of {i % 7}\n" for i in range(400))
-    (made / "train.tsv").write_text(queries)
-    (made / "valid.txt").write_text("".join(f"who has seen {i * 3} things\n" for i in range(20)))
 
-    def fresh(name: str) -> Path:
+    def make(folder: Path, documents: int, queries: int) -> None:
+        save_encoder(folder / "teacher", layers=2)
+        save_encoder(folder / "other", layers=1, seed=1)
+        write_collection(folder / "home" / "benchmarks" / "raw" / "things", documents)
+        lines = (f"{i}\twhat is number {i * i} of {i % 7}\n" for i in range(queries))
+        (folder / "train.tsv").write_text("".join(lines))
+        valid = "".join(f"who has seen {i * 3} things\n" for i in range(20))
+        (folder / "valid.txt").write_text(valid)
+
+    def fresh(name: str, small: bool = False) -> Path:
+        made = tmp_path / "made"
+        if not made.exists():
+            make(made, *((60, 60) if small else (7000, 400)))
         shutil.rmtree(tmp_path / name, ignore_errors=True)
         return shutil.copytree(made, tmp_path / name)
 
@@ -111,20 +119,24 @@ def stable(path: Path) -> object:
     return path.read_bytes()
 
 
+FIFTY = [pytest.param(script, count, marks=pytest.mark.fifty) for script, count in KILLS.items()]
+
+
 @pytest.mark.kill
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("script", KILLS)
-def test_killed_at_random_moments(start, script):
+@pytest.mark.parametrize(("script", "count"), [*FIFTY, *((script, 1) for script in KILLS)])
+def test_killed_at_random_moments(start, script, count):
     world = start("unbroken")
     seconds = finish(begin(script, world))
     expected = result(world)
 
     chance = random.Random(script)
+    first = list(KILLS).index(script)  # of a single kill each, every signal has its turn
     world = start("killed")
-    kills = finished = 0
-    while kills < KILLS[script]:
+    kills = 0
+    while kills < count:
         process = begin(script, world)
-        number = SIGNALS[kills % len(SIGNALS)]
+        number = SIGNALS[(first + kills) % len(SIGNALS)]
         try:
             _, error = process.communicate(timeout=chance.uniform(0.3, 1.1) * seconds)
         except subprocess.TimeoutExpired:
@@ -139,6 +151,47 @@ def test_killed_at_random_moments(start, script):
         if process.returncode == 0:
             assert differing(world, expected) == []
             world = start("killed")
-            finished += 1
     finish(begin(script, world))
     assert differing(world, expected) == []
+
+
+class CutOff(BaseException):
+    """What a kill between two steps comes to, each of which happens whole or not at all."""
+
+
+@pytest.mark.parametrize("script", ["distill", "benchmark", "export"])
+def test_cut_off_before_each_step(start, script, call, monkeypatch):
+    """A file appears by `Path.replace`: the n-th does not happen, for every n."""
+    first, *words = COMMANDS[script]
+    name = words.pop(0) if first == "-m" else first.removesuffix(".py")
+
+    def run(world: Path, steps: float) -> int:
+        """Run the script until so many files were put in place; the number that were."""
+        done = 0
+        replace = Path.replace
+
+        def counted(path: Path, target: Path) -> Path:
+            nonlocal done
+            if done == steps:
+                raise CutOff
+            done += 1
+            return replace(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.chdir(world)
+            set_home(patch, world / "home")
+            patch.setattr(Path, "replace", counted)
+            with contextlib.suppress(CutOff):
+                outcome = call(name, *words)
+                assert outcome.status == 0, outcome.err[-2000:]
+        return done
+
+    world = start("unbroken", small=True)
+    steps = run(world, math.inf)
+    assert steps > 5
+    expected = result(world)
+    for number in range(steps):
+        world = start("cut", small=True)
+        assert run(world, number) == number
+        run(world, math.inf)
+        assert differing(world, expected) == [], f"cut off before step {number + 1}"

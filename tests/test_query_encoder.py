@@ -13,7 +13,7 @@ from conftest import ROOT
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
-from disret.distil.static import static_embedding
+from disret.distil.static import student_of_tokens
 from disret.encode.models import load_encoder
 from disret.query_encoder import ExportError, QueryEncoder, sha256_of
 from disret.serve.export import export
@@ -46,7 +46,7 @@ def model(exported, tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def static(exported, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "static"
-    modules = [static_embedding(load_encoder(str(exported), "cpu"))]
+    modules = [student_of_tokens(load_encoder(str(exported), "cpu"))[0]]
     model = SentenceTransformer(modules=modules, device="cpu")
     model.save_pretrained(str(folder))
     export(model, folder, QUERIES, folder)

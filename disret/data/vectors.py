@@ -17,15 +17,7 @@ from disret import paths
 from disret.command_line import UserError, progress_bar, say, shortened
 from disret.data.hub import BLOCK, FORM, HUB, Stream, look_up, parse_name, reading
 from disret.data.queries import columns_of, is_of_texts, is_text, json_object, read_lines
-from disret.files import (
-    checksum_path,
-    is_as_noted,
-    kept,
-    note_checksum,
-    readable,
-    text_sha256,
-    whole_file,
-)
+from disret.files import checksum_path, is_as_noted, kept, readable, text_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,9 +94,8 @@ def read_vectors(sources: Sequence[str], limit: int | None = None) -> Vectors:
                 raise UserError(f"{name} holds no rows.")
         rows = itertools.chain.from_iterable(itertools.starmap(_rows, named))
         texts = _copy(rows, limit, partial)
-        with whole_file(texts_path) as partial_texts, partial_texts.open("wb") as lines:
-            lines.writelines(f"{json.dumps(text, ensure_ascii=False)}\n".encode() for text in texts)
-        note_checksum(texts_path)
+        lines = "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in texts)
+        kept(texts_path, lambda file: file.write_bytes(lines.encode()))
 
     kept(path, copy)
     noted = [checksum_path(file).read_text().split()[0] for file in (path, texts_path)]
@@ -150,14 +141,14 @@ def _copy(rows: Iterable[Row], limit: int | None, path: Path) -> Iterable[str]:
     with path.open("w+b") as vectors, progress_bar(desc="embeddings", unit="text") as bar:
         for place, text, numbers in rows:
             vector = _float32(numbers)
-            dimension = dimension or vector.size
+            size, dimension = vector.size, dimension or vector.size
             if not is_text(text) or not text.strip():
                 raise UserError(f"{place}: the text is empty or no Unicode text.")
-            if not vector.size:
+            if not size:
                 raise UserError(f"{place}: there is no vector, which is a list of numbers.")
-            if vector.size != dimension:
+            if size != dimension:
                 raise UserError(
-                    f"{place}: the vector has {vector.size} numbers, the first has {dimension}."
+                    f"{place}: the vector has {size} numbers, the first has {dimension}."
                 )
             if not np.isfinite(vector).all():
                 raise UserError(f"{place}: the vector has values that are not finite.")

@@ -13,11 +13,12 @@ WARMUP_STEPS, EVAL_STEPS = 100, 2000  # at most, and a tenth of all steps
 class Setting(NamedTuple):
     """A setting: its type, or the texts it may be; the paper's value, and the best that is known.
 
-    None stands for what suits the number of texts.
+    A value of None stands for what suits the number of texts; a type of None, for what cannot be
+    given.
     """
 
     name: str
-    kind: Callable[[str], Any] | tuple[str, ...]
+    kind: Callable[[str], Any] | tuple[str, ...] | None
     paper: Any
     best: Any
     help: str
@@ -29,7 +30,7 @@ RECIPE = (
     Setting("train_batch_size", positive, 128, 128, "texts a step, over all processes"),
     Setting("adamw_lr", positive_float, 1e-4, 1e-3, "learning rate"),
     Setting("adamw_eps", positive_float, 1e-6, 1e-9, "of AdamW"),
-    Setting("lr_schedule", ("linear", "cosine"), "linear", "cosine", "decay of the rate to 0"),
+    Setting("lr_schedule", None, "linear", "cosine", "decay of the rate to 0"),
     Setting("warmup_steps", not_negative, 1000, None, "steps in which the rate rises"),
     Setting("eval_steps", positive, 2000, None, "steps between checkpoints"),
     Setting("dropout", bool, True, False, "as the student's model has it"),
@@ -38,23 +39,24 @@ RECIPE = (
             "layer behind another model: random, with ReLU as the authors', or least squares"),
     Setting("words", not_negative, 0, 30_000,
             "frequent words that the teacher splits have a token in a static student"),
+    Setting("feed_forward", bool, False, True, "two layers behind a static student's mean"),
 )  # fmt: skip
-# Of the best recipe: a student that starts from another model forgets at a higher rate, and behind
-# the mean of a static one stand two layers.
-MODEL_LR = 3e-4
-FEED_FORWARD = {"paper": False, "best": True}
+MODEL_LR = 3e-4  # the best's where a student starts from another model, which forgets
 
 
 def settled(recipe: str, init_with: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a recipe; what is given takes their place."""
-    if given["words"] and init_with != "static":
-        raise UserError("words have tokens of their own in a static student alone.")
+    for name in ("words", "feed_forward"):
+        if given[name] and init_with != "static":
+            raise UserError(f"{name.replace('_', ' ')} are for a static student alone.")
     settings = {setting.name: getattr(setting, recipe) for setting in RECIPE}
     if recipe == "best" and init_with not in ("subset", "static"):
         settings["adamw_lr"] = MODEL_LR
     if given.get("presentations"):
         settings["num_epochs"] = None
-    return {name: value if given[name] is None else given[name] for name, value in settings.items()}
+    return {
+        name: value if given.get(name) is None else given[name] for name, value in settings.items()
+    }
 
 
 class Schedule(NamedTuple):

@@ -15,7 +15,7 @@ from disret.encode.models import prompt_of, tokenizer_of
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
 
     from disret.encode.encoders import Encoder
 
@@ -28,23 +28,52 @@ def student_of_tokens(
 ) -> "SentenceTransformer":
     """A student without layers: the mean of an embedding for each token, in the teacher's space.
 
+    Each token is run through the teacher by itself, and stands where a query of one word would:
+    behind the query prompt, between the special tokens. The queries' own special tokens and prompt
+    are left out. The most frequent words of some texts that the teacher splits have a token as
+    well, which starts as the query of that word.
+
     Args:
-        words: how many of the texts' words, at most, have a token that the teacher has not.
+        words: how many of them, at most.
 
     Raises:
-        UserError: as `static_embedding`.
+        UserError: the teacher has no tokenizer of the `tokenizers` library.
     """
+    import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+    from tokenizers import Tokenizer
 
-    modules = [static_embedding(teacher, texts, words)]
-    if any(isinstance(module, Normalize) for module in teacher):
-        modules.append(Normalize())
+    backend = getattr(teacher.tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise UserError(
+            "token embeddings need a teacher with a tokenizer of the tokenizers library."
+        )
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    _for_means(tokenizer, teacher.max_seq_length)
+    table = _embed_vocabulary(teacher, tokenizer)
+    if words and not takes_words(tokenizer):
+        kind = type(tokenizer.model).__name__
+        say(f"note: the teacher's tokenizer ({kind}) takes no more words, so none was added.")
+    elif words and (added := frequent_words(tokenizer, texts, words)):
+        say(f"{len(added):,} words that the teacher splits have a token of their own.")
+        queries = [as_text(tokenizer, word) for word in added]
+        starts = torch.from_numpy(BatchEncoder(teacher.eval()).encode_query(queries))
+        table, tokenizer = torch.cat([table, starts]), with_words(tokenizer, added)
+    modules = [StaticEmbedding(tokenizer, embedding_weights=table)]
+    modules += [Normalize() for module in teacher if isinstance(module, Normalize)]
     return SentenceTransformer(
         modules=modules,
         similarity_fn_name=teacher.similarity_fn_name,
         device=str(teacher.device),
     )
+
+
+def _for_means(tokenizer: "Tokenizer", max_length: int) -> None:
+    """Let a tokenizer give the tokens that a mean is taken of: no padding, no special ones."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    tokenizer.post_processor = None  # would add special tokens wherever others load the student
 
 
 def feed_forward(student: "SentenceTransformer") -> None:
@@ -91,9 +120,7 @@ def student_of_texts(
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
     tokenizer = tokenizer_of(vocabulary)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    tokenizer.post_processor = None  # as in `static_embedding`
+    _for_means(tokenizer, max_length)
     ids = [found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -106,46 +133,6 @@ def student_of_texts(
     modules = [StaticEmbedding(tokenizer, embedding_weights=table)]
     modules += [Normalize()] if teacher.normalises else []
     return SentenceTransformer(modules=modules, device="cpu")
-
-
-def static_embedding(
-    teacher: "SentenceTransformer", texts: Sequence[str] = (), words: int = 0
-) -> "StaticEmbedding":
-    """Embeddings of the teacher's vocabulary, each token run through the teacher by itself.
-
-    A token stands where a query of one word would: behind the query prompt, between the special
-    tokens. The queries' own special tokens and prompt are left out. The most frequent words of some
-    texts that the teacher splits have a token as well, which starts as the query of that word.
-
-    Args:
-        words: how many of them, at most.
-
-    Raises:
-        UserError: the teacher has no tokenizer of the `tokenizers` library.
-    """
-    import torch
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer
-
-    backend = getattr(teacher.tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise UserError(
-            "token embeddings need a teacher with a tokenizer of the tokenizers library."
-        )
-    tokenizer = Tokenizer.from_str(backend.to_str())
-    tokenizer.no_padding()  # some files ask for it
-    tokenizer.enable_truncation(teacher.max_seq_length)
-    tokenizer.post_processor = None  # would add special tokens wherever others load the student
-    table = _embed_vocabulary(teacher, tokenizer)
-    if words and not takes_words(tokenizer):
-        kind = type(tokenizer.model).__name__
-        say(f"note: the teacher's tokenizer ({kind}) takes no more words, so none was added.")
-    elif words and (added := frequent_words(tokenizer, texts, words)):
-        say(f"{len(added):,} words that the teacher splits have a token of their own.")
-        queries = [as_text(tokenizer, word) for word in added]
-        starts = torch.from_numpy(BatchEncoder(teacher.eval()).encode_query(queries))
-        table, tokenizer = torch.cat([table, starts]), with_words(tokenizer, added)
-    return StaticEmbedding(tokenizer, embedding_weights=table)
 
 
 def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tensor":

@@ -58,7 +58,7 @@ class StudentFolder:
         self.unfinished = path.with_name(f"{path.name}.partial")
         self.report: dict[str, Any] = {"resumed_at_step": 0}
         self.made_of: dict[str, dict[str, Any]] = {}
-        check_output(path, resume, overwrite)
+        self._check_place()
         inputs = {Path(str(name)).resolve() for name in reads if name and Path(str(name)).exists()}
         for place in (path.resolve(), self.unfinished.resolve()):
             if replaced := [one for one in inputs if place in (one, *one.parents)]:
@@ -70,6 +70,19 @@ class StudentFolder:
             claim(path)
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
+
+    def _check_place(self) -> None:
+        """Refuse to touch what is not to be touched, before anything is computed."""
+        check_writable(self.path, is_file=False)
+        if self.path.exists():
+            if not (self.path / "modules.json").exists():
+                raise UserError(f"{self.path} exists and is not a model; name another output.")
+            if self.overwrite and not (self.path / "distillation.json").exists():
+                raise UserError(f"{self.path} was not made by distill.py, so it is not replaced.")
+            if not (self.resume or self.overwrite):
+                raise UserError(f"{self.path} exists: name another output, or overwrite it.")
+        elif self.unfinished.exists() and not (self.resume or self.overwrite):
+            raise UserError(f"{self.unfinished} holds an unfinished run: resume or overwrite it.")
 
     def identify(
         self,
@@ -196,6 +209,7 @@ class StudentFolder:
         from disret.devices import versions, world_size
         from disret.encode.models import describe, fingerprint, load_encoder
 
+        self.lap("training")
         folder = self.unfinished / "model"
         shutil.rmtree(folder, ignore_errors=True)
         student.save_pretrained(str(folder), create_model_card=False)
@@ -234,25 +248,6 @@ def read_report(student: Path) -> dict[str, Any]:
             f"{student} was not made by distill.py, or its distillation.json is damaged."
         )
     return report
-
-
-def check_output(path: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse to touch what is not to be touched, before anything is computed.
-
-    Raises:
-        UserError: as `StudentFolder`.
-    """
-    check_writable(path, is_file=False)
-    unfinished = path.with_name(f"{path.name}.partial")
-    if path.exists():
-        if not (path / "modules.json").exists():
-            raise UserError(f"{path} exists and is not a model; name another output.")
-        if overwrite and not (path / "distillation.json").exists():
-            raise UserError(f"{path} was not made by distill.py, so it is not replaced.")
-        if not (resume or overwrite):
-            raise UserError(f"{path} exists: name another output, or overwrite it.")
-    elif unfinished.exists() and not (resume or overwrite):
-        raise UserError(f"{unfinished} holds an unfinished run: resume or overwrite it.")
 
 
 def _is_whole(checkpoint: Path) -> bool:

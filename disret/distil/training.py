@@ -119,25 +119,23 @@ def for_short_texts(student: "SentenceTransformer", dropout: bool) -> Iterator[N
             transformer stays in evaluation mode, in which no architecture drops anything out.
     """
     first = student[0]
-    transformer = first.auto_model if isinstance(first, Transformer) else None
-    attention = transformer and transformer.config._attn_implementation
-    hooks = []
-    if transformer and not dropout:
-        hooks.append(first.register_forward_pre_hook(_evaluation_mode))
-    swapped = attention == "sdpa" and student.device.type == "cpu"
-    if swapped:
+    if not isinstance(first, Transformer):
+        yield
+        return
+    transformer = first.auto_model
+
+    def calm(module: Transformer, _inputs: tuple) -> None:
+        module.train(module.training and dropout)
+
+    hook = first.register_forward_pre_hook(calm)
+    attention = transformer.config._attn_implementation
+    if attention == "sdpa" and student.device.type == "cpu":
         transformer.set_attn_implementation("eager")
     try:
         yield
     finally:
-        if swapped:
-            transformer.set_attn_implementation("sdpa")
-        for hook in hooks:
-            hook.remove()
-
-
-def _evaluation_mode(module: torch.nn.Module, _inputs: tuple) -> None:
-    module.eval()
+        transformer.set_attn_implementation(attention)
+        hook.remove()
 
 
 class QueryMSEEvaluator(MSEEvaluator):
@@ -196,10 +194,8 @@ class DistillationTrainer(SentenceTransformerTrainer):
             self.optimizer_cls_and_kwargs = torch.optim.SparseAdam, settings
             self.add_callback(_SparseGradients())
         self.add_callback(_EpochOrder(self))
-        self.add_callback(StopOnNaN())
         self.remove_callback(ProgressCallback)
-        if not self.args.disable_tqdm:
-            self.add_callback(_Progress())
+        self.add_callback(_Watch())
 
     def get_batch_sampler(self, dataset: Dataset, **kwargs) -> QueryBatchSampler:
         self.sampler = QueryBatchSampler(dataset, self.lengths, self.keep_order, **kwargs)
@@ -270,17 +266,8 @@ class _SparseGradients(TrainerCallback):
             hook.remove()
 
 
-class _Progress(ProgressCallback):
-    """The trainer's bar, with the validation MSE and without the rest of the log."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if state.is_world_process_zero and "eval_negative_mse" in (logs or {}):
-            line = f"step {state.global_step}: validation MSE {mse_from(logs):.4g}"
-            self.training_bar.write(line)
-
-
-class StopOnNaN(TrainerCallback):
-    """End training when the loss or the validation MSE is no longer a number."""
+class _Watch(ProgressCallback):
+    """The trainer's bar, with the validation MSE alone; ends a training that has diverged."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         for name in ("loss", "train_loss", "eval_negative_mse"):
@@ -289,3 +276,6 @@ class StopOnNaN(TrainerCallback):
                     f"training diverged: {name} is {logs[name]} at step {state.global_step}; lower "
                     "the learning rate or leave out mixed precision, and overwrite it."
                 )
+        if state.is_world_process_zero and "eval_negative_mse" in (logs or {}):
+            line = f"step {state.global_step}: validation MSE {mse_from(logs):.4g}"
+            self.training_bar.write(line)

@@ -30,7 +30,7 @@ from disret.files import (
     whole_folder,
     write_json,
 )
-from disret.retrieve.document_ids import DocumentIds
+from disret.retrieve.ids import Ids, read_ids
 
 if TYPE_CHECKING:
     from disret.encode.batches import BatchEncoder
@@ -83,9 +83,9 @@ class Index:
         noted = [checksum_path(self.folder / shard.file) for shard in self.shards]
         return [path.read_text().split()[0] for path in noted]
 
-    def ids(self) -> DocumentIds:
+    def ids(self) -> Ids:
         """The document id of each row."""
-        return DocumentIds(self.folder / "ids.txt")
+        return read_ids(self.folder / "ids.txt", is_own=True)
 
     def blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
         """Stream the vectors of some shards as they are on disk, in their order.
@@ -115,7 +115,7 @@ def open_index(
     teacher: "Encoder",
     score_function: str,
     index_dtype: str,
-    before_encoding: Callable[[DocumentIds], None] = lambda ids: None,
+    before_encoding: Callable[[Ids], None] = lambda ids: None,
 ) -> Index:
     """Return the index of a collection's documents, building what is not there or not sound.
 

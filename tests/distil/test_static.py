@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import BoW, Normalize
 from tiny import VOCABULARY, save_encoder
 
 from disret.command_line import UserError
-from disret.distil.static import feed_forward, static_embedding, student_of_tokens
+from disret.distil.static import feed_forward, student_of_tokens
 from disret.encode.models import load_encoder
 
 
@@ -17,7 +17,7 @@ def test_a_word_of_one_token_starts_at_its_embedding(kind, tmp_path):
     prompts = {"query": "find q ", "document": "d "}
     teacher = load_encoder(str(save_encoder(tmp_path / "t", kind, prompts=prompts)), "cpu")
     teacher.tokenizer.backend_tokenizer.enable_padding(length=16)  # as all-MiniLM-L6-v2's file has
-    static = static_embedding(teacher)
+    static = student_of_tokens(teacher)[0]
     student = SentenceTransformer(modules=[static, Normalize()], device="cpu")
     words = ["a", "z", "7"]
     np.testing.assert_allclose(student.encode(words), teacher.encode_query(words), atol=1e-5)
@@ -31,11 +31,11 @@ def test_a_word_of_one_token_starts_at_its_embedding(kind, tmp_path):
 def test_a_teacher_without_a_tokenizer_of_tokens_is_said():
     teacher = SentenceTransformer(modules=[BoW(vocab=["a", "b"])], device="cpu")
     with pytest.raises(UserError, match="tokenizers library"):
-        static_embedding(teacher)
+        student_of_tokens(teacher)[0]
 
 
 def test_gradients_reach_the_embeddings(teacher):
-    static = static_embedding(load_encoder(str(teacher), "cpu"))
+    static = student_of_tokens(load_encoder(str(teacher), "cpu"))[0]
     static(static.preprocess(["ab"]))["sentence_embedding"].sum().backward()
     assert torch.count_nonzero(static.embedding.weight.grad.abs().sum(1)) == 2
 

@@ -7,7 +7,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import tokenizer
 
 from disret import paths
-from disret.distil.training_data import TrainingData, tokenised_queries, weights_of
+from disret.distil.training_data import TrainingData, read_texts, tokenised_queries
+from disret.encode.encoders import open_encoder
 from disret.encode.models import load_encoder
 
 QUERIES = [*("w" * (i % 23) + f" {i}" for i in range(50)), "long " * 60]
@@ -62,8 +63,7 @@ def test_what_decides_the_tokens_names_the_file(teacher, change):
 
 
 def test_a_pass_shows_each_query_as_often_as_it_weighs(teacher):
-    assert weights_of([3, 2], [1, 1]) is None
-    weights = weights_of([10, 30, 11], [1, 2.5, 0.5])
+    weights = np.repeat([1, 2.5, 0.5], [10, 30, 11])
     tokens = tokenised_queries(load_encoder(str(teacher), "cpu"), QUERIES)
     examples = TrainingData(tokens, np.zeros((51, 4), np.float32), weights)
     shown = np.bincount(examples.rows, minlength=51)
@@ -75,3 +75,25 @@ def test_a_pass_shows_each_query_as_often_as_it_weighs(teacher):
     np.testing.assert_array_equal(examples.rows, again.rows)
     batch = examples.collate([{"row": 49}, {"row": 3}])
     assert batch["label"].shape == (2, 4)
+
+
+def test_texts_and_how_often_each_is_shown(teacher, queries, valid_queries, collection):
+    encoder = open_encoder(str(teacher))
+
+    def read(*weights, adapt=None):
+        names = [(queries, weight) for weight in weights]
+        return read_texts(encoder, names, [valid_queries], None, adapt, 1, None)
+
+    plain = read(1.0)
+    assert (len(plain.queries), len(plain.sentences), len(plain.valid)) == (200, 0, 20)
+    assert plain.weights is None
+    weighted = read(1.0, 2.5, adapt=str(collection))
+    assert weighted.training == weighted.queries + weighted.sentences
+    assert weighted.sentences
+    np.testing.assert_array_equal(
+        weighted.weights, [1.0] * 200 + [2.5] * 200 + [1.0] * len(weighted.sentences)
+    )
+    assert [source.weight for source in weighted.sources["training"]] == [1.0, 2.5]
+    part = read(1.0, 0.5)
+    assert 250 < len(part.queries) < 350
+    assert part.weights is None

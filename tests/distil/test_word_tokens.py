@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import VOCABULARY, save_encoder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from disret.distil.static import static_embedding, student_of_tokens
+from disret.distil.static import student_of_tokens
 from disret.distil.word_tokens import as_text, frequent_words, takes_words, with_words
 from disret.encode.models import load_encoder
 
@@ -71,12 +71,12 @@ def test_a_word_starts_where_the_teacher_puts_it(kind, tmp_path):
 
 def test_a_tokenizer_that_takes_no_words_is_said(teacher, capsys):
     model = load_encoder(str(teacher), "cpu")
-    plain = static_embedding(model)
+    plain = student_of_tokens(model)[0]
     pieces = [(piece, 0.0) for piece in VOCABULARY]
     unigram = Tokenizer(models.Unigram(pieces, unk_id=1, byte_fallback=False))
     unigram.pre_tokenizer = pre_tokenizers.Whitespace()
     model.tokenizer._tokenizer = unigram
-    static = static_embedding(model, TEXTS, 2)
+    static = student_of_tokens(model, TEXTS, 2)[0]
     assert "the teacher's tokenizer (Unigram) takes no more words" in capsys.readouterr().err
     assert torch.is_tensor(static.embedding.weight)
     assert static.embedding.weight.shape == plain.embedding.weight.shape

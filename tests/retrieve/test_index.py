@@ -74,7 +74,7 @@ def test_plain_faiss_reads_it(things, encoder, index_dtype):
     np.testing.assert_allclose(plain.reconstruct_n(0, 60), vectors, atol=tolerance)
     np.testing.assert_array_equal(parts[1].reconstruct_n(0, 25), plain.reconstruct_n(25, 25))
     _, rows = plain.search(vectors[40:41], 1)
-    assert index.ids()[rows[0, 0]] == "d40"
+    assert list(index.ids())[rows[0, 0]] == "d40"
     assert list(index.ids()) == [f"d{i}" for i in range(60)]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["documents"] == 60
@@ -105,7 +105,7 @@ def test_index_of_another_corpus_is_rebuilt(things, encoder, capsys):
     index = build(things, encoder)
     assert "corpus_sha256" in capsys.readouterr().err
     assert index.documents == 61
-    assert index.ids()[60] == "new"
+    assert list(index.ids())[60] == "new"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "removed", "without checksum"])

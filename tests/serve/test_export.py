@@ -12,7 +12,7 @@ from tiny import save_encoder
 from disret import paths
 from disret.command_line import UserError
 from disret.distil.layers import keep_layers
-from disret.distil.static import static_embedding
+from disret.distil.static import student_of_tokens
 from disret.encode.models import load_encoder
 from disret.query_encoder import ExportError, QueryEncoder
 from disret.serve import export as exports
@@ -50,7 +50,7 @@ def test_every_family(family, tmp_path):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("dimension", [None, 20])
 def test_a_static_model(teacher, tmp_path, normalize, dimension):
-    modules = [static_embedding(load_encoder(str(teacher), "cpu")), *[Normalize()] * normalize]
+    modules = [student_of_tokens(load_encoder(str(teacher), "cpu"))[0], *[Normalize()] * normalize]
     model = SentenceTransformer(modules=modules, device="cpu", truncate_dim=dimension)
     model.save_pretrained(str(tmp_path / "static"))
     export(model, tmp_path / "static", QUERIES, tmp_path / "static")
@@ -189,7 +189,7 @@ def test_a_student_is_for_the_index_of_its_teacher(
 
 def test_what_a_report_says_of_the_index(teacher, tmp_path):
     student = SentenceTransformer(
-        modules=[static_embedding(load_encoder(str(teacher), "cpu"))], device="cpu"
+        modules=[student_of_tokens(load_encoder(str(teacher), "cpu"))[0]], device="cpu"
     )
     first, second = "1a" * 32, "2b" * 32
     report = {"arguments": {"teacher": "T"}, "inputs": {"teacher_sha256": first}}
