@@ -46,11 +46,10 @@ from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.approximate import empty_index, open_approximate
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import open_index
-from disret.retrieve.metrics import metrics
+from disret.retrieve.metrics import comparisons, metrics
 from disret.retrieve.runs import check_ids, identify, run_path, run_tag, to_run, write_run
 from disret.retrieve.scores import Scores, average_parts, encoder_of, summary
 from disret.retrieve.search import check_gpu_faiss, search
-from disret.retrieve.statistics import comparisons
 from disret.tables import Row, append_run, format_table, read_runs
 
 TEACHER = "msmarco-bert-base-dot-v5"
@@ -226,7 +225,8 @@ def parse_args() -> argparse.Namespace:
         help="search an index of this kind of FAISS, such as HNSW32 (default: flat, exact)")
     either("--index", type=Path, metavar="PATH",
         help="search this index, as it is: FAISS of any kind, .npy, .fvecs, .parquet or a folder")
-    add("--ids", metavar="FILE", help="document ids of --index, one a line")
+    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
+        help="ids of its documents, one a line, or `rows` if they are the rows' numbers")
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
     add("--dtype", choices=command_line.DTYPES, default="auto",
         help="precision of the encoders (default: 16 bits where the device is fast in them)")

@@ -30,10 +30,10 @@ from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement, summary, write_worst
 from disret.retrieve.foreign import open_foreign
+from disret.retrieve.metrics import comparisons
 from disret.retrieve.runs import identify, run_name
 from disret.retrieve.scores import encoder_of, read_scores
 from disret.retrieve.search import search
-from disret.retrieve.statistics import comparisons
 from disret.tables import Row, append_rows, format_table
 
 WORST = 10  # queries that are shown, and hits of each side
@@ -127,7 +127,8 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     add("--index", type=Path, required=True, metavar="PATH",
         help="FAISS of any kind, .npy, .fvecs, .parquet or a folder of benchmarks/faiss")
-    add("--ids", type=Path, metavar="FILE", help="its document ids, one a line")
+    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
+        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
     add("--queries", nargs="+", metavar="FILE", help="the log, as distill.py takes it")
     add("--max-queries", type=positive, metavar="N", help="of the log, the first N")
     add("--document-encoder", nargs="+", required=True, metavar="NAME",

@@ -14,7 +14,7 @@ left. Speeds of different runs do not compare, so that each run measures all, an
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -83,7 +83,8 @@ def main() -> None:
     opened = partial(open_encoder, device=device, dtype=dtype)
     teacher = opened(args.document_encoder, options=args.service_option)
     encoders = [teacher, *(opened(each, num_threads=args.threads) for each in args.query_encoder)]
-    check_before_long_work(args, tasks, settings[0], encoders)
+    check_dimensions(teacher, encoders[1:])
+    check_before_long_work(args, len(tasks), settings[0], teacher.dimension)
 
     for task in tasks:
         documents, index = open_indexes(args, task, teacher)
@@ -262,34 +263,31 @@ def open_indexes(
     args: argparse.Namespace, task: Task, teacher: Encoder
 ) -> tuple[Index | ForeignIndex, FaissFile]:
     """The index of a task's documents, and what is searched with other parameters."""
-    check = (
-        partial(task.collection.check_judged, task.split, task.qrels) if task.collection else None
-    )
+
+    def check(ids: Iterable[str]) -> None:
+        if task.collection:
+            task.collection.check_judged(task.split, task.qrels, ids)
+
     if args.index:
         index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
-        if check:
-            check(index.ids())
+        check(index.ids())
         return index, FaissFile(args.index)
     flat = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)
     return flat, open_approximate(flat, args.extension, args.score_function, Timings())
 
 
 def check_before_long_work(
-    args: argparse.Namespace,
-    tasks: Sequence[Task],
-    setting: Mapping[str, float],
-    encoders: Sequence[Encoder],
+    args: argparse.Namespace, tasks: int, setting: Mapping[str, float], dimension: int
 ) -> None:
     """Refuse what cannot be timed, searched or written."""
     if world_size() > 1:
         raise UserError("single queries are timed by one process, without torchrun.")
-    if args.index and len(tasks) != 1:
-        raise UserError("an index is of one data set without parts; name it, or a log of queries.")
-    check_dimensions(encoders[0], encoders[1:])
     if args.index:
+        if tasks != 1:
+            raise UserError("an index is of one data set without parts; name it, or a log.")
         FaissFile(args.index).set_parameters(setting)
     else:
-        empty = empty_index(args.extension, encoders[0].dimension, args.score_function)
+        empty = empty_index(args.extension, dimension, args.score_function)
         set_parameters(empty, setting, args.extension)
     check_writable(args.output)
     read_rows(args.output, COLUMNS)
@@ -306,7 +304,8 @@ def parse_args() -> argparse.Namespace:
     index.add_argument("--extension", metavar="KIND",
         help="of FAISS's index factory, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat")
     index.add_argument("--index", type=Path, metavar="FILE", help="a FAISS index that is there")
-    add("--ids", type=Path, metavar="FILE", help="its document ids, one a line")
+    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
+        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
     add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
         help="values of efSearch, nprobe, k_factor_rf …; of one parameter several, of others one")
     add("--document-encoder", nargs="+", required=True, metavar="NAME", help="the teacher")

@@ -23,10 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from disret.command_line import argument_parser, run
 from disret.data.collection import find_collections
 from disret.files import read_json
-from disret.retrieve.metrics import per_query
+from disret.retrieve.metrics import RESAMPLES, p_value, per_query
 from disret.retrieve.runs import read_run, run_path
 from disret.retrieve.scores import newest_scores
-from disret.retrieve.statistics import RESAMPLES, p_value
 from disret.tables import read_rows, write_rows
 
 if TYPE_CHECKING:

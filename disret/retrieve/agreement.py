@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from disret.files import whole_file
-from disret.retrieve.statistics import interval
-from disret.tables import markdown_table
+from disret.retrieve.metrics import interval
 
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
 BOTH = "✓"
@@ -119,20 +118,19 @@ def write_worst(
         text = " ".join(texts.get(id, "").split())
         shown = text[:LETTERS] + ("…" if len(text) > LETTERS else "")
         words = ": ".join(filter(None, map(_harmless, (id, shown))))
-        return f"{BOTH} {words}" if id and id in other else words
+        return f"{BOTH} {words}" if id in other else words
 
-    parts = ["# Queries on which student and teacher agree least",
-             f"{BOTH} marks a document that both found."]  # fmt: skip
+    parts = ["# Queries on which student and teacher agree least\n",
+             f"{BOTH} marks a document that both found.\n"]  # fmt: skip
     for number, query in enumerate(queries):
         first, second = ([id for id in side[number] if id] for side in (teacher, student))
-        hits = [
-            {"rank": rank, "teacher": cell(left, second), "student": cell(right, first)}
-            for rank, (left, right) in enumerate(zip_longest(first, second, fillvalue=""), 1)
-        ]
-        parts.append(f"## {number + 1}. {_harmless(query)}")
-        parts += [f"Agreement {scores[number]:.4f}", markdown_table(hits)]
+        parts += [f"## {number + 1}. {_harmless(query)}\n", f"Agreement {scores[number]:.4f}\n",
+                  "| rank | teacher | student |\n|---:|:---|:---|"]  # fmt: skip
+        for rank, (left, right) in enumerate(zip_longest(first, second, fillvalue=""), 1):
+            parts.append(f"| {rank} | {cell(left, second)} | {cell(right, first)} |")
+        parts.append("")
     with whole_file(path) as partial:
-        partial.write_text("\n\n".join([*parts, ""]), encoding="utf-8")
+        partial.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _harmless(text: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,10 @@ class Shard:
     offset: int
 
 
+def documents_in(shards: Iterable[Shard]) -> int:
+    return sum(shard.documents for shard in shards)
+
+
 @dataclass(frozen=True)
 class Index:
     """An index that is whole.
@@ -75,7 +79,7 @@ class Index:
     @property
     def documents(self) -> int:
         """The number of vectors."""
-        return sum(shard.documents for shard in self.shards)
+        return documents_in(self.shards)
 
     @property
     def checksums(self) -> list[str]:
@@ -167,9 +171,8 @@ def open_index(
         if 0 < len(missing) < len(shards):
             sound = len(shards) - len(missing)
             say(f"{folder}: {sound} of {len(shards)} shards are there and sound; going on.")
-        needed = (
-            sum(shard.documents for shard in missing) * dimension * np.dtype(index_dtype).itemsize
-        )
+        bytes_each = dimension * np.dtype(index_dtype).itemsize
+        needed = documents_in(missing) * bytes_each
         check_free_space(folder, needed, f"the index of {collection.name}")
         return index, missing
 
@@ -279,13 +282,12 @@ def _build(
         with encoder.timings.measure("write", len(vectors)):
             _write_shard(path, vectors, index_dtype)
 
-    done = index.documents - sum(shard.documents for shard in missing)
-    total = done + sum(shard.documents for shard in mine)
+    done = index.documents - documents_in(missing)
     of_all = f", 1 of {world_size()} processes" if world_size() > 1 else ""
     title = f"index {collection.name}{of_all}"
     with (
         ThreadPoolExecutor(1) as behind,
-        progress_bar(total=total, initial=done, desc=title, unit="doc") as bar,
+        progress_bar(total=done + documents_in(mine), initial=done, desc=title, unit="doc") as bar,
     ):
         written: Future[None] | None = None  # the disk is not waited for between two shards
         for path, texts, tokens in one_ahead(map(read, mine)):

@@ -1,6 +1,6 @@
 """Exact search that streams over the shards of an index and keeps the best so far."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ import numpy as np
 from disret import distributed
 from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.devices import world_size
-from disret.retrieve.index import Index, Shard, one_ahead
+from disret.retrieve.index import Index, documents_in, one_ahead
 
 if TYPE_CHECKING:
     from disret.retrieve.faiss_file import FaissFile
@@ -46,49 +46,38 @@ def search(
     k = min(k, index.documents)
     if not isinstance(index, Index):
         return index.search(queries, k) if is_main_process() else None
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
     bounds = [len(index.shards) * part // world_size() for part in range(world_size() + 1)]
     start, end = bounds[distributed.rank() : distributed.rank() + 2]
     own = index.shards[start:end]
+    total = documents_in(own)
+
+    def blocks() -> Iterator[np.ndarray]:
+        with progress_bar(total=total, desc="search", unit="doc", delay=2) as bar:
+            for block in index.blocks(own):
+                yield block
+                bar.update(len(block))
+
+    library = gpu_library if device.startswith("cuda") else "faiss on the CPU"
+    if library == "faiss" and k > GPU_MAX_K:
+        say(f"faiss finds at most {GPU_MAX_K} hits on a GPU; torch searches.")
+        library = "torch"
     found = None
-    if own:
-        depth = min(k, sum(shard.documents for shard in own))
-        scores, rows = _search_shards(index, own, queries, depth, device, gpu_library)
-        found = scores, rows + sum(shard.documents for shard in index.shards[:start])
+    if own and library != "torch":
+        try:
+            found = search_with_faiss(blocks(), queries, min(k, total), device)
+        except RuntimeError as error:
+            if library != "faiss":
+                raise
+            say(f"faiss cannot search on {device} ({str(error).splitlines()[0]}); torch does.")
+    if own and not found:
+        found = search_with_torch(blocks(), queries, min(k, total), device)
+    if found:
+        found = found[0], found[1] + documents_in(index.shards[:start])
     parts = distributed.gathered_by_first(found)
     if parts is None:
         return None
     return parts[0] if len(parts) == 1 else _best(filter(None, parts), len(queries), k)
-
-
-def _search_shards(
-    index: Index,
-    shards: Sequence[Shard],
-    queries: np.ndarray,
-    k: int,
-    device: str,
-    gpu_library: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Search some shards where it is fastest; rows count from the first of them."""
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    is_gpu = device.startswith("cuda")
-
-    def blocks() -> Iterator[np.ndarray]:
-        total = sum(shard.documents for shard in shards)
-        with progress_bar(total=total, desc="search", unit="doc", delay=2) as bar:
-            for block in index.blocks(shards):
-                yield block
-                bar.update(len(block))
-
-    if is_gpu and gpu_library == "faiss" and k > GPU_MAX_K:
-        say(f"faiss finds at most {GPU_MAX_K} hits on a GPU; torch searches.")
-    elif not is_gpu or gpu_library == "faiss":
-        try:
-            return search_with_faiss(blocks(), queries, k, device)
-        except RuntimeError as error:
-            if not is_gpu:
-                raise
-            say(f"faiss cannot search on {device} ({str(error).splitlines()[0]}); torch does.")
-    return search_with_torch(blocks(), queries, k, device)
 
 
 def check_gpu_faiss() -> None:

@@ -25,10 +25,10 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
     made = call(
         "distill", "--teacher", f"{owner.address}#tiny", "--init-with",
         "small", "--queries", "log.tsv", "--valid-queries", "held-out.tsv", "--recipe", "best",
-        "--warmup-steps", 5, "--num-epochs", 20,
-        "--output", "student", "--export", "--device", "cpu",
+        "--warmup-steps", 5, "--num-epochs", 20, "--output", "student", "--device", "cpu",
     )  # fmt: skip
     assert made.status == 0, made.err
+    assert call("disret.serve.export", "student", "--queries", "log.tsv").status == 0
     before = (tmp_path / "documents.faiss").read_bytes()
     teacher = ["--document-encoder", f"{owner.address}#tiny"]
     students = ["--query-encoder", "student", "student@onnx", "--worst", "worst"]

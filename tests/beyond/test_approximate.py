@@ -139,7 +139,7 @@ def test_an_index_that_is_there_is_compared_with_its_own_vectors(
     made.train(vectors)
     made.add(vectors)
     faiss.write_index(made, str(tmp_path / "x.faiss"))
-    documents = open_foreign(tmp_path / "x.faiss", None, D, "cos_sim")
+    documents = open_foreign(tmp_path / "x.faiss", "rows", D, "cos_sim")
     rows = measure(documents, FaissFile(tmp_path / "x.faiss"), two)
     for (row,), own in zip(rows, two, strict=True):
         if has_vectors:
@@ -299,7 +299,15 @@ def test_a_log(call, arguments, student, tmp_path):
     arguments[:2] = ["--queries", tmp_path / "log.tsv"]
     arguments[arguments.index("--output") + 1] = tmp_path / "log.csv"
     outcome = call(
-        "beyond/approximate", *arguments, "--index", file, *GRAPH[2:], "--query-encoder", student
+        "beyond/approximate",
+        *arguments,
+        "--index",
+        file,
+        "--ids",
+        "rows",
+        *GRAPH[2:],
+        "--query-encoder",
+        student,
     )
     assert outcome.status == 0, outcome.err
     rows = read_rows(tmp_path / "log.csv")
