@@ -64,10 +64,10 @@ class Scores:
     def known(self, identity: Row) -> dict[str, float] | None:
         """Metrics and counts that are known already, unless a run file is missing."""
         row = self._known.get(_key(identity))
-        file = self.run_folder and run_path(self.run_folder, identity, self.depth)
-        if not row or not distributed.decided_by_first(
-            lambda: not file or is_run_of(file, identity)
-        ):
+        if row and self.run_folder:
+            path = run_path(self.run_folder, identity, self.depth)
+            row = row if distributed.decided_by_first(lambda: is_run_of(path, identity)) else None
+        if not row:
             return None
         more = [name for name in row if name.startswith(AGREEMENT) and row[name] is not None]
         return {name: row[name] for name in dict.fromkeys([*self._needed, *more])}
