@@ -43,12 +43,12 @@ from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
-from disret.retrieve.approximate import check_count, empty_index, open_approximate
+from disret.retrieve.approximate import empty_index, open_approximate
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import open_index
-from disret.retrieve.metrics import metrics
-from disret.retrieve.runs import to_run
-from disret.retrieve.scores import Scores, average_parts, summary
+from disret.retrieve.metrics import comparisons, metrics
+from disret.retrieve.runs import check_ids, identify, run_path, run_tag, to_run, write_run
+from disret.retrieve.scores import Scores, average_parts, encoder_of, summary
 from disret.retrieve.search import check_gpu_faiss, search
 from disret.tables import Row, append_run, format_table, read_runs
 
@@ -66,17 +66,12 @@ def main() -> None:
         check_gpu_faiss()
     timings = Timings()
     encoders = open_encoders(args, timings)
-    index, kind, dimension = None, args.index_dtype, encoders[0].dimension
+    index, dimension = None, encoders[0].dimension
     if args.index:
         index = open_foreign(args.index, args.ids, dimension, args.score_function)
-        kind = index.description
     elif args.extension != "flat":
         empty_index(args.extension, dimension, args.score_function)  # or refuse
-        kind += f"-{args.extension}"
-    scores = Scores(
-        args.output, args.k_values, args.save_runs, score_function=args.score_function,
-        dtype=args.dtype, index_dtype=kind,
-    )  # fmt: skip
+    scores = Scores(args.output, args.k_values, args.save_runs)
     rows: list[Row] = []
     for name in args.datasets:
         with timings.measure("download", 1):
@@ -86,10 +81,10 @@ def main() -> None:
             score_collection(args, collection, split, encoders, scores, index)
             for collection in collections
         ]
-        rows += [scores.add(*average_parts(of_one)) for of_one in zip(*parts, strict=True)]
+        rows += scores.add([average_parts(of_one) for of_one in zip(*parts, strict=True)])
     if is_main_process():
         append_run(args.output.with_suffix(".json"), timings.report(vars(args), args.device))
-        print("\n".join([format_table(summary(rows, scores.main_metric)), *scores.comparisons()]))
+        print(format_table(summary(rows, scores.main_metric)))
         print(f"\n{format_table(timings.rows())}\n\nEvery metric is in {args.output}.")
     distributed.leave()
 
@@ -114,10 +109,13 @@ def score_collection(
     collection.check_split(split)
     content = distributed.decided_by_first(partial(collection.fingerprint, split))
     content = text_sha256([content, own.fingerprint]) if own else content
-    identities = [
-        scores.identify(collection.name, split, content, teacher, each) for each in encoders
-    ]
-    known = [scores.scores(identity) for identity in identities]
+    precision = own.description if own else args.index_dtype
+    if args.extension != "flat":
+        precision += f"-{args.extension}"
+    about = partial(identify, collection.name, split, content, teacher, dtype=args.dtype,
+                    score_function=args.score_function, index_dtype=precision)  # fmt: skip
+    identities = [about(encoder) for encoder in encoders]
+    known = [scores.known(identity) for identity in identities]
     for encoder, values in zip(encoders, known, strict=True):
         if values:
             say(f"{collection.name}, {encoder.name}: in {args.output} already.")
@@ -125,14 +123,12 @@ def score_collection(
         return list(zip(identities, known, strict=True))
     queries, qrels = collection.judged(split)
     texts = list(queries.values())
-    scores.runs.check_ids(queries, "query")
 
     def check(ids: Sequence[str]) -> None:
         collection.check_judged(split, qrels, ids)
-        scores.runs.check_ids(ids, "document")
-        if args.extension != "flat":
-            empty = empty_index(args.extension, teacher.dimension, args.score_function)
-            check_count(args.extension, empty, len(ids))
+        if args.save_runs:
+            check_ids(queries, "query")
+            check_ids(ids, "document")
 
     # 1. Embed and index the documents.
     if own:
@@ -156,19 +152,24 @@ def score_collection(
     def score(place: int, encoder: int) -> dict[str, float]:
         hits, rows = (each.reshape(len(places), len(texts), -1) for each in found)
         run = to_run(list(queries), documents.ids().take(rows[place]), hits[place], scores.depth)
-        scores.runs.write(identities[encoder], run)
+        if args.save_runs:
+            path = run_path(args.save_runs, identities[encoder], scores.depth)
+            write_run(path, run, run_tag(identities[encoder]))
         values = metrics(qrels, run, args.k_values)
         if place:
             per_query = agreement(rows[0], rows[place], vectors[0], vectors[place], args.k_values)
-            scores.note(identities[encoder], per_query)
+            overlaps[encoder_of(identities[encoder])] = per_query[f"overlap@{scores.cut}"]
             values |= agreement_summary(per_query)
         return {**values, "documents": documents.documents, "queries": len(texts)}
 
+    overlaps: dict[str, np.ndarray] = {}
     for place, encoder in enumerate(places):
         if not known[encoder]:
             with timings.measure("score", len(texts)):
                 known[encoder] = distributed.decided_by_first(partial(score, place, encoder))
-        scores.add(identities[encoder], known[encoder])
+    for line in comparisons(collection.name, f"overlap@{scores.cut}", overlaps):
+        print(line)
+    scores.add(list(zip(identities, known, strict=True)))
     return list(zip(identities, known, strict=True))
 
 
@@ -224,7 +225,8 @@ def parse_args() -> argparse.Namespace:
         help="search an index of this kind of FAISS, such as HNSW32 (default: flat, exact)")
     either("--index", type=Path, metavar="PATH",
         help="search this index, as it is: FAISS of any kind, .npy, .fvecs, .parquet or a folder")
-    add("--ids", metavar="FILE", help="document ids of --index, one a line")
+    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
+        help="ids of its documents, one a line, or `rows` if they are the rows' numbers")
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
     add("--dtype", choices=command_line.DTYPES, default="auto",
         help="precision of the encoders (default: 16 bits where the device is fast in them)")

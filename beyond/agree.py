@@ -13,7 +13,6 @@ and whether the students differ. The table of scores gets a row for each, with m
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -31,10 +30,10 @@ from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement, summary, write_worst
 from disret.retrieve.foreign import open_foreign
+from disret.retrieve.metrics import comparisons
 from disret.retrieve.runs import identify, run_name
 from disret.retrieve.scores import encoder_of, read_scores
 from disret.retrieve.search import search
-from disret.retrieve.statistics import compare
 from disret.tables import Row, append_rows, format_table
 
 WORST = 10  # queries that are shown, and hits of each side
@@ -46,7 +45,7 @@ def main() -> None:
     check_before_long_work(args)
     device = resolve_device(args.device)
     dtype = resolve_dtype(args.dtype, device)
-    opened = partial(open_encoder, device=device, dtype=dtype, batch_size=args.batch_size)
+    opened = partial(open_encoder, device=device, dtype=dtype)
     teacher = opened(args.document_encoder, options=args.service_option)
     students = [opened(name) for name in args.query_encoder]
     check_dimensions(teacher, students)
@@ -60,16 +59,16 @@ def main() -> None:
 
     now = datetime.now().isoformat(" ", "seconds")
     content = text_sha256([text_sha256(queries), index.fingerprint])
-    settings = {"score_function": args.score_function, "dtype": dtype,
-                "index_dtype": index.description}  # fmt: skip
-    table, measured = [], {}
+    about = partial(identify, name, "log", content, teacher, dtype=dtype,
+                    score_function=args.score_function, index_dtype=index.description)  # fmt: skip
+    measure = f"overlap@{10 if 10 in args.k_values else args.k_values[0]}"
+    table, overlaps = [], {}
     for student, own_vectors, own_hits in zip(students, vectors[1:], hits[1:], strict=True):
         per_query = agreement(hits[0], own_hits, vectors[0], own_vectors, args.k_values)
-        row = {"datetime": now, **identify(name, "log", content, teacher, student, **settings),
-               **summary(per_query), "retention": None, "documents": index.documents,
-               "queries": len(queries)}  # fmt: skip
+        row = {"datetime": now, **about(student), **summary(per_query), "retention": None,
+               "documents": index.documents, "queries": len(queries)}  # fmt: skip
         table.append(row)
-        measured[encoder_of(row)] = per_query
+        overlaps[encoder_of(row)] = per_query[measure]
         if args.worst:
             worst = np.argsort(per_query["rbo"], kind="stable")[:WORST]
             sides = [index.ids().take(side[worst, :WORST]) for side in (hits[0], own_hits)]
@@ -79,10 +78,8 @@ def main() -> None:
             write_worst(path, asked, per_query["rbo"][worst], *sides, texts)
             say(f"{path}: where {encoder_of(row)} agrees least.")
     append_rows(args.output, table)
-    cut = 10 if 10 in args.k_values else args.k_values[0]
-    print(format_table([shown(row, cut) for row in table]))
-    print("\n".join([*differences(name, measured, f"overlap@{cut}"),
-                     f"Every measure is in {args.output}."]))  # fmt: skip
+    print(format_table([shown(row, measure) for row in table]))
+    print("\n".join([*comparisons(name, measure, overlaps), f"Every measure is in {args.output}."]))
 
 
 def read_log(args: argparse.Namespace, teacher: Encoder) -> tuple[str, list[str]]:
@@ -103,28 +100,13 @@ def texts_of(collection: str | None, ids: set[str]) -> dict[str, str]:
     return {document.id: document.text for document in documents if document.id in ids}
 
 
-def shown(row: Row, cut: int) -> Row:
+def shown(row: Row, overlap: str) -> Row:
     """A line of the printed table: measures, each ± half of its 95 % interval."""
-    names = {f"overlap@{cut}": f"overlap@{cut}", "first": "first hit",
-             "rbo": "rank-biased overlap", "cosine": "cosine"}  # fmt: skip
-    return {"query encoder": encoder_of(row)} | {
-        title: f"{row[name]:.3f} ± {(row[f'{name} high'] - row[f'{name} low']) / 2:.3f}"
-        for name, title in names.items()
-    }
-
-
-def differences(
-    log: str, measured: Mapping[str, Mapping[str, np.ndarray]], measure: str
-) -> Iterator[str]:
-    """Whether later query encoders agree more or less than the first, query by query."""
-    (first, of_first), *others = measured.items()
-    for name, values in others:
-        found = compare(of_first[measure], values[measure])
-        more = "higher" if found["difference"] > 0 else "lower"
-        yield (
-            f"{log}: {measure} of {name} is {more} than that of {first} by "
-            f"{abs(found['difference']):.4f} (p = {found['p']:.4f})."
-        )
+    line = {"query encoder": encoder_of(row)}
+    for name, title in ((overlap, overlap), ("first", "first hit"), ("rbo", "rank-biased overlap"),
+                        ("cosine", "cosine")):  # fmt: skip
+        line[title] = f"{row[name]:.3f} ± {(row[f'{name} high'] - row[f'{name} low']) / 2:.3f}"
+    return line
 
 
 def check_before_long_work(args: argparse.Namespace) -> None:
@@ -145,7 +127,8 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     add("--index", type=Path, required=True, metavar="PATH",
         help="FAISS of any kind, .npy, .fvecs, .parquet or a folder of benchmarks/faiss")
-    add("--ids", type=Path, metavar="FILE", help="its document ids, one a line")
+    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
+        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
     add("--queries", nargs="+", metavar="FILE", help="the log, as distill.py takes it")
     add("--max-queries", type=positive, metavar="N", help="of the log, the first N")
     add("--document-encoder", nargs="+", required=True, metavar="NAME",
@@ -163,9 +146,8 @@ def parse_args() -> argparse.Namespace:
     add("--texts", metavar="NAME|DIR", help="the collection whose texts these show beside the ids")
     add("--output", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
         help="table of scores, to which rows are added (default: benchmarks/results.csv)")
-    add("--dtype", choices=["auto", "bfloat16", "float16", "float32"], default="auto",
+    add("--dtype", choices=command_line.DTYPES, default="auto",
         help="precision of the encoders (default: bfloat16 where the device has it)")
-    add("--batch-size", type=positive, metavar="N", help="that of benchmark.py")
     # fmt: on
     command_line.add_device(parser)
     args = parser.parse_args()

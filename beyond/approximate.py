@@ -14,7 +14,7 @@ left. Speeds of different runs do not compare, so that each run measures all, an
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disret import command_line
-from disret.command_line import UserError, positive, progress_bar, threads
+from disret.command_line import UserError, progress_bar, threads
 from disret.data.collection import Collection, Qrels, default_split, find_collections
 from disret.data.download import mirror_from
 from disret.data.queries import read_queries
@@ -34,8 +34,16 @@ from disret.encode.encoders import Encoder, check_dimensions, open_encoder, quer
 from disret.encode.timings import Timings
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
-from disret.retrieve import approximate
-from disret.retrieve.approximate import RECALL, TIMES, good_setting, parse_settings, reaching
+from disret.retrieve.approximate import (
+    COLUMNS,
+    RECALL,
+    TIMES,
+    empty_index,
+    good_setting,
+    open_approximate,
+    parse_settings,
+    reaching,
+)
 from disret.retrieve.faiss_file import FaissFile, set_parameters
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import Index, open_index
@@ -43,7 +51,7 @@ from disret.retrieve.metrics import metrics
 from disret.retrieve.runs import Run, identify, to_run
 from disret.retrieve.scores import encoder_of
 from disret.retrieve.search import search
-from disret.tables import Row, append_rows, format_table
+from disret.tables import Row, append_rows, format_table, read_rows
 
 K = 10
 DEPTH = 100  # exact hits among which ties are looked for
@@ -51,6 +59,7 @@ TIES = 1e-4  # by which a score may miss the 10th, in lengths of the 10th where 
 TIMED = 1000  # queries that are timed, at the most
 WARM_UP = 32  # of them are embedded and searched before
 NDCG, OVERLAP = f"NDCG@{K}", f"overlap@{K}"
+SHOWN = ("setting", RECALL, NDCG, OVERLAP, *TIMES)
 
 
 class Task(NamedTuple):
@@ -70,11 +79,12 @@ def main() -> None:
     settings = parse_settings(args.search_parameters)
     tasks = list(tasks_of(args))
     device = resolve_device(args.device)
-    args.dtype = resolve_dtype(args.dtype, device)
-    opened = partial(open_encoder, device=device, dtype=args.dtype, batch_size=args.batch_size)
+    dtype = resolve_dtype(args.dtype, device)
+    opened = partial(open_encoder, device=device, dtype=dtype)
     teacher = opened(args.document_encoder, options=args.service_option)
     encoders = [teacher, *(opened(each, num_threads=args.threads) for each in args.query_encoder)]
-    check_before_long_work(args, tasks, settings[0], encoders)
+    check_dimensions(teacher, encoders[1:])
+    check_before_long_work(args, len(tasks), settings[0], teacher.dimension)
 
     for task in tasks:
         documents, index = open_indexes(args, task, teacher)
@@ -84,10 +94,19 @@ def main() -> None:
         ids = documents.ids()
         found = measure(index, ids, task, encoders, vectors, exact, settings, args.threads)
         documents.check_unchanged()
-        about = identities(args, task, documents, encoders)
-        rows = [[{**each, **row} for row in own] for each, own in zip(about, found, strict=True)]
+        name, content, precision = args.extension, task.content, args.index_dtype
+        if args.index:
+            name, precision = args.index.name, documents.description
+            content = text_sha256([content, documents.fingerprint])
+        about = partial(identify, task.name, task.split, content, teacher, dtype=dtype,
+                        score_function=args.score_function, index_dtype=precision)  # fmt: skip
+        start = {"datetime": datetime.now().isoformat(" ", "seconds"), "index": name}
+        rows = [[{**start, **about(encoder), **row} for row in own]
+                for encoder, own in zip(encoders, found, strict=True)]  # fmt: skip
         append_rows(args.output, list(chain(*rows)))
-        print(report(rows))
+        table = [{"query encoder": encoder_of(row), **{name: row[name] for name in SHOWN}}
+                 for row in chain(*rows)]  # fmt: skip
+        print("\n".join([format_table(table), "", *answers(*rows), ""]))
     print(f"Every setting is in {args.output}.")
 
 
@@ -106,9 +125,9 @@ def exact_runs(
         scores, rows = index.search_exactly(queries, depth)
     else:
         return []
-    hits = documents.ids().take(rows).reshape(*vectors.shape[:2], depth)
-    scores = scores.reshape(hits.shape)
-    return [to_run(task.queries, *own, depth) for own in zip(hits, scores, strict=True)]
+    hits = np.split(documents.ids().take(rows), len(vectors))
+    pairs = zip(hits, np.split(scores, len(vectors)), strict=True)
+    return [to_run(task.queries, *own, depth) for own in pairs]
 
 
 def measure(
@@ -124,7 +143,6 @@ def measure(
     """Search an index with each encoder's queries and each setting, all at once and one by one.
 
     Args:
-        ids: of the documents, by row.
         encoders, vectors, exact: the teacher first; as in `exact_runs`.
         threads: of the CPU, while single queries are timed.
 
@@ -136,13 +154,12 @@ def measure(
         1,000 single queries, in milliseconds: `encode_ms`, `search_ms` and `total_ms`. What cannot
         be known is None: recall and overlap without exact hits, the time of an encoder elsewhere.
     """
-    queries = list(task.queries.values())
     depth = min(DEPTH + 1, index.documents)
     own_is_hit = any(len(hits) < depth for run in exact for hits in run.values())
     count = min(K + (own_is_hit if exact else bool(task.qrels)), index.documents)
-    wanted = [list(best(run)) for run in exact]
+    wanted = [[best(hits) for hits in run.values()] for run in exact]
     of_teacher = [set(islice(hits, K)) for hits in exact[0].values()] if exact else []
-    alone = [[query] for query in queries]
+    alone = [[query] for query in task.queries.values()]
     encoding = [seconds(partial(each.run, batch_size=1), alone, threads) if each.is_local else None
                 for each in encoders]  # fmt: skip
     rows: list[list[Row]] = [[] for _ in encoders]
@@ -154,24 +171,26 @@ def measure(
                 scores, found = index.search(own, count)
                 run = to_run(task.queries, ids.take(found), scores, K)
                 searching = seconds(partial(index.search, k=count), own[:, None], threads)
+                both = None if encoding[number] is None else encoding[number] + searching
+                times = zip(TIMES, (encoding[number], searching, both), strict=True)
                 rows[number].append({
                     "setting": label or "the defaults",
                     RECALL: share(run, wanted[number]) if exact else None,
                     NDCG: metrics(task.qrels, run, [K])[NDCG] if task.qrels else None,
                     OVERLAP: share(run, of_teacher) if exact else None,
-                    **times(encoding[number], searching), "threads": threads,
-                    "documents": index.documents, "queries": len(queries),
+                    **{name: None if taken is None else round(1e3 * median(taken), 4)
+                       for name, taken in times},
+                    "threads": threads, "documents": index.documents, "queries": len(own),
                 })  # fmt: skip
                 bar.update()
     return rows
 
 
-def best(run: Run) -> Iterator[set[str]]:
-    """Of each query the ten best documents, and those that score as the tenth does."""
-    for hits in run.values():
-        tenth = min(islice(hits.values(), K), default=0.0)
-        least = tenth - TIES * max(1, abs(tenth))
-        yield {id for id, score in hits.items() if score >= least}
+def best(hits: Mapping[str, float]) -> set[str]:
+    """The ten best documents, and those that score as the tenth does."""
+    tenth = min(islice(hits.values(), K), default=0.0)
+    least = tenth - TIES * max(1, abs(tenth))
+    return {id for id, score in hits.items() if score >= least}
 
 
 def share(run: Run, wanted: Sequence[set[str]]) -> float:
@@ -199,20 +218,6 @@ def seconds(call: Callable, things: Sequence, threads: int) -> np.ndarray:
     return np.array(found[len(things[:WARM_UP]) :])
 
 
-def times(encoding: np.ndarray | None, searching: np.ndarray) -> dict[str, float | None]:
-    each = encoding, searching, None if encoding is None else encoding + searching
-    medians = (None if seconds is None else round(1e3 * median(seconds), 4) for seconds in each)
-    return dict(zip(TIMES, medians, strict=True))
-
-
-def report(rows: Sequence[Sequence[Row]]) -> str:
-    """A table of the rows of `measure`, and the answers."""
-    names = ("setting", RECALL, NDCG, OVERLAP, *TIMES)
-    table = [{"query encoder": encoder_of(row), **{name: row[name] for name in names}}
-             for row in chain(*rows)]  # fmt: skip
-    return "\n".join([format_table(table), "", *answers(*rows), ""])
-
-
 def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:
     """What each student needs to find as much as the teacher does, and its speed-up then."""
     title = f"{teacher[0]['dataset']}, {teacher[0]['index']}"
@@ -227,21 +232,17 @@ def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:
         if not (reached := reaching(student, of_teacher)):
             reached = max(student, key=lambda row: row[RECALL])
             what = f"does not reach {said} with what was tried: {reached[RECALL]:.3f}"
-        yield f"{name}: {what} with {reached['setting']}{speed_up(of_teacher, reached)}."
+        speed = ""
+        if of_teacher["total_ms"] is not None and reached["total_ms"] is not None:
+            times = [f"{of_teacher[name] / reached[name]:.3g}x" for name in TIMES]
+            speed = f"; encoding is {times[0]} as fast, encoding and search together {times[2]}"
+        yield f"{name}: {what} with {reached['setting']}{speed}."
         needed = []
         for row in teacher:
-            found = reaching(student, row)
-            takes = found["setting"] if found else "more than was tried"
+            takes = (reaching(student, row) or {"setting": "more than was tried"})["setting"]
             needed += [] if row is of_teacher else [f"at {row['setting']} it takes {takes}"]
         if needed:
             yield f"{name}: for the teacher's {RECALL} {', '.join(needed)}."
-
-
-def speed_up(of_teacher: Row, of_student: Row) -> str:
-    if of_teacher["total_ms"] is None or of_student["total_ms"] is None:
-        return ""
-    encoding, both = (f"{of_teacher[name] / of_student[name]:.3g}x" for name in TIMES[::2])
-    return f"; encoding is {encoding} as fast, encoding and search together {both}"
 
 
 def tasks_of(args: argparse.Namespace) -> Iterator[Task]:
@@ -262,58 +263,34 @@ def open_indexes(
     args: argparse.Namespace, task: Task, teacher: Encoder
 ) -> tuple[Index | ForeignIndex, FaissFile]:
     """The index of a task's documents, and what is searched with other parameters."""
-    kind, score_function = args.extension, args.score_function
 
-    def check(ids: Sequence[str]) -> None:
+    def check(ids: Iterable[str]) -> None:
         if task.collection:
             task.collection.check_judged(task.split, task.qrels, ids)
-        if kind:
-            empty = approximate.empty_index(kind, teacher.dimension, score_function)
-            approximate.check_count(kind, empty, len(ids))
 
     if args.index:
-        index = open_foreign(args.index, args.ids, teacher.dimension, score_function)
+        index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
         check(index.ids())
         return index, FaissFile(args.index)
-    flat = open_index(task.collection, teacher, score_function, args.index_dtype, check)
-    return flat, approximate.open_approximate(flat, kind, score_function, Timings())
-
-
-def identities(
-    args: argparse.Namespace, task: Task, index: Index | ForeignIndex, encoders: Sequence[Encoder]
-) -> list[Row]:
-    """What each encoder's rows are about; the teacher first."""
-    name, content, precision = args.extension, task.content, args.index_dtype
-    if args.index:
-        name, precision = args.index.name, index.description
-        content = text_sha256([content, index.fingerprint])
-    settings = {"score_function": args.score_function, "dtype": args.dtype,
-                "index_dtype": precision}  # fmt: skip
-    start = {"datetime": datetime.now().isoformat(" ", "seconds"), "index": name}
-    return [start | identify(task.name, task.split, content, encoders[0], each, **settings)
-            for each in encoders]  # fmt: skip
+    flat = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)
+    return flat, open_approximate(flat, args.extension, args.score_function, Timings())
 
 
 def check_before_long_work(
-    args: argparse.Namespace,
-    tasks: Sequence[Task],
-    setting: Mapping[str, float],
-    encoders: Sequence[Encoder],
+    args: argparse.Namespace, tasks: int, setting: Mapping[str, float], dimension: int
 ) -> None:
     """Refuse what cannot be timed, searched or written."""
-    teacher, *students = encoders
     if world_size() > 1:
         raise UserError("single queries are timed by one process, without torchrun.")
-    if args.index and len(tasks) != 1:
-        raise UserError("an index is of one data set without parts; name it, or a log of queries.")
-    check_dimensions(teacher, students)
     if args.index:
+        if tasks != 1:
+            raise UserError("an index is of one data set without parts; name it, or a log.")
         FaissFile(args.index).set_parameters(setting)
     else:
-        empty = approximate.empty_index(args.extension, teacher.dimension, args.score_function)
+        empty = empty_index(args.extension, dimension, args.score_function)
         set_parameters(empty, setting, args.extension)
     check_writable(args.output)
-    approximate.read_searches(args.output)
+    read_rows(args.output, COLUMNS)
 
 
 def parse_args() -> argparse.Namespace:
@@ -327,7 +304,8 @@ def parse_args() -> argparse.Namespace:
     index.add_argument("--extension", metavar="KIND",
         help="of FAISS's index factory, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat")
     index.add_argument("--index", type=Path, metavar="FILE", help="a FAISS index that is there")
-    add("--ids", type=Path, metavar="FILE", help="its document ids, one a line")
+    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
+        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
     add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
         help="values of efSearch, nprobe, k_factor_rf …; of one parameter several, of others one")
     add("--document-encoder", nargs="+", required=True, metavar="NAME", help="the teacher")
@@ -340,11 +318,10 @@ def parse_args() -> argparse.Namespace:
     add("--threads", type=threads, default=1, help="of the CPU, for single queries (default: 1)")
     add("--output", type=Path, default=HOME / "benchmarks" / "approximate.csv", metavar="CSV",
         help="the table, to which rows are added (default: benchmarks/approximate.csv)")
-    add("--dtype", choices=["auto", "bfloat16", "float16", "float32"], default="auto",
+    add("--dtype", choices=command_line.DTYPES, default="auto",
         help="precision of the encoders (default: bfloat16 where the device has it)")
     add("--index-dtype", choices=["float16", "float32"], default="float16",
         help="precision of the exact vectors on disk (default: float16)")
-    add("--batch-size", type=positive, metavar="N", help="that of benchmark.py")
     # fmt: on
     command_line.add_device(parser)
     command_line.add_mirror(parser)

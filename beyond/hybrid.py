@@ -16,8 +16,8 @@ import numpy as np
 from disret.command_line import argument_parser, run
 from disret.data.collection import Collection, judged_collection
 from disret.files import check_writable
+from disret.retrieve.metrics import compare, per_query
 from disret.retrieve.runs import Run, read_run, to_run
-from disret.retrieve.statistics import compare, per_query
 from disret.tables import append_rows, format_table, read_rows
 
 CANDIDATES = 100  # of each side

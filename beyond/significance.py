@@ -13,8 +13,8 @@ from pathlib import Path
 
 from disret.command_line import argument_parser, run
 from disret.data.collection import judged_collection
+from disret.retrieve.metrics import compare, per_query
 from disret.retrieve.runs import read_run
-from disret.retrieve.statistics import compare, per_query
 
 
 def main() -> None:

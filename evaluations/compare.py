@@ -13,18 +13,23 @@ each query's two scores changed places at random.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from disret.command_line import argument_parser, run
 from disret.data.collection import find_collections
 from disret.files import read_json
-from disret.retrieve.runs import RunFiles, read_run
+from disret.retrieve.metrics import RESAMPLES, p_value, per_query
+from disret.retrieve.runs import read_run, run_path
 from disret.retrieve.scores import newest_scores
-from disret.retrieve.statistics import p_value, per_query, retention_interval
 from disret.tables import read_rows, write_rows
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DEPTH = 100  # of the runs of benchmark.py with its default cut-offs
 # Of collections that are no data sets of BEIR.
@@ -41,6 +46,31 @@ def training_seconds(report: dict) -> float | None:
     return None if report.get("resumed_at_step") else report.get("seconds", {}).get("training")
 
 
+def retention_interval(
+    students: "Sequence[np.ndarray]", teachers: "Sequence[np.ndarray]"
+) -> tuple[float, float]:
+    """95 % interval of mean retention over data sets, in percent, paired over queries.
+
+    Args:
+        students, teachers: by data set, a score for each query, of the same queries.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    def ratio(student: "np.ndarray", teacher: "np.ndarray", axis: int) -> "np.ndarray":
+        return 100 * student.mean(axis) / teacher.mean(axis)
+
+    options = {"paired": True, "vectorized": True, "method": "percentile", **RESAMPLES}
+    draws = [
+        bootstrap(pair, ratio, **options).bootstrap_distribution
+        for pair in zip(students, teachers, strict=True)
+    ]
+    # The sets are drawn independently: their distributions, each in its own order, are averaged.
+    rng = np.random.default_rng(0)
+    low, high = np.percentile(np.mean([rng.permutation(d) for d in draws], axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path, help="holds scores.csv")
@@ -53,13 +83,12 @@ def main() -> None:
     encoders = newest_scores(read_rows(args.folder / "scores.csv"))
     teacher = next(iter(encoders))
     datasets = list(encoders[teacher])
-    run_files = RunFiles(args.runs, DEPTH)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
     for dataset in datasets:
         (collection,) = find_collections(FOLDERS.get(dataset, dataset))
         qrels = collection.qrels("test", collection.queries())
         for name, rows in encoders.items():
-            run = read_run(run_files.path(rows[dataset]), qrels)
+            run = read_run(run_path(args.runs, rows[dataset], DEPTH), qrels)
             scores[name].append(per_query(qrels, run))
 
     def shares(name: str) -> np.ndarray:

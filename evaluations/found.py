@@ -45,6 +45,17 @@ def timed(file: Path, batch_size: int, dataset: str | None = None) -> dict[tuple
     }
 
 
+def newest_searches(file: Path) -> dict[str, list[Row]]:
+    """The rows of the last run on each data set and index, by these two as a title has them."""
+    newest: dict[str, list[Row]] = {}
+    for row in read_rows(file):
+        group = newest.setdefault(f"{row['dataset']}, {row['index']}", [])
+        if group and group[-1]["datetime"] != row["datetime"]:
+            group.clear()
+        group.append(row)
+    return newest
+
+
 def percent(value: float) -> str:
     return f"{value:.1f} %"
 

@@ -11,18 +11,13 @@ from found import (
     TEACHER,
     compared,
     interval,
+    newest_searches,
     percent,
     timed,
     times,
 )
 
-from disret.retrieve.approximate import (
-    RECALL,
-    good_setting,
-    newest_searches,
-    reaching,
-    read_searches,
-)
+from disret.retrieve.approximate import RECALL, good_setting, reaching
 from disret.retrieve.scores import newest_scores
 from disret.tables import Row, read_rows
 
@@ -68,7 +63,7 @@ def effort() -> list[Row]:
     """How far a student's search must look for its teacher's recall, and what speed is left."""
     rows = []
     for kind in ("hnsw", "ivf"):
-        for found in newest_searches(read_searches(HERE / "ann" / f"{kind}.sweep.csv")).values():
+        for found in newest_searches(HERE / "ann" / f"{kind}.sweep.csv").values():
             teacher = [row for row in found if row["query_weights"] == row["document_weights"]]
             of_teacher = good_setting(teacher)
             for name in dict.fromkeys(row["query_encoder"] for row in found):
@@ -94,7 +89,7 @@ def compressed() -> list[Row]:
     exact = newest_scores(
         read_rows(HERE / "ann" / "compressed.csv"), lambda row: row["query_encoder"]
     )
-    searches = newest_searches(read_searches(HERE / "ann" / "compressed.sweep.csv")).values()
+    searches = newest_searches(HERE / "ann" / "compressed.sweep.csv").values()
     found = [row for rows in searches for row in rows]
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in found:

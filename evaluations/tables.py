@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from agreeing import agreement, correlations, pairs
 from figures import plot_agreement, plot_effort, plot_speed
-from found import HERE, NAMES, STUDENTS, TEACHER, compared, percent, timed
+from found import HERE, NAMES, STUDENTS, TEACHER, compared, newest_searches, percent, timed
 from retaining import (
     FIRST,
     SWEEPS,
@@ -42,7 +42,6 @@ from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
 from disret.files import whole_file
-from disret.retrieve.approximate import newest_searches, read_searches
 from disret.retrieve.scores import mean_retention, newest_scores
 from disret.sweep import report, tradeoff
 from disret.sweep.plots import plot_tradeoff, timed_on
@@ -112,7 +111,7 @@ def draw_figures() -> None:
         folder = HERE / name
         tradeoff.report(folder / "scores.csv", folder / "speed.csv", folder / "tradeoff.png")
     plot_agreement(pairs(), HERE / "agreement.png")
-    searches = newest_searches(read_searches(HERE / "ann" / "hnsw.sweep.csv"))
+    searches = newest_searches(HERE / "ann" / "hnsw.sweep.csv")
     plot_effort(searches, HERE / "ann" / "effort.png")
     alone = timed(STUDENTS / "speed-nq.csv", 1)
     batch = timed(STUDENTS / "speed.csv", 64, "nfcorpus")

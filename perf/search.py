@@ -160,7 +160,7 @@ def with_bare_products(index: "Index", queries: "np.ndarray", device: str) -> "I
     on_device = torch.from_numpy(queries).to(device)
 
     def bare_product(block: "np.ndarray") -> None:
-        for tile in torch.from_numpy(block).to(device).split(TILE):
+        for tile in torch.from_numpy(block).to(device).float().split(TILE):
             on_device @ tile.T
         if on_device.device.type == "cuda":
             torch.cuda.synchronize(on_device.device)

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -108,3 +109,22 @@ def test_effort(tmp_path, monkeypatch):
     text = (tmp_path / "f.svg").read_text()
     for part in ("things, HNSW8", "efSearch 32", "t, torch", "threads of the CPU: 1"):
         assert part in text
+
+
+def test_interval_of_retention():
+    """It holds the retention, narrows with queries and is a point where encoders are the same."""
+    from compare import retention_interval
+
+    rng = np.random.default_rng(0)
+    teacher = rng.uniform(0, 1, 400)
+    student = np.clip(teacher - rng.uniform(0, 0.2, 400), 0, 1)
+    kept = 100 * student.mean() / teacher.mean()
+    low, high = retention_interval([student], [teacher])
+    assert low < kept < high
+    few = retention_interval([student[:40]], [teacher[:40]])
+    assert few[1] - few[0] > 2 * (high - low)
+    assert retention_interval([teacher, teacher], [teacher, teacher]) == pytest.approx((100, 100))
+    # A mean of two sets is surer than either.
+    both = retention_interval([student[:200], student[200:]], [teacher[:200], teacher[200:]])
+    half = retention_interval([student[:200]], [teacher[:200]])
+    assert both[1] - both[0] < half[1] - half[0]

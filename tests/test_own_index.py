@@ -5,6 +5,7 @@ import json
 import faiss
 import numpy as np
 import pytest
+from conftest import write_collection
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
@@ -47,11 +48,17 @@ def test_an_index_with_judgments(call, teacher, tmp_path, collection, kind):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ids", "ids.txt"], "need the documents' --index"),
-        (["--index", "documents.faiss"], "--index is of one data set"),
+        (["--ids", "ids.txt"], "--ids are of an --index"),
+        (
+            ["--datasets", "forums", "--index", "x.faiss"],
+            "forums has several parts, but x.faiss is",
+        ),
     ],
 )
-def test_bad_arguments(call, teacher, tmp_path, arguments, says):
+def test_bad_arguments(call, teacher, tmp_path, arguments, says, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for forum in ("cats", "dogs"):
+        write_collection(tmp_path / "forums" / forum)
     base = ["--document-encoder", teacher, "--device", "cpu", "--output", tmp_path / "x.csv"]
     outcome = call("benchmark", *base, *arguments)
     assert outcome.status == 2, outcome.err

@@ -15,7 +15,6 @@ from disret.data.collection import Collection
 from disret.data.queries import read_queries
 from disret.files import read_record, write_json
 from disret.query_encoder import ExportError, QueryEncoder
-from disret.retrieve.index import shards_of
 from disret.tables import read_rows, read_runs, write_rows
 
 settings.register_profile("tests", steady, max_examples=150)
@@ -143,24 +142,6 @@ def _tolerant(collection: Collection):
 
 
 # --- Manifests, settings, tables ----------------------------------------------------------------
-
-
-@given(
-    listed=anything
-    | st.lists(
-        st.fixed_dictionaries(
-            {},
-            optional={name: st.integers() | anything for name in ("file", "documents", "offset")},
-        )
-    )
-)
-def test_a_manifest_names_no_file(listed):
-    """Files are named by their number, whatever the manifest says; counts are counts."""
-    for number, shard in enumerate(shards_of(listed)):
-        assert shard.file == f"shard-{number:05d}.faiss"
-        assert type(shard.documents) is int
-        assert type(shard.offset) is int
-        assert min(shard.documents, shard.offset) >= 0
 
 
 @given(value=anything, needed=st.dictionaries(texts, st.sampled_from([int, str, dict, list])))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from disret.files import whole_file
-from disret.retrieve.statistics import interval
+from disret.retrieve.metrics import interval
 
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
 BOTH = "✓"
@@ -44,16 +44,23 @@ def agreement(
         - `cosine`: of the angle between the two embeddings; 0 where one is zero;
         - `squared_distance`: between the two embeddings.
     """
-    places = _places(teacher_rows, student_rows)
-    shared = _shared(places)
-    depths = {k: min(k, teacher_rows.shape[1]) for k in k_values}
+    k = teacher_rows.shape[1]
+    depths = np.arange(1, k + 1)
+    # Where the student has each of the teacher's hits, from 0, and k if nowhere.
+    places = np.full(teacher_rows.shape, k)
+    for place, found in enumerate(student_rows.T):
+        places[(teacher_rows == found[:, None]) & (teacher_rows != -1)] = place
+    shared = np.stack([(places[:, :depth] < depth).sum(axis=1) for depth in depths], axis=1)
+    overlaps = {f"overlap@{n}": shared[:, min(n, k) - 1] / min(n, k) for n in k_values}
     teacher, student = teacher_vectors.astype(np.float64), student_vectors.astype(np.float64)
+    lengths = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
+    products = np.einsum("qd,qd->q", teacher, student)
     return {
-        **{f"overlap@{k}": shared[:, depth - 1] / depth for k, depth in depths.items()},
+        **overlaps,
         "rbo": rank_biased_overlap(shared),
         "first": (places[:, 0] == 0).astype(np.float64),
-        "first@10": (places[:, 0] < min(10, teacher_rows.shape[1])).astype(np.float64),
-        "cosine": _cosines(teacher, student),
+        "first@10": (places[:, 0] < min(10, k)).astype(np.float64),
+        "cosine": np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1),
         "squared_distance": ((teacher - student) ** 2).sum(axis=1),
     }
 
@@ -81,27 +88,6 @@ def rank_biased_overlap(shared: np.ndarray) -> np.ndarray:
     return np.minimum((weights * shared / depths).sum(axis=1), 1)
 
 
-def _places(teacher_rows: np.ndarray, student_rows: np.ndarray) -> np.ndarray:
-    """Where the student has the teacher's hits, [n_queries, k]: from 0, and k if nowhere."""
-    places = np.full(teacher_rows.shape, teacher_rows.shape[1])
-    for place, found in enumerate(student_rows.T):
-        places[(teacher_rows == found[:, None]) & (teacher_rows != -1)] = place
-    return places
-
-
-def _shared(places: np.ndarray) -> np.ndarray:
-    """How many hits are among the d best of both lists, [n_queries, k], for d from 1 to k."""
-    depths = np.arange(1, places.shape[1] + 1)
-    return np.stack([(places[:, :depth] < depth).sum(axis=1) for depth in depths], axis=1)
-
-
-def _cosines(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Of each row's vectors, [n_queries]; 0 where one is zero."""
-    lengths = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
-    products = np.einsum("qd,qd->q", teacher, student)
-    return np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1)
-
-
 def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Columns of a table: each measure's mean, `NAME low` and `NAME high`, to four decimals."""
     columns = {}
@@ -110,9 +96,6 @@ def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
         numbers = {name: float(values.mean()), f"{name} low": low, f"{name} high": high}
         columns |= {column: round(number, 4) for column, number in numbers.items()}
     return columns
-
-
-# --- The worst queries, for a person --------------------------------------------------------------
 
 
 def write_worst(
@@ -130,26 +113,24 @@ def write_worst(
             none.
         texts: of documents by id, as far as they are known; `LETTERS` of each are shown.
     """
+
+    def cell(id: str, other: Sequence[str]) -> str:
+        text = " ".join(texts.get(id, "").split())
+        shown = text[:LETTERS] + ("…" if len(text) > LETTERS else "")
+        words = ": ".join(filter(None, map(_harmless, (id, shown))))
+        return f"{BOTH} {words}" if id in other else words
+
     parts = ["# Queries on which student and teacher agree least\n",
              f"{BOTH} marks a document that both found.\n"]  # fmt: skip
     for number, query in enumerate(queries):
-        hits = [[id for id in side[number] if id] for side in (teacher, student)]
-        parts.append(f"## {number + 1}. {_harmless(query)}\n")
-        parts.append(f"Agreement {scores[number]:.4f}\n")
-        parts.append("| rank | teacher | student |\n|---:|:---|:---|")
-        for rank, pair in enumerate(zip_longest(*hits, fillvalue=""), 1):
-            cells = (_cell(id, id in hits[0] and id in hits[1], texts) for id in pair)
-            parts.append(f"| {rank} | {' | '.join(cells)} |")
+        first, second = ([id for id in side[number] if id] for side in (teacher, student))
+        parts += [f"## {number + 1}. {_harmless(query)}\n", f"Agreement {scores[number]:.4f}\n",
+                  "| rank | teacher | student |\n|---:|:---|:---|"]  # fmt: skip
+        for rank, (left, right) in enumerate(zip_longest(first, second, fillvalue=""), 1):
+            parts.append(f"| {rank} | {cell(left, second)} | {cell(right, first)} |")
         parts.append("")
     with whole_file(path) as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _cell(id: str, is_shared: bool, texts: Mapping[str, str]) -> str:
-    text = " ".join(texts.get(id, "").split())
-    shown = text[:LETTERS] + ("…" if len(text) > LETTERS else "")
-    words = ": ".join(filter(None, map(_harmless, (id, shown))))
-    return f"{BOTH} {words}" if is_shared else words
 
 
 def _harmless(text: str) -> str:

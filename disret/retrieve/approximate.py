@@ -20,7 +20,7 @@ from disret.encode.timings import Timings
 from disret.files import kept, remove, text_sha256
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.index import Index
-from disret.tables import Row, read_rows
+from disret.tables import Row
 
 if TYPE_CHECKING:
     import faiss
@@ -53,19 +53,6 @@ def empty_index(kind: str, dimension: int, score_function: str) -> "faiss.Index"
     return index
 
 
-def check_count(kind: str, index: "faiss.Index", documents: int) -> None:
-    """Raise `UserError` if so few vectors cannot train an empty index of this kind."""
-    import faiss
-
-    core = index
-    while inner := getattr(core, "index", None) or getattr(core, "base_index", None):
-        core = faiss.downcast_index(inner)
-    codes = core.pq.ksub if hasattr(core, "pq") else 0
-    needed = max(_lists(index), codes)
-    if not index.is_trained and documents < needed:
-        raise UserError(f"{kind} needs {needed} vectors or more, but there are {documents}.")
-
-
 def open_approximate(flat: Index, kind: str, score_function: str, timings: Timings) -> FaissFile:
     """The approximate index of the same vectors in the same order, built unless it is there.
 
@@ -92,12 +79,16 @@ def open_approximate(flat: Index, kind: str, score_function: str, timings: Timin
 
 
 def _built(flat: Index, kind: str, score_function: str, timings: Timings) -> "faiss.Index":
+    import faiss
+
     index = empty_index(kind, flat.dimension, score_function)
     count = flat.documents
+    inverted = faiss.try_extract_index_ivf(index)
+    size = max(SAMPLE, PER_LIST * (inverted.nlist if inverted is not None else 0))
     try:
         if not index.is_trained:
-            with timings.measure("train index", min(count, _sample_size(index))):
-                index.train(_sample(flat, _sample_size(index)))
+            with timings.measure("train index", min(count, size)):
+                index.train(_sample(flat, size))
         with (
             timings.measure("add to index", count),
             progress_bar(total=count, desc=f"build {kind}", unit="doc", delay=2) as bar,
@@ -111,26 +102,14 @@ def _built(flat: Index, kind: str, score_function: str, timings: Timings) -> "fa
 
 
 def _sample(flat: Index, size: int) -> np.ndarray:
-    """Vectors at even distances, float32 [up to size, dimension]."""
+    """Vectors at even distances, [up to size, dimension]."""
     rows = np.unique(np.linspace(0, flat.documents - 1, size).astype(np.int64))
-    sample = np.empty((len(rows), flat.dimension), dtype=np.float32)
-    first = 0
+    parts, first = [], 0
     for block in flat.blocks(flat.shards):
         start, end = np.searchsorted(rows, [first, first + len(block)])
-        sample[start:end] = block[rows[start:end] - first]
+        parts.append(block[rows[start:end] - first])
         first += len(block)
-    return sample
-
-
-def _sample_size(index: "faiss.Index") -> int:
-    return max(SAMPLE, PER_LIST * _lists(index))
-
-
-def _lists(index: "faiss.Index") -> int:
-    import faiss
-
-    inverted = faiss.try_extract_index_ivf(index)
-    return inverted.nlist if inverted is not None else 0
+    return np.concatenate(parts)
 
 
 def _reason(error: RuntimeError) -> str:
@@ -157,22 +136,6 @@ def parse_settings(words: Sequence[str]) -> list[dict[str, float]]:
     if sum(len(values) > 1 for values in named.values()) > 1:
         raise UserError("one search parameter may have several values, the others one each.")
     return [dict(zip(named, values, strict=True)) for values in product(*named.values())]
-
-
-def read_searches(path: Path) -> list[Row]:
-    """The rows of a table of searches, none when there is no file; `UserError` of another table."""
-    return read_rows(path, COLUMNS)
-
-
-def newest_searches(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of the last run on each data set and index, by these two as a title has them."""
-    newest: dict[str, list[Row]] = {}
-    for row in rows:
-        group = newest.setdefault(f"{row['dataset']}, {row['index']}", [])
-        if group and group[-1]["datetime"] != row["datetime"]:
-            group.clear()
-        group.append(row)
-    return newest
 
 
 def good_setting(rows: Sequence[Row]) -> Row:

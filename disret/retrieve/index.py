@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from disret.encode.batches import BatchEncoder
     from disret.encode.encoders import Encoder
 
+T = TypeVar("T")
+
 FORMAT = 2
 SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
 SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
 BLOCK = 1 << 16  # vectors read together
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Shard:
     file: str
     documents: int
     offset: int
+
+
+def documents_in(shards: Iterable[Shard]) -> int:
+    return sum(shard.documents for shard in shards)
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,13 @@ class Index:
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if another run has replaced the index since it was opened."""
-        if _sha256(self.folder / "manifest.json") != self.manifest_sha256:
+        if checksum(self.folder / "manifest.json") != self.manifest_sha256:
             raise UserError(f"{self.folder} was replaced by another run meanwhile; run again.")
 
     @property
     def documents(self) -> int:
         """The number of vectors."""
-        return sum(shard.documents for shard in self.shards)
+        return documents_in(self.shards)
 
     @property
     def checksums(self) -> list[str]:
@@ -87,63 +92,26 @@ class Index:
         return read_ids(self.folder / "ids.txt", is_own=True)
 
     def blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
-        """Stream the vectors of some shards, in their order.
-
-        Yields:
-            float32 [up to BLOCK, dimension], to be used before the next is asked for.
-        """
-        import faiss
-
-        buffer = np.empty((BLOCK, self.dimension), dtype=np.float32)
-        filled = 0
-        for shard in shards:
-            if filled + shard.documents > BLOCK:
-                yield buffer[:filled]
-                filled = 0
-            vectors = faiss.read_index(str(self.folder / shard.file), faiss.IO_FLAG_MMAP_IFC)
-            into = buffer[filled : filled + shard.documents]
-            vectors.reconstruct_n(0, shard.documents, into)
-            filled += shard.documents
-        if filled:
-            yield buffer[:filled]
-
-    def stored_blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
-        """Stream the vectors of some shards as they are on disk, each block an array of its own.
+        """Stream the vectors of some shards as they are on disk, in their order.
 
         Yields:
             float16 or float32 [up to BLOCK, dimension].
         """
-        parts: list[np.ndarray] = []
+        import faiss
+
+        def vectors(mapped: faiss.Index) -> np.ndarray:
+            dtype = np.float32 if isinstance(mapped, faiss.IndexFlat) else np.float16
+            codes = faiss.rev_swig_ptr(mapped.codes.data(), mapped.ntotal * mapped.code_size)
+            return codes.view(dtype).reshape(-1, self.dimension)
+
+        held: list[faiss.Index] = []
         for shard in shards:
-            if parts and sum(map(len, parts)) + shard.documents > BLOCK:
-                yield np.concatenate(parts)
-                parts = []
-            parts.append(_stored(self.folder / shard.file))
-        if parts:
-            yield np.concatenate(parts)
-
-
-def _stored(path: Path) -> np.ndarray:
-    """The vectors of a shard, float16 or float32 [n, dimension]."""
-    import faiss
-
-    shard = faiss.read_index(str(path))
-    dtype = np.dtype(np.float32 if isinstance(shard, faiss.IndexFlat) else np.float16)
-    count = shard.ntotal * shard.d * dtype.itemsize
-    return faiss.rev_swig_ptr(shard.codes.data(), count).view(dtype).reshape(-1, shard.d).copy()
-
-
-def index_folder(collection: Collection, encoder_name: str, kind: str) -> Path:
-    """Where the index lies: `benchmarks/faiss/DATASET/ENCODER.KIND`.
-
-    A collection elsewhere than under `benchmarks/raw` adds a digest of its place, as another may
-    have the same name.
-    """
-    slug = re.sub(r"[^\w.+-]+", "--", encoder_name.strip("/."))
-    place = collection.folder.resolve()
-    if not place.is_relative_to(paths.COLLECTIONS.resolve()):
-        kind += f".{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
-    return paths.INDEXES / collection.name / f"{slug}.{kind}"
+            if held and sum(each.ntotal for each in held) + shard.documents > BLOCK:
+                yield np.concatenate([vectors(each) for each in held])
+                held = []
+            held.append(faiss.read_index(str(self.folder / shard.file), faiss.IO_FLAG_MMAP_IFC))
+        if held:
+            yield np.concatenate([vectors(each) for each in held])
 
 
 def open_index(
@@ -158,6 +126,9 @@ def open_index(
     A shard appears only when it is whole, so that building resumes after a kill at the first that
     is missing. Under `torchrun` the ranks share out the shards; all call this.
 
+    It lies in `benchmarks/faiss/DATASET/ENCODER.KIND`. A collection elsewhere than under
+    `benchmarks/raw` adds a digest of its place, as another may have the same name.
+
     Args:
         teacher: a model, which embeds the documents.
         score_function: `dot`, or `cos_sim` for vectors of length 1.
@@ -168,31 +139,40 @@ def open_index(
         The index; its rows are in the order of the corpus.
     """
     kind = f"flat.{score_function}.{teacher.dtype}-{index_dtype}"
-    folder = index_folder(collection, teacher.name, kind).resolve()  # a link is followed
+    place = collection.folder.resolve()
+    if not place.is_relative_to(paths.COLLECTIONS.resolve()):
+        kind += f".{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    slug = re.sub(r"[^\w.+-]+", "--", teacher.name.strip("/."))
+    folder = (paths.INDEXES / collection.name / f"{slug}.{kind}").resolve()  # a link is followed
     encoder = teacher.batches
 
     def prepare() -> tuple[Index, list[Shard]]:
-        model = encoder.model
-        dimension = model.get_embedding_dimension()
+        dimension = encoder.model.get_embedding_dimension()
         source = {
             "format": FORMAT,
             "dataset": collection.name,
             "corpus_sha256": collection.fingerprint(),
             "encoder": teacher.name,
             "encoder_sha256": teacher.fingerprint,
-            "max_seq_length": model.max_seq_length,
-            "prompt": prompt_of(model, "document"),
+            "max_seq_length": encoder.model.max_seq_length,
+            "prompt": prompt_of(encoder.model, "document"),
             "dtype": teacher.dtype,
             "dimension": dimension,
             "score_function": score_function,
             "index_dtype": index_dtype,
             "extension": "flat",
         }
-        index = _plan(folder, source, collection, encoder.timings)
+        shards = _shards_from(folder, source, collection, encoder.timings)
+        digest = checksum(folder / "manifest.json")
+        index = Index(folder, dimension, tuple(shards), digest)
         before_encoding(index.ids())
-        missing = _missing(index)
-        bytes_each = dimension * (2 if index_dtype == "float16" else 4)
-        needed = sum(shard.documents for shard in missing) * bytes_each
+        checked = progress_bar(shards, desc="check the index", unit="shard", delay=2)
+        missing = [shard for shard in checked if not is_as_noted(folder / shard.file)]
+        if 0 < len(missing) < len(shards):
+            sound = len(shards) - len(missing)
+            say(f"{folder}: {sound} of {len(shards)} shards are there and sound; going on.")
+        bytes_each = dimension * np.dtype(index_dtype).itemsize
+        needed = documents_in(missing) * bytes_each
         check_free_space(folder, needed, f"the index of {collection.name}")
         return index, missing
 
@@ -206,105 +186,70 @@ def open_index(
     return index
 
 
-def _plan(folder: Path, source: dict[str, Any], collection: Collection, timings: Timings) -> Index:
-    """Read the manifest of an index, or make it from the corpus if there is none that matches."""
-    found = read_record(folder / "manifest.json", {}) or {}
+def _shards_from(
+    folder: Path, source: Mapping[str, Any], collection: Collection, timings: Timings
+) -> list[Shard]:
+    """The shards that the manifest lists; it is made from the corpus unless it is of `source`."""
+    found = read_record(folder / "manifest.json", {"shards": list}) or {}
     # The name is for the reader; the weights decide.
     differing = [key for key in source if key != "encoder" and found.get(key) != source[key]]
-    shards = [] if differing else shards_of(found.get("shards"))
-    if not shards:
+    ids = folder / "ids.txt"
+    if differing:
         if found:
-            what = ", ".join(differing) or "list of shards"
-            say(f"{folder}: built from another {what}; building it anew.")
+            say(f"{folder}: built from another {', '.join(differing)}; building it anew.")
         with whole_folder(folder) as partial:  # an index that stands there goes last
-            found = _scan(partial, source, collection, timings)
-    elif found.get("ids_sha256") != _sha256(folder / "ids.txt"):
+            found = _read_corpus(partial, source, collection, timings)
+    elif not (ids.exists() and checksum(ids) == found["ids_sha256"]):
         say(f"{folder}: the document ids are damaged; reading the corpus again.")
-        found = _scan(folder, source, collection, timings)
-    return Index(
-        folder,
-        source["dimension"],
-        tuple(shards_of(found["shards"])),
-        _sha256(folder / "manifest.json"),
-    )
+        found = _read_corpus(folder, source, collection, timings)
+    return shards_of(found["shards"])
 
 
-def shards_of(listed: Any) -> list[Shard]:
-    """The shards that a manifest lists; none if it lists something else. Files are named here."""
-    try:
-        found = [
-            Shard(_file_name(number), shard["documents"], shard["offset"])
-            for number, shard in enumerate(listed)
-        ]
-    except (TypeError, KeyError):
-        return []
-    counts = [value for shard in found for value in (shard.documents, shard.offset)]
-    return found if all(type(value) is int and value >= 0 for value in counts) else []
+def shards_of(listed: Sequence[Mapping[str, Any]]) -> list[Shard]:
+    """The shards that a manifest lists; their files are named here, whatever it calls them."""
+    return [
+        Shard(f"shard-{number:05d}.faiss", shard["documents"], shard["offset"])
+        for number, shard in enumerate(listed)
+    ]
 
 
-def _file_name(number: int) -> str:
-    return f"shard-{number:05d}.faiss"
-
-
-def _scan(
-    folder: Path, source: dict[str, Any], collection: Collection, timings: Timings
+def _read_corpus(
+    folder: Path, source: Mapping[str, Any], collection: Collection, timings: Timings
 ) -> dict[str, Any]:
     """Read and check the whole corpus; write its ids and, last, the manifest."""
-    shards: list[Shard] = []
-    count, first = 0, 0  # of the shard that is being filled
+    shards: list[dict[str, Any]] = []
     empty = 0
-    bar = progress_bar(desc=f"read {collection.name}", unit="doc", delay=2)
-
-    def close() -> None:
-        shards.append(Shard(_file_name(len(shards)), count, first))
-
     with (
         timings.measure("check corpus") as stage,
-        bar,
+        progress_bar(desc=f"read {collection.name}", unit="doc", delay=2) as bar,
         whole_file(folder / "ids.txt") as partial,
         partial.open("w", encoding="utf-8", newline="\n") as ids,
     ):
         for document in collection.documents():
-            is_long = document.offset - first > SHARD_BYTES
-            if count == SHARD_DOCUMENTS or (count and is_long):
-                close()
-                count = 0
-            if not count:
-                first = document.offset
-            count += 1
+            if (
+                not shards
+                or shards[-1]["documents"] == SHARD_DOCUMENTS
+                or document.offset - shards[-1]["offset"] > SHARD_BYTES
+            ):
+                file = f"shard-{len(shards):05d}.faiss"
+                shards.append({"file": file, "documents": 0, "offset": document.offset})
+            shards[-1]["documents"] += 1
             empty += not document.text
             stage.items += 1
             ids.write(f"{document.id}\n")
             bar.update()
-    if not count:
+    if not shards:
         raise UserError(f"{collection.folder / 'corpus.jsonl'} has no documents.")
     if empty:
         say(f"{collection.name}: {empty} documents are empty.")
-    close()
     manifest = {
         **source,
-        "documents": sum(shard.documents for shard in shards),
-        "ids_sha256": _sha256(folder / "ids.txt"),
-        "shards": [asdict(shard) for shard in shards],
+        "documents": sum(shard["documents"] for shard in shards),
+        "ids_sha256": checksum(folder / "ids.txt"),
+        "shards": shards,
     }
     write_json(folder / "manifest.json", manifest)
     return manifest
-
-
-def _missing(index: Index) -> list[Shard]:
-    """The shards that are not there, or not as they were written."""
-    missing, damaged = [], 0
-    for shard in progress_bar(index.shards, desc="check the index", unit="shard", delay=2):
-        path = index.folder / shard.file
-        if not is_as_noted(path):
-            missing.append(shard)
-            damaged += path.exists() and checksum_path(path).exists()
-    if damaged:
-        say(f"{index.folder}: {damaged} of {len(index.shards)} shards damaged; building them anew.")
-    elif 0 < len(missing) < len(index.shards):
-        done = len(index.shards) - len(missing)
-        say(f"{index.folder}: {done} of {len(index.shards)} shards are there; going on.")
-    return missing
 
 
 def _build(
@@ -318,10 +263,6 @@ def _build(
     """Encode and write this rank's share of the missing shards."""
     from disret.encode.batches import check_finite, normalised
 
-    mine = missing[distributed.rank() :: world_size()]
-    share = sum(shard.documents for shard in mine)
-    done = index.documents - sum(shard.documents for shard in missing)
-    of_all = f", 1 of {world_size()} processes" if world_size() > 1 else ""
     if is_main_process():
         for shard in missing:
             checksum_path(index.folder / shard.file).unlink(missing_ok=True)
@@ -329,38 +270,45 @@ def _build(
             left_by_a_kill.unlink()
     distributed.wait_for_all()  # so that a checksum found from now on is of a shard of this run
 
-    def read(shard: Shard) -> tuple[list[str], Any]:
+    mine = missing[distributed.rank() :: world_size()]
+
+    def read(shard: Shard) -> tuple[Path, list[str], Any]:
         with encoder.timings.measure("read", shard.documents):
             documents = itertools.islice(collection.documents(shard.offset), shard.documents)
             texts = [document.text for document in documents]
-        return texts, encoder.tokenise(texts, "document")
+        return index.folder / shard.file, texts, encoder.tokenise(texts, "document")
 
     def write(path: Path, vectors: np.ndarray) -> None:
         with encoder.timings.measure("write", len(vectors)):
             _write_shard(path, vectors, index_dtype)
 
+    done = index.documents - documents_in(missing)
+    of_all = f", 1 of {world_size()} processes" if world_size() > 1 else ""
+    title = f"index {collection.name}{of_all}"
     with (
-        ThreadPoolExecutor(1) as ahead,
         ThreadPoolExecutor(1) as behind,
-        progress_bar(
-            total=done + share, initial=done, desc=f"index {collection.name}{of_all}", unit="doc"
-        ) as bar,
+        progress_bar(total=done + documents_in(mine), initial=done, desc=title, unit="doc") as bar,
     ):
-        upcoming = ahead.submit(read, mine[0]) if mine else None
         written: Future[None] | None = None  # the disk is not waited for between two shards
-        for number, shard in enumerate(mine, start=1):
-            texts, tokens = upcoming.result()
-            upcoming = ahead.submit(read, mine[number]) if number < len(mine) else None
+        for path, texts, tokens in one_ahead(map(read, mine)):
             vectors = encoder.encode(tokens, "document", bar.update)
             check_finite(vectors, texts)
             if score_function == "cos_sim":
                 vectors = normalised(vectors)
             if written:
                 written.result()
-            written = behind.submit(write, index.folder / shard.file, vectors)
+            written = behind.submit(write, path, vectors)
         if written:
             written.result()
-        distributed.wait_for_all()
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, of which a thread makes the next while one is used."""
+    with ThreadPoolExecutor(1) as ahead:
+        upcoming = ahead.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = ahead.submit(next, items, None)
+            yield item
 
 
 def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
@@ -370,7 +318,7 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     dimension = vectors.shape[1]
     shard = faiss.IndexFlatIP(dimension)
     if index_dtype == "float16":
-        if np.abs(vectors).max() > FLOAT16_MAX:
+        if np.abs(vectors).max() > np.finfo(np.float16).max:
             raise UserError("the embeddings are too large for an index in float16; use float32.")
         kind = faiss.ScalarQuantizer.QT_fp16
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
@@ -379,7 +327,3 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     with whole_file(path) as partial:
         partial.write_bytes(content)
     note_checksum(path, hashlib.sha256(content).hexdigest())
-
-
-def _sha256(path: Path) -> str:
-    return checksum(path) if path.exists() else "absent"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,48 +92,6 @@ def identify(
     }
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """The run files of a benchmark, one for each data set, encoder and backend, if wanted.
-
-    Attributes:
-        folder: where they go; None if they are not wanted.
-        depth: hits of each query.
-    """
-
-    folder: Path | None
-    depth: int
-
-    def path(self, identity: Row) -> Path:
-        """Named by all that decides its content but weights and texts."""
-        kind = "{score_function}.{dtype}-{index_dtype}".format_map(identity)
-        return self.folder / f"{run_name(identity)}.{kind}.top{self.depth}.trec"
-
-    def is_there(self, identity: Row) -> bool:
-        """Whether the file is there and of the same weights and texts, or not wanted."""
-        if self.folder is None:
-            return True
-        path = self.path(identity)
-        if not path.exists():
-            return False
-        with readable(path).open(encoding="utf-8", errors="replace") as file:
-            return file.readline().split()[-1:] == [_tag(identity)]
-
-    def write(self, identity: Row, run: Run) -> None:
-        """Write a run, if it is wanted."""
-        if self.folder is not None:
-            write_run(self.path(identity), run, _tag(identity))
-
-    def check_ids(self, ids: Iterable[str], what: str) -> None:
-        """Raise `UserError` for an id that a run file, if wanted, cannot hold: one with a space."""
-        for identifier in ids if self.folder is not None else ():
-            if len(identifier.split()) != 1:
-                raise UserError(
-                    f"the id {identifier!r} of a {what} has a space, so it cannot stand in a TREC "
-                    "run file."
-                )
-
-
 def run_name(identity: Row) -> str:
     """Of a data set, split, encoder and backend, for the name of a file."""
     encoder = re.sub(r"[^\w.+-]+", "--", identity["query_encoder"].strip("/."))
@@ -142,7 +99,32 @@ def run_name(identity: Row) -> str:
     return f"{data}.{encoder}.{identity['query_backend']}"
 
 
-def _tag(identity: Row) -> str:
-    """The last column of a run: what made it, by content."""
+def run_path(folder: Path, identity: Row, depth: int) -> Path:
+    """The file of a run in a folder, named by all that decides its content but weights and texts.
+
+    Args:
+        depth: hits of each query.
+    """
+    kind = "{score_function}.{dtype}-{index_dtype}".format_map(identity)
+    return folder / f"{run_name(identity)}.{kind}.top{depth}.trec"
+
+
+def run_tag(identity: Row) -> str:
+    """The last column of a run's file: what made it, by content."""
     keys = ("document_weights", "query_weights", "collection")
     return "-".join(identity[key][:8] for key in keys)
+
+
+def is_run_of(path: Path, identity: Row) -> bool:
+    """Whether a run's file is there, and of the same weights and texts."""
+    if not path.exists():
+        return False
+    with readable(path).open(encoding="utf-8", errors="replace") as file:
+        return file.readline().split()[-1:] == [run_tag(identity)]
+
+
+def check_ids(ids: Iterable[str], what: str) -> None:
+    """Raise `UserError` for an id that a run's file cannot hold: one with a space."""
+    if bad := [identifier for identifier in ids if len(identifier.split()) != 1]:
+        raise UserError(f"the id {bad[0]!r} of a {what} has a space, so it cannot stand in a TREC "
+                        "run file.")  # fmt: skip

@@ -23,12 +23,12 @@ LOG = ["--queries", "held-out.tsv"]
 def test_from_a_service_to_an_export(call, owner, tmp_path):
     """The commands of the README, end to end."""
     made = call(
-        "distill", "--teacher", owner.address, "--teacher-model", "tiny", "--init-with",
+        "distill", "--teacher", f"{owner.address}#tiny", "--init-with",
         "small", "--queries", "log.tsv", "--valid-queries", "held-out.tsv", "--recipe", "best",
-        "--warmup-steps", 5, "--num-epochs", 20,
-        "--output", "student", "--export", "--device", "cpu",
+        "--warmup-steps", 5, "--num-epochs", 20, "--output", "student", "--device", "cpu",
     )  # fmt: skip
     assert made.status == 0, made.err
+    assert call("disret.serve.export", "student", "--queries", "log.tsv").status == 0
     before = (tmp_path / "documents.faiss").read_bytes()
     teacher = ["--document-encoder", f"{owner.address}#tiny"]
     students = ["--query-encoder", "student", "student@onnx", "--worst", "worst"]
@@ -49,8 +49,8 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
         "query encoder", "overlap@10", "first hit", "rank-biased overlap", "cosine"
     ]  # fmt: skip
     assert re.match(rf"student +{torch['overlap@10']:.3f} ± 0\.\d+ ", first)
-    assert second.startswith("student (export) ")
-    assert re.match(r"held-out\.tsv: overlap@10 of student \(export\) is (higher|lower) ", compared)
+    assert second.startswith("student@onnx ")
+    assert re.match(r"held-out\.tsv: overlap@10 of student@onnx is (higher|lower) ", compared)
     assert last == "Every measure is in scores.csv."
     (worst,) = (tmp_path / "worst").glob("*student.torch.md")
     assert "doc-" in worst.read_text()

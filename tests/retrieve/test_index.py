@@ -47,7 +47,7 @@ def texts_of(collection):
 
 
 def stored(index):
-    return np.concatenate([block.copy() for block in index.blocks(index.shards)])
+    return np.concatenate(list(index.blocks(index.shards)))
 
 
 def content(folder):
@@ -127,9 +127,7 @@ def test_only_a_damaged_shard_is_rebuilt(things, encoder, damage, capsys):
     assert encoder.timings.timings["encode"].items - encoded == 25
     assert content(index.folder) == before
     assert {p: p.stat().st_mtime_ns for p in others} == others
-    said = capsys.readouterr().err
-    expected = "1 of 3 shards damaged" if damage in ("truncated", "altered") else "2 of 3 shards"
-    assert expected in said
+    assert "2 of 3 shards are there and sound; going on" in capsys.readouterr().err
 
 
 def test_damaged_ids_cost_no_encoding(things, encoder, capsys, monkeypatch):
@@ -184,16 +182,10 @@ def test_nothing_is_written_where_a_manifest_says(things, encoder, tmp_path):
     assert (index.folder / index.shards[1].file).exists()
 
 
-@pytest.mark.parametrize(
-    "shards", [None, 3, "x", [], [1], [{}], [{"documents": "5", "offset": 0}],
-               [{"documents": -1, "offset": 0}]]
-)  # fmt: skip
-def test_a_manifest_of_another_shape_is_made_anew(things, encoder, shards):
+@pytest.mark.parametrize("manifest", ["{", "[]", "{}", '{"shards": 3}'])
+def test_another_manifest_is_made_anew(things, encoder, manifest):
     index = build(things, encoder)
-    manifest = json.loads((index.folder / "manifest.json").read_text())
-    (index.folder / "manifest.json").write_text(json.dumps({**manifest, "shards": shards}))
-    assert build(things, encoder).shards == index.shards
-    (index.folder / "manifest.json").write_text("[]")
+    (index.folder / "manifest.json").write_text(manifest)
     assert build(things, encoder).shards == index.shards
 
 
@@ -212,7 +204,7 @@ def test_too_large_for_float16(things, encoder, monkeypatch):
     monkeypatch.setattr(
         encoder, "encode", lambda tokens, *_: np.full((len(tokens.lengths), 32), 1e5, np.float32)
     )
-    with pytest.raises(UserError, match="too large for float16"):
+    with pytest.raises(UserError, match="too large for an index in float16"):
         build(things, encoder, index_dtype="float16")
 
 

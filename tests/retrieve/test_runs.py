@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from disret.command_line import UserError
-from disret.retrieve.runs import RunFiles, read_run, to_run, write_run
+from disret.retrieve.runs import (
+    check_ids,
+    is_run_of,
+    read_run,
+    run_path,
+    run_tag,
+    to_run,
+    write_run,
+)
 
 QRELS = {"q": {"a": 1}}
 IDENTITY = {
@@ -50,20 +58,15 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_run_files_are_known_by_name_and_content(tmp_path):
-    files = RunFiles(tmp_path, 100)
-    assert not files.is_there(IDENTITY)
-    files.write(IDENTITY, {"q": {"a": 1.0}})
-    (path,) = tmp_path.iterdir()
+    path = run_path(tmp_path, IDENTITY, 100)
     assert path.name == "cqa-cats.test.models--a--student.torch.dot.bfloat16-float16.top100.trec"
+    assert not is_run_of(path, IDENTITY)
+    write_run(path, {"q": {"a": 1.0}}, run_tag(IDENTITY))
     assert path.read_text().split()[-1] == "tttttttt-ssssssss-cccccccc"
-    assert files.is_there(IDENTITY)
-    assert not files.is_there({**IDENTITY, "query_weights": "u" * 16})
+    assert is_run_of(path, IDENTITY)
+    assert not is_run_of(path, {**IDENTITY, "query_weights": "u" * 16})
+
+
+def test_an_id_with_a_space_is_named():
     with pytest.raises(UserError, match="'d 7' of a document has a space"):
-        files.check_ids(["d6", "d 7"], "document")
-
-
-def test_run_files_that_nobody_wants():
-    files = RunFiles(None, 100)
-    files.write(IDENTITY, {})
-    files.check_ids(["d 7"], "document")
-    assert files.is_there(IDENTITY)
+        check_ids(["d6", "d 7"], "document")

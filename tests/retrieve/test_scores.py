@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from disret.retrieve.runs import identify, run_path, run_tag, write_run
 from disret.retrieve.scores import (
     Scores,
     average_parts,
@@ -18,8 +19,13 @@ STUDENT = SimpleNamespace(name="s", backend="export", fingerprint="s" * 64, max_
 SETTINGS = {"score_function": "dot", "dtype": "float32", "index_dtype": "float16"}
 
 
-def table(tmp_path, **changes):
-    return Scores(tmp_path / "r.csv", [10], **{**SETTINGS, **changes})
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "r.csv"
+
+
+def about(student, dataset="a", split="test", content="c" * 64, teacher=TEACHER, **changes):
+    return identify(dataset, split, content, teacher, student, **{**SETTINGS, **changes})
 
 
 def values(ndcg):
@@ -27,58 +33,55 @@ def values(ndcg):
     return {**dict.fromkeys(names, ndcg), "documents": 5, "queries": 2}
 
 
-def test_a_row_is_known_in_a_later_run(tmp_path):
-    first = table(tmp_path)
-    identity = first.identify("a", "test", "c" * 64, TEACHER, TEACHER)
-    assert first.scores(identity) is None
-    assert first.add(identity, values(0.5))["retention"] == 100.0
-    later = table(tmp_path)
-    assert later.scores(identity) == values(0.5)
-    assert Scores(tmp_path / "r.csv", [5], **SETTINGS).scores(identity) is None  # cut-off
+def test_a_row_is_known_in_a_later_run(path):
+    first, identity = Scores(path, [10]), about(TEACHER)
+    assert first.known(identity) is None
+    (row,) = first.add([(identity, values(0.5))])
+    assert row["retention"] == 100.0
+    later = Scores(path, [10])
+    assert later.known(identity) == values(0.5)
+    assert Scores(path, [5]).known(identity) is None  # cut-off
     for other in (
-        later.identify("a", "dev", "c" * 64, TEACHER, TEACHER),
-        later.identify("a", "test", "d" * 64, TEACHER, TEACHER),
-        later.identify("a", "test", "c" * 64, TEACHER, STUDENT),
-        table(tmp_path, dtype="bfloat16").identify("a", "test", "c" * 64, TEACHER, TEACHER),
+        about(TEACHER, split="dev"),
+        about(TEACHER, content="d" * 64),
+        about(STUDENT),
+        about(TEACHER, dtype="bfloat16"),
     ):
-        assert later.scores(other) is None
-    later.add(identity, values(0.5))
-    assert len(read_rows(tmp_path / "r.csv")) == 1
+        assert later.known(other) is None
+    later.add([(identity, values(0.5))])
+    assert len(read_rows(path)) == 1
 
 
-def test_a_name_does_not_matter(tmp_path):
-    found = table(tmp_path)
-    found.add(found.identify("a", "test", "c", TEACHER, TEACHER), values(0.5))
+def test_a_name_does_not_matter(path):
+    found = Scores(path, [10])
+    found.add([(about(TEACHER), values(0.5))])
     renamed = SimpleNamespace(**{**vars(TEACHER), "name": "./t"})
-    assert found.scores(found.identify("a", "test", "c", renamed, renamed)) == values(0.5)
+    assert found.known(about(renamed, teacher=renamed)) == values(0.5)
 
 
-def test_retention_is_of_the_same_index(tmp_path):
-    found = table(tmp_path)
-    student = found.identify("a", "test", "c", TEACHER, STUDENT)
-    assert found.add(student, values(0.4))["retention"] is None
-    found.add(found.identify("b", "test", "c", TEACHER, TEACHER), values(0.9))
-    assert found.add(student, values(0.4))["retention"] is None
-    found.add(found.identify("a", "test", "c", TEACHER, TEACHER), values(0.5))
-    assert found.add(student, values(0.4))["retention"] == 80.0
-    assert [row["retention"] for row in read_rows(tmp_path / "r.csv")] == [None, 100, 100, 80]
+def test_retention_is_of_the_same_index(path):
+    Scores(path, [10]).add([(about(STUDENT), values(0.4))])
+    # As tables have it in which the teacher's own score was not asked for.
+    path.write_text(path.read_text().replace("100.0", ""))
+    of_teacher = about(TEACHER), values(0.5)
+    rows = Scores(path, [10]).add([of_teacher, (about(STUDENT), values(0.4))])
+    assert [row["retention"] for row in rows] == [100, 80]
+    assert [row["retention"] for row in read_rows(path)] == [None, 100, 80]
+    Scores(path, [10]).add([of_teacher, (about(STUDENT), values(0.4))])
+    assert len(read_rows(path)) == 3
 
 
-def test_a_missing_run_file_makes_a_row_incomplete(tmp_path):
-    found = Scores(tmp_path / "r.csv", [10], tmp_path / "runs", **SETTINGS)
-    identity = found.identify("a/b", "test", "c", TEACHER, STUDENT)
-    scores = found.score(identity, {"q": {"d": 1}}, {"q": {"d": 1.0}})
-    assert scores["NDCG@10"] == 1.0
-    found.add(identity, {**scores, "documents": 1, "queries": 1})
-    assert found.scores(identity) is not None
-    (file,) = (tmp_path / "runs").iterdir()
-    assert file.name == "a-b.test.s.export.dot.float32-float16.top10.trec"
-    assert file.read_text().split()[-1] == "tttttttt-ssssssss-c"
+def test_a_missing_run_file_makes_a_row_incomplete(path, tmp_path):
+    found = Scores(path, [10], tmp_path / "runs")
+    identity = about(STUDENT, "a/b", content="c")
+    found.add([(identity, values(0.4))])
+    assert found.known(identity) is None
+    file = run_path(tmp_path / "runs", identity, 10)
+    write_run(file, {"q": {"d": 1.0}}, run_tag(identity))
+    assert found.known(identity) == values(0.4)
     # Of other weights under the same name, it is another run.
     file.write_text(file.read_text().replace("ssss", "uuuu"))
-    assert found.scores(identity) is None
-    file.unlink()
-    assert found.scores(identity) is None
+    assert found.known(identity) is None
 
 
 def rows_of(*cells):
