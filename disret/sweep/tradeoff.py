@@ -57,8 +57,7 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
             "speed-up": f"{speedup:.1f}x",
         })  # fmt: skip
         if share is not None:
-            name = f"{Path(encoder).name} ({size['layers']} layers)"
-            points.append({"name": name, "speedup": speedup, "retention": share})
+            points.append((f"{Path(encoder).name} ({size['layers']} layers)", speedup, share))
     sets = dict.fromkeys(dataset for encoder in timed for dataset in newest[encoder])
     used = [row for of_sets in timed.values() for row in of_sets]
     plot_tradeoff(points, figure, f"retention on {', '.join(sets)}; {timed_on(used)}")
