@@ -90,6 +90,7 @@ class QueryEncoder:
                 the one they were made from.
             ValueError: there is no such precision; or the index is of another encoder than the
                 teacher, or does not say of which.
+            FileNotFoundError: there is no such index.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be float32 or int8, got {precision!r}")
@@ -245,44 +246,30 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        is_readable = settings["format"] == FORMAT
+        if settings["format"] == FORMAT:
+            return settings
     except (ValueError, LookupError, TypeError):
-        raise ExportError(f"{path} is damaged; export the model again.") from None
-    if not is_readable:
-        raise ExportError(
-            f"{path} has another format than this version reads; export the model again."
-        )
-    return settings
+        pass
+    raise ExportError(f"{path} is damaged or of another version; export the model again.")
 
 
 def _check_index(folder: Path, index: Path) -> None:
     """Raise unless an index is of the encoder that the one in `folder` stands in for."""
+    own = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if index.is_dir():
         index /= "manifest.json"
-    if not index.exists():
-        raise ValueError(f"there is no file {index}, which would say what made the index.")
-    if (own := _maker(folder / INDEX)) is None:
-        raise ExportError(f"{folder / INDEX} is missing or damaged; export the model again.")
-    if (other := _maker(index)) is None:
+    try:
+        other = {"encoder": "an encoder", **json.loads(index.read_text(encoding="utf-8"))}
+        is_same = all(own[key] == other[key] for key in ("encoder_sha256", "dimension"))
+        shown = [f"{maker['encoder']} ({maker['encoder_sha256'][:16]}, {maker['dimension']} "
+                 "dimensions)" for maker in (own, other)]  # fmt: skip
+    except (ValueError, LookupError, TypeError):
         raise ValueError(
             f"{index} does not say what made the index: it needs encoder_sha256, 64 hexadecimal "
             f"digits, and dimension, as {folder / INDEX} has them."
-        )
-    if own[1:] != other[1:]:
-        shown = [
-            f"{name} ({sha256[:16]}, {size} dimensions)" for name, sha256, size in (own, other)
-        ]
+        ) from None
+    if not is_same:
         raise ValueError(f"{folder} is for an index of {shown[0]}, but {index} is of {shown[1]}.")
-
-
-def _maker(path: Path) -> tuple[str, str, int] | None:
-    """Name, fingerprint and dimension of what made an index; None where the file has none."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        name = record.get("encoder", "an encoder")
-        return name, record["encoder_sha256"].lower(), int(record["dimension"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
 
 
 def _check_files(folder: Path, settings: dict[str, Any], precision: str) -> None:

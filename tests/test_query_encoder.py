@@ -112,8 +112,8 @@ def test_a_longer_text_is_cut(exported):
     ("queries", "reason"),
     [
         ("a query", "a list of strings, got one str"),
-        (b"a query", "not \"int\""),
-        (["a", None], "not \"NoneType\""),
+        (b"a query", 'not "int"'),
+        (["a", None], 'not "NoneType"'),
         (["a", "\ud800"], "TextInputSequence"),  # half a surrogate pair
     ],
 )
@@ -188,20 +188,8 @@ def test_a_file_that_says_no_index(exported, tmp_path, content):
 
 def test_no_file_that_says_what_made_an_index(exported, tmp_path):
     for index in (tmp_path, tmp_path / "none.json"):
-        with pytest.raises(ValueError, match=r"there is no file .*\.json, which would say"):
+        with pytest.raises(FileNotFoundError, match=r"No such file .*\.json"):
             QueryEncoder.from_pretrained(exported, index=index)
-
-
-@pytest.mark.parametrize("content", [None, "{}"])
-def test_an_export_that_knows_no_index(model, tmp_path, content):
-    path = model / "onnx" / "index.json"
-    whole = shutil.copy(path, tmp_path)
-    path.unlink()
-    if content:
-        path.write_text(content)
-    assert QueryEncoder.from_pretrained(model).dimension == 32
-    with pytest.raises(ExportError, match=r"index\.json is missing or damaged; export the model"):
-        QueryEncoder.from_pretrained(model, index=whole)
 
 
 def test_no_export(tmp_path):
@@ -239,7 +227,7 @@ def test_another_model_beside_the_export(model, name, monkeypatch):
 def test_a_format_of_another_version(model):
     path = model / "onnx" / "query_encoder.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
-    with pytest.raises(ExportError, match="another format"):
+    with pytest.raises(ExportError, match="of another version"):
         QueryEncoder.from_pretrained(model)
 
 

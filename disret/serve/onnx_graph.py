@@ -1,9 +1,9 @@
 """An encoder as an ONNX graph, from tokens to embeddings."""
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
 # Columns that a graph may take, and the tokenizer's name for what fills each up.
-PADDING = {
-    "input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id", "attention_mask": "",
-}  # fmt: skip
+PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id", "attention_mask": ""}
 
 
 def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
@@ -44,8 +42,7 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
     sample = _features(encoder, ["what is dense retrieval, and why?", "how?"])
     tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in sample.items() if name not in tensors}
-    unknown = tensors.keys() - PADDING.keys()
-    if unknown or any(value.ndim != 2 for value in tensors.values()):
+    if not tensors.keys() <= PADDING.keys():
         raise UserError(f"a model with the inputs {', '.join(sorted(tensors))} cannot be exported.")
 
     class Graph(torch.nn.Module):
@@ -93,7 +90,7 @@ def _features(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, A
     return encoder.preprocess(queries, prompt=prompt_of(encoder, "query"), task="query")
 
 
-@contextlib.contextmanager
+@contextmanager
 def _made_plain(encoder: "SentenceTransformer") -> Iterator[None]:
     """Let a model compute the same in a way that makes a plain graph.
 
@@ -118,17 +115,15 @@ def _made_plain(encoder: "SentenceTransformer") -> Iterator[None]:
 
 def _without_prompt(attention_mask: "torch.Tensor", prompt_length: int) -> "torch.Tensor":
     """The mask without the first tokens of each text, wherever it begins."""
-    counted = attention_mask.cumsum(dim=1)
-    return attention_mask * (counted > prompt_length)
+    return attention_mask * (attention_mask.cumsum(dim=1) > prompt_length)
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporters' reports of progress and of absent packages to themselves."""
-    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logging.disable(before)
+        logging.disable(logging.NOTSET)

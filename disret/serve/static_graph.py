@@ -9,13 +9,12 @@ from disret.command_line import UserError
 from disret.serve.int8 import by_row
 
 if TYPE_CHECKING:
-    import onnx
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of some years read
 ALIGNMENT = 64  # bytes
+ACTIVATIONS = {"Identity": "Identity", "ReLU": "Relu"}  # torch's names and ONNX's
 
 # In ONNX's own words, piece by piece.
 FOUND = "found = Gather(embeddings, input_ids)"
@@ -54,29 +53,6 @@ static_encoder (int64[batch, tokens] input_ids, int64[batch, tokens] attention_m
 """
 
 
-def layers_of(encoder: "SentenceTransformer") -> "tuple[list[Dense], bool]":
-    """The dense layers that follow the mean of a static model, and whether it is normalised.
-
-    Raises:
-        UserError: something else follows.
-    """
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-    from torch.nn import Identity, ReLU
-
-    layers = list(encoder)[1:]
-    normalize = bool(layers) and isinstance(layers[-1], Normalize)
-    layers = layers[: len(layers) - normalize]
-    for layer in layers:
-        unknown = None
-        if not isinstance(layer, Dense) or layer.use_residual or layer.linear.bias is None:
-            unknown = type(layer).__name__
-        elif not isinstance(layer.activation_function, Identity | ReLU):
-            unknown = f"{type(layer.activation_function).__name__} layers"
-        if unknown:
-            raise UserError(f"a static model with {unknown} cannot be exported.")
-    return layers, normalize
-
-
 def write_static(
     encoder: "SentenceTransformer", path: Path, in_int8: bool = False
 ) -> dict[str, Any]:
@@ -90,15 +66,22 @@ def write_static(
         in_int8: the embeddings, with a scale for each token; layers stay in float32.
 
     Returns:
-        `relu`, whether one follows each of the layers, and `normalize`, whether vectors get the
-        length of one.
+        `relu`, whether one follows each of the layers; `normalize`, whether vectors get the length
+        of one; and for readers that know no ONNX, `tables`, where `embeddings`, in int8 `scales`,
+        and `weight_N` and `bias_N` of the layers stand in the file: `dtype` of numpy, `shape`, and
+        `offset` in bytes.
+
+    Raises:
+        UserError: something else follows the mean than dense layers and a normalisation.
     """
     import onnx
-    from torch.nn import ReLU
+    from sentence_transformers.sentence_transformer.modules import Normalize
 
     embeddings = _array(encoder[0].embedding.weight)
     dimension = encoder.get_embedding_dimension()
-    layers, normalize = layers_of(encoder)
+    layers = list(encoder)[1:]
+    if normalize := bool(layers) and isinstance(layers[-1], Normalize):
+        layers.pop()
     tables = {"embeddings": embeddings}
     if in_int8:
         integers, scales = by_row(embeddings)
@@ -110,13 +93,15 @@ def write_static(
         "dimension": np.int64([dimension]),
     }
     nodes = [FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
-    last = "mean"
-    relu = [isinstance(layer.activation_function, ReLU) for layer in layers]
+    last, relu = "mean", []
     for number, layer in enumerate(layers):
+        activation = type(getattr(layer, "activation_function", None)).__name__
+        if activation not in ACTIVATIONS or layer.use_residual or layer.linear.bias is None:
+            raise UserError(f"a static model with {layer} cannot be exported.")
         tables[f"weight_{number}"] = _array(layer.linear.weight)
         tables[f"bias_{number}"] = _array(layer.linear.bias)
-        activation = "Relu" if relu[number] else "Identity"
-        nodes.append(LAYER.format(last=last, number=number, activation=activation))
+        relu.append(activation == "ReLU")
+        nodes.append(LAYER.format(last=last, number=number, activation=ACTIVATIONS[activation]))
         last = f"units_{number}"
     if normalize:
         constants["least"] = np.float32([1e-12])
@@ -136,40 +121,22 @@ def write_static(
         onnx.numpy_helper.from_array(array, name) for name, array in {**tables, **constants}.items()
     )
     onnx.checker.check_model(model)
-    path.write_bytes(_aligned(model))
-    return {"relu": relu, "normalize": normalize}
+    # The first tensor begins at a multiple of ALIGNMENT in the file, so that it can be mapped.
+    model.doc_string = " "  # it stands before the graph
+    start = model.SerializeToString().find(model.graph.initializer[0].raw_data)
+    model.doc_string += " " * (-start % ALIGNMENT)
+    content = model.SerializeToString()
+    path.write_bytes(content)
+    places = {
+        name: {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "offset": content.find(array.tobytes()),
+        }
+        for name, array in tables.items()
+    }
+    return {"relu": relu, "normalize": normalize, "tables": places}
 
 
 def _array(weights: "torch.Tensor") -> np.ndarray:
     return weights.detach().float().numpy()
-
-
-def _aligned(model: "onnx.ModelProto") -> bytes:
-    """A model's bytes, its first tensor at a multiple of ALIGNMENT, so that it can be mapped."""
-    first = model.graph.initializer[0].raw_data
-    model.doc_string = " "  # it stands before the graph
-    beyond = model.SerializeToString().find(first) % ALIGNMENT
-    model.doc_string += " " * (-beyond % ALIGNMENT)
-    return model.SerializeToString()
-
-
-def tables_of(path: Path) -> dict[str, dict[str, Any]]:
-    """Where the tables of a graph stand in its file, for readers that know no ONNX.
-
-    Returns:
-        For `embeddings`, in int8 `scales`, and `weight_N` and `bias_N` of the layers: `dtype` of
-        numpy, `shape`, and `offset` in bytes.
-    """
-    import onnx
-
-    content = path.read_bytes()
-    types = {onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.INT8: "|i1"}
-    return {
-        tensor.name: {
-            "dtype": types[tensor.data_type],
-            "shape": list(tensor.dims),
-            "offset": content.find(tensor.raw_data),
-        }
-        for tensor in onnx.load_from_string(content).graph.initializer
-        if tensor.name.startswith(("embeddings", "scales", "weight_", "bias_"))
-    }

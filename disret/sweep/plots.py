@@ -9,6 +9,7 @@ from typing import Any
 from disret.files import whole_file
 
 LOGARITHMIC = 20  # times as fast, from which on
+SPEED_UP = "queries per second, times the teacher"
 LABELS = 24  # that fit above each other in a panel
 
 
@@ -21,10 +22,7 @@ def timed_on(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot_tradeoff(
-    points: Sequence[tuple[str, float, float]],
-    path: Path,
-    source: str,
-    speed: str = "queries per second, times the teacher",
+    points: Sequence[tuple[str, float, float]], path: Path, source: str, speed: str = SPEED_UP
 ) -> None:
     """Retention against speed-up.
 
@@ -109,12 +107,7 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
 
 @contextmanager
 def new_figure(
-    path: Path,
-    width: float,
-    height: float,
-    panels: int = 1,
-    source: str = "",
-    sharey: bool = False,
+    path: Path, width: float, height: float, panels: int = 1, source: str = "", sharey: bool = False
 ) -> Iterator[Any]:
     """A figure and its panels side by side; it is saved if the block succeeds.
 

@@ -23,23 +23,18 @@ def subsets(depth: int) -> dict[tuple[int, ...], str]:
         What each subset is called, by its layers.
     """
     last, middle = depth - 1, (depth - 4) // 2
-    candidates = [
-        ("first", (0,)),
-        ("second", (1,)),
-        ("last but one", (last - 1,)),
-        ("last", (last,)),
-        ("first, last but one", (0, last - 1)),
-        ("first, last", (0, last)),
-        ("second, last but one", (1, last - 1)),
-        ("second, last", (1, last)),
-        ("two at both ends", (0, 1, last - 1, last)),
-        ("spread", tuple(round((part + 0.5) * depth / 4 - 0.5) for part in range(4))),
-        ("bottom", (0, 1, 2, 3)),
-        ("middle", tuple(range(middle, middle + 4))),
-        ("top", tuple(range(last - 3, last + 1))),
-    ]
+    low, high = {"first": 0, "second": 1}, {"last but one": last - 1, "last": last}
+    candidates = {choice: (layer,) for choice, layer in [*low.items(), *high.items()]}
+    candidates |= {f"{one}, {other}": (low[one], high[other]) for one in low for other in high}
+    candidates |= {
+        "two at both ends": (0, 1, last - 1, last),
+        "spread": tuple(round((part + 0.5) * depth / 4 - 0.5) for part in range(4)),
+        "bottom": (0, 1, 2, 3),
+        "middle": tuple(range(middle, middle + 4)),
+        "top": tuple(range(last - 3, last + 1)),
+    }
     found: dict[tuple[int, ...], str] = {}
-    for choice, layers in candidates:
+    for choice, layers in candidates.items():
         distinct = tuple(sorted(set(layers)))
         if len(distinct) == len(layers) < depth and distinct[0] >= 0:
             found.setdefault(distinct, choice)
