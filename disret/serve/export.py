@@ -8,6 +8,7 @@ with the model on real queries before they are kept. `disret.query_encoder` read
 the hub's models have them, so do FastEmbed and transformers.js.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +20,7 @@ import numpy as np
 from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.data.hub import hub_obstacle
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
-from disret.files import check_writable, claim, read_record, whole_folder, write_json
+from disret.files import check_writable, claim, whole_folder, write_json
 from disret.query_encoder import (
     FOLDER,
     FORMAT,
@@ -31,7 +32,7 @@ from disret.query_encoder import (
     sha256_of,
 )
 from disret.serve.int8 import WAYS, made_up_texts, quantise
-from disret.serve.onnx_graph import columns, write_graph
+from disret.serve.onnx_graph import PADDING, features_of, write_graph
 from disret.serve.static_graph import write_static
 from disret.serve.tokenizer_files import backend_of, put_model, write_tokenizer
 
@@ -103,7 +104,8 @@ def export(
         else:
             more = write_graph(encoder, graph)
             of_scales = [*(queries[1::2] or others), *made_up_texts(backend_of(encoder))]
-            feeds = [columns(encoder, text) for text in of_scales]
+            feeds = [{name: value.numpy() for name, value in features_of(encoder, [text]).items()
+                      if name in PADDING} for text in of_scales]  # fmt: skip
             ways = {name: partial(quantise, graph, feeds, way, in_int8)
                     for name, way in WAYS.items()}  # fmt: skip
         checks = {"queries": len(queries), "int8_queries": len(others)}
@@ -179,23 +181,16 @@ def summary(folder: Path, checks: dict[str, Any]) -> str:
 
 
 def _index_of(encoder: "SentenceTransformer", source: Path | None) -> dict[str, str]:
-    """What made the index that an encoder is for: a student's teacher; else the encoder itself.
-
-    Raises:
-        UserError: the report of a student's training is damaged.
-    """
+    """What made the index that an encoder is for: a student's teacher; else the encoder itself."""
     from sentence_transformers.util import load_file_path
 
     is_local = hub_obstacle() is not None or (source is not None and source.exists())
     path = source and load_file_path(str(source), "distillation.json", local_files_only=is_local)
     if path is None:
         return {"encoder": str(source or "a model"), "encoder_sha256": fingerprint(encoder)}
-    report = read_record(Path(path), {"arguments": dict, "inputs": dict})
-    try:
-        name = report["arguments"].get("teacher_model") or report["arguments"]["teacher"]
-        sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
-    except (TypeError, KeyError):
-        raise UserError(f"{path} is damaged, so the export would not know its index.") from None
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    name = report["arguments"].get("teacher_model") or report["arguments"]["teacher"]
+    sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
     return {"encoder": name, "encoder_sha256": sha256}
 
 

@@ -11,7 +11,6 @@ from disret.command_line import UserError
 from disret.encode.models import prompt_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -39,7 +38,7 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
         raise UserError(
             f"the model has {size / 1e9:.1f} GB, and an ONNX file holds {LARGEST / 1e9:.0f} GB."
         )
-    sample = _features(encoder, ["what is dense retrieval, and why?", "how?"])
+    sample = features_of(encoder, ["what is dense retrieval, and why?", "how?"])
     tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in sample.items() if name not in tensors}
     if not tensors.keys() <= PADDING.keys():
@@ -80,13 +79,8 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
     }
 
 
-def columns(encoder: "SentenceTransformer", query: str) -> dict[str, "np.ndarray"]:
-    """What the graph takes for a query."""
-    features = _features(encoder, [query])
-    return {name: value.numpy() for name, value in features.items() if name in PADDING}
-
-
-def _features(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, Any]:
+def features_of(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, Any]:
+    """What the encoder takes for queries: tensors [n_queries, tokens] and constants."""
     return encoder.preprocess(queries, prompt=prompt_of(encoder, "query"), task="query")
 
 

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from disret.command_line import UserError
 from disret.serve.int8 import by_row
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of some years read
@@ -17,6 +14,11 @@ ALIGNMENT = 64  # bytes
 ACTIVATIONS = {"Identity": "Identity", "ReLU": "Relu"}  # torch's names and ONNX's
 
 # In ONNX's own words, piece by piece.
+CONSTANTS = """
+    one = Constant<value_floats = [1.0]>()
+    zero = Constant<value_ints = [0]>()
+    axis_1 = Constant<value_ints = [1]>()
+    dimension = Constant<value_ints = [{dimension}]>()"""
 FOUND = "found = Gather(embeddings, input_ids)"
 FOUND_IN_INT8 = """
     rows = Gather(embeddings, input_ids)
@@ -36,6 +38,7 @@ LAYER = """
     units_{number} = {activation}(sums_{number})"""
 NORMALISED = """
     length = ReduceL2<axes = [1], keepdims = 1>({last})
+    least = Constant<value_floats = [1e-12]>()
     positive_length = Max(length, least)
     normalised = Div({last}, positive_length)"""
 CUT = "sentence_embedding = Slice({last}, zero, dimension, axis_1)"
@@ -43,7 +46,7 @@ TOKENS = "last_hidden_state = Identity(found)"
 VECTOR_FOR_EACH_TOKEN = """
     one_row = Unsqueeze({last}, axis_1)
     batch_and_tokens = Shape(attention_mask)
-    rows_shape = Concat<axis = 0>(batch_and_tokens, one_number)
+    rows_shape = Concat<axis = 0>(batch_and_tokens, axis_1)
     last_hidden_state = Expand(one_row, rows_shape)"""
 GRAPH = """
 <ir_version: {ir_version}, opset_import: ["": {opset}]>
@@ -63,6 +66,7 @@ def write_static(
     layers follow the mean, the vector itself for each token.
 
     Args:
+        encoder: in float32 on the CPU.
         in_int8: the embeddings, with a scale for each token; layers stay in float32.
 
     Returns:
@@ -77,7 +81,7 @@ def write_static(
     import onnx
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    embeddings = _array(encoder[0].embedding.weight)
+    embeddings = encoder[0].embedding.weight.detach().numpy()
     dimension = encoder.get_embedding_dimension()
     layers = list(encoder)[1:]
     if normalize := bool(layers) and isinstance(layers[-1], Normalize):
@@ -86,30 +90,21 @@ def write_static(
     if in_int8:
         integers, scales = by_row(embeddings)
         tables = {"scales": scales[:, None], "embeddings": integers}
-    constants = {
-        "one": np.float32([1]),
-        "axis_1": np.int64([1]),
-        "zero": np.int64([0]),
-        "dimension": np.int64([dimension]),
-    }
-    nodes = [FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
+    nodes = [CONSTANTS.format(dimension=dimension), FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
     last, relu = "mean", []
     for number, layer in enumerate(layers):
         activation = type(getattr(layer, "activation_function", None)).__name__
         if activation not in ACTIVATIONS or layer.use_residual or layer.linear.bias is None:
             raise UserError(f"a static model with {layer} cannot be exported.")
-        tables[f"weight_{number}"] = _array(layer.linear.weight)
-        tables[f"bias_{number}"] = _array(layer.linear.bias)
+        tables[f"weight_{number}"] = layer.linear.weight.detach().numpy()
+        tables[f"bias_{number}"] = layer.linear.bias.detach().numpy()
         relu.append(activation == "ReLU")
         nodes.append(LAYER.format(last=last, number=number, activation=ACTIVATIONS[activation]))
         last = f"units_{number}"
     if normalize:
-        constants["least"] = np.float32([1e-12])
         nodes.append(NORMALISED.format(last=last))
         last = "normalised"
     nodes.append(CUT.format(last=last))
-    if layers:
-        constants["one_number"] = np.int64([1])
     nodes.append(VECTOR_FOR_EACH_TOKEN.format(last=last) if layers else TOKENS)
     model = onnx.parser.parse_model(GRAPH.format(
         ir_version=IR_VERSION, opset=OPSET, dimension=dimension, width=embeddings.shape[1],
@@ -118,7 +113,7 @@ def write_static(
     for node in model.graph.node:
         node.ClearField("domain")  # which the parser writes out where it is ONNX's own
     model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in {**tables, **constants}.items()
+        onnx.numpy_helper.from_array(array, name) for name, array in tables.items()
     )
     onnx.checker.check_model(model)
     # The first tensor begins at a multiple of ALIGNMENT in the file, so that it can be mapped.
@@ -136,7 +131,3 @@ def write_static(
         for name, array in tables.items()
     }
     return {"relu": relu, "normalize": normalize, "tables": places}
-
-
-def _array(weights: "torch.Tensor") -> np.ndarray:
-    return weights.detach().float().numpy()

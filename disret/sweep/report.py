@@ -36,11 +36,6 @@ class Scored(NamedTuple):
     scores: dict[str, float]
     speeds: dict[int, float]
 
-    @property
-    def size(self) -> int | str:
-        """What students of equal speed have in common."""
-        return self.layers if self.choice else self.name
-
 
 def write_report(
     folder: Path, teacher: str, depth: int, students: Sequence[Student], timed: Mapping[str, Path]
@@ -104,7 +99,9 @@ def draw(folder: Path) -> str:
          "on 15 sets": percent(paper_retention(name))}
         for name in paper_models()
     ]  # fmt: skip
-    by_size = [list(students) for _, students in groupby(found, attrgetter("size"))]
+    by_size = [
+        list(students) for _, students in groupby(found, lambda s: s.layers if s.choice else s.name)
+    ]
     speeds = speed_table([students[0] for students in by_size], teacher, timings[0]["dataset"])
     text = "\n\n".join(map(markdown_table, (students_table(found, teacher), others, speeds)))
     with whole_file(folder / "tables.md") as partial:
@@ -134,13 +131,10 @@ def read_sweep(folder: Path) -> list[Scored]:
     rows = pandas.read_csv(folder / "sweep.csv", keep_default_na=False)
     found = []
     for name, own in rows[rows["metric"] == METRIC].groupby("student", sort=False):
-        first = own.iloc[0]
+        layers, choice, timed_as = own.iloc[0][["layers", "choice", "timed_as"]]
         scores = own.set_index("dataset")["value"].to_dict()
-        speeds = timings.loc[timings["encoder"] == first["timed_as"], "queries_per_second"]
-        share = own["retention"].mean()
-        found.append(
-            Scored(name, first["layers"], first["choice"], share, scores, speeds.to_dict())
-        )
+        speeds = timings["queries_per_second"][timings["encoder"] == timed_as].to_dict()
+        found.append(Scored(name, layers, choice, own["retention"].mean(), scores, speeds))
     return found
 
 
