@@ -151,8 +151,7 @@ def export(
                 break
         else:
             in_int8.unlink()
-            for name in ("files", "tables"):
-                settings[name].pop("int8", None)
+            settings["files"].pop("int8")
         write_json(new / SETTINGS, settings)
         write_json(new / INDEX, {**index, "dimension": settings["dimension"]})
     return checks

@@ -128,7 +128,7 @@ def read_sweep(folder: Path) -> list[Scored]:
     import pandas
 
     timings = pandas.read_csv(folder / "speed.csv").set_index("batch_size")
-    rows = pandas.read_csv(folder / "sweep.csv", keep_default_na=False)
+    rows = pandas.read_csv(folder / "sweep.csv", dtype={"choice": str}).fillna({"choice": ""})
     found = []
     for name, own in rows[rows["metric"] == METRIC].groupby("student", sort=False):
         layers, choice, timed_as = own.iloc[0][["layers", "choice", "timed_as"]]
