@@ -18,11 +18,11 @@ from pathlib import Path
 from queue import Queue
 from threading import Event
 
-from disret.command_line import argument_parser, run, threads
+from disret.command_line import Ended, argument_parser, at_end, run, threads
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
 from disret.files import check_writable, claim
-from disret.sweep.processes import call, children_end_too, environment_of, visible_gpus
+from disret.sweep.processes import call, environment_of
 from disret.sweep.students import Student, plan
 
 BATCH_SIZES = (4, 8, 16, 32, 64)  # of the timing
@@ -56,6 +56,8 @@ def main() -> None:
     check_writable(args.output / "sweep.csv")
     claim(args.output)
 
+    import torch
+
     from disret.distil.model_card import write_model_card
     from disret.encode.models import describe, load_encoder
     from disret.retrieve.scores import read_scores
@@ -67,19 +69,19 @@ def main() -> None:
     read_rows(speed, SPEED)
     depth = describe(load_encoder(args.teacher, "cpu", dtype="auto")).layers
     students = plan(depth, args.others)
+    folders = [student.folder(args.output) for student in students]
+    one_of_each = {student.size: student.folder(args.output) for student in students}
     distil_all(args, students)
-    folders = {student.name: student.folder(args.output) for student in students}
     call(
         "benchmark.py", "--datasets", *args.datasets, "--document-encoder", args.teacher,
-        "--query-encoder", *folders.values(), "--score-function", args.score_function,
-        "--output", scores,
-        processes=max(1, min(args.jobs, visible_gpus())),
+        "--query-encoder", *folders, "--score-function", args.score_function, "--output", scores,
+        processes=max(1, min(args.jobs, torch.cuda.device_count())),
     )  # fmt: skip
     known = read_scores(scores)
-    for folder in folders.values():
+    for folder in folders:
         write_model_card(folder, known)
-    time_one_of_each_size(args, students, speed)
-    print(write_report(args.output, args.teacher, depth, folders))
+    time_encoders(args, [args.teacher, *map(str, one_of_each.values())], speed)
+    print(write_report(args.output, args.teacher, depth, students, one_of_each))
 
 
 def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
@@ -106,23 +108,24 @@ def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
         finally:
             places.put(place)
 
-    with ThreadPoolExecutor(args.jobs) as pool, children_end_too():
-        list(pool.map(distil, students))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        try:
+            list(pool.map(distil, students))
+        except (KeyboardInterrupt, Ended):
+            at_end.close()  # the threads wait for scripts, which end with it
+            raise
 
 
-def time_one_of_each_size(args: argparse.Namespace, students: list[Student], speed: Path) -> None:
-    """Time the teacher and the first student of each size, unless the table has them."""
+def time_encoders(args: argparse.Namespace, encoders: list[str], speed: Path) -> None:
+    """Time some encoders, unless the table has them."""
     from disret.tables import read_rows
 
-    one_of_each = {student.size: student.folder(args.output) for student in students}
-    wanted = {(encoder, size) for encoder in (args.teacher, *map(str, one_of_each.values()))
-              for size in BATCH_SIZES}  # fmt: skip
+    wanted = {(encoder, size) for encoder in encoders for size in BATCH_SIZES}
     if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
         partial = args.output / "speed.partial.csv"
         call(
-            "ispeed.py", "--encoders", args.teacher, *one_of_each.values(),
-            "--datasets", args.datasets[-1], "--batch-sizes", *BATCH_SIZES,
-            "--output", partial,
+            "ispeed.py", "--encoders", *encoders, "--datasets", args.datasets[-1],
+            "--batch-sizes", *BATCH_SIZES, "--output", partial,
         )  # fmt: skip
         partial.replace(speed)
 

@@ -53,9 +53,8 @@ def main() -> None:
         check_upload(args.push_to_hub)
     queries: list[str] = []
     if args.export:
-        from disret.serve.export import QUERIES, check_packages, export_once
+        from disret.serve.export import QUERIES, export_once
 
-        check_packages()
         file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
         queries = read_queries([file], QUERIES)
     check_writable(student, is_file=False)

@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,6 @@ FORMAT = 2  # of the settings
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together, at most
 STRETCH = 1.25  # how much longer than the shortest a graph lets the longest of them be
-# What the settings hold at least.
-_NEEDED = {
-    "dimension": int, "prompt": str, "truncation_side": str, "size": dict, "checks": dict,
-    "files": dict, "model_files": dict,
-}  # fmt: skip
-_NEEDED_BY = {
-    "onnx": {"inputs": list, "padding": dict, "padding_side": str},
-    "static": {"normalize": bool, "relu": list, "tables": dict},
-}
 # What a graph takes, by the attribute of an encoding that holds it.
 COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
@@ -69,9 +59,12 @@ class QueryEncoder:
         self.settings = settings
         self.dimension: int = settings["dimension"]
         self.max_length: int | None = settings["max_length"]
-        self._prompt: str = settings["prompt"]
         self._tokenizer = tokenizer
         self._vectors_of = vectors_of
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        if self.max_length:
+            tokenizer.enable_truncation(self.max_length, direction=settings["truncation_side"])
 
     @classmethod
     def from_pretrained(
@@ -95,13 +88,12 @@ class QueryEncoder:
         Raises:
             ExportError: files are missing or damaged, or the model beside them is another than
                 the one they were made from.
-            ValueError: there is no such precision, or number of threads; or the index is of another
-                encoder than the teacher, or does not say of which.
+            ValueError: there is no such precision; or the index is of another encoder than the
+                teacher, or does not say of which.
+            FileNotFoundError: there is no such index.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be float32 or int8, got {precision!r}")
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads must be positive, got {num_threads}")
         folder = Path(path)
         if not (folder / SETTINGS).exists() and (folder / FOLDER).is_dir():
             folder /= FOLDER
@@ -113,24 +105,13 @@ class QueryEncoder:
             )
         if index is not None:
             _check_index(folder, Path(index))
-        files = settings["files"][precision]
-        for name, digest in {**settings["files"]["tokenizer"], **files}.items():
-            _check_file(_in(folder, name), digest)
-        model = folder.resolve().parent
-        if (model / "modules.json").exists():
-            for name, digest in settings["model_files"].items():
-                if (model / name).exists() and sha256_of(model / name) != digest:
-                    raise ExportError(
-                        f"{model / name} is not what {folder} was made from; export the model "
-                        f"again: python -m disret.serve.export {model}"
-                    )
-        (graph,) = files
+        _check_files(folder, settings, precision)
+        (tokenizer,), (graph,) = (settings["files"][name] for name in ("tokenizer", precision))
         if settings["kind"] == "static":
             vectors_of: Any = _Static(folder / graph, settings, precision)
         else:
             vectors_of = _Graph(folder / graph, settings, num_threads)
-        tokenizer = _tokenizer(_in(folder, *settings["files"]["tokenizer"]), settings)
-        return cls(folder, settings, tokenizer, vectors_of)
+        return cls(folder, settings, Tokenizer.from_file(str(folder / tokenizer)), vectors_of)
 
     def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.
@@ -143,27 +124,15 @@ class QueryEncoder:
             float32 [n_queries, dimension].
 
         Raises:
-            TypeError: it is no list of strings.
-            ValueError: a string is no Unicode text, or `batch_size` is not positive.
+            TypeError: it is no list of strings of Unicode text.
+            ValueError: `batch_size` is not positive.
         """
-        if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
-            raise TypeError(f"encode takes a list of strings, got one {type(queries).__name__}")
+        if isinstance(queries, str):
+            raise TypeError("encode takes a list of strings, got one str")
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        queries = list(queries)
-        for position, query in enumerate(queries):
-            if not isinstance(query, str):
-                raise TypeError(
-                    f"encode takes strings, got {type(query).__name__} at position {position}"
-                )
-            try:
-                query.encode()
-            except UnicodeEncodeError:
-                raise ValueError(
-                    f"the string at position {position} is no Unicode text: it has half a "
-                    "surrogate pair"
-                ) from None
-        encodings = self._tokenizer.encode_batch_fast([self._prompt + query for query in queries])
+        prompt = self.settings["prompt"]
+        encodings = self._tokenizer.encode_batch_fast([prompt + query for query in queries])
         if len(encodings) == 1:
             return self._vectors_of(encodings)
         vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
@@ -198,8 +167,11 @@ class _Graph:
                 f"{settings['onnxruntime']}: {error}"
             ) from None
         self.inputs: list[str] = settings["inputs"]
-        self.padding: dict[str, int] = settings["padding"]
-        self.on_the_left: bool = settings["padding_side"] == "left"
+        self.padding = {
+            "direction": settings["padding_side"],
+            "pad_id": settings["padding"]["input_ids"],
+            "pad_type_id": settings["padding"].get("token_type_ids", 0),
+        }
 
     def __call__(self, encodings: list) -> np.ndarray:
         """Vectors of texts that come by length; padding takes as long as tokens do."""
@@ -213,16 +185,12 @@ class _Graph:
 
     def _run(self, encodings: list) -> np.ndarray:
         longest = max(1, len(encodings[-1]))
-        columns = {}
-        for name in self.inputs:
-            rows = [getattr(encoding, COLUMNS[name]) for encoding in encodings]
-            column = np.full((len(rows), longest), self.padding[name], dtype=np.int64)
-            for line, row in zip(column, rows, strict=True):
-                if self.on_the_left:
-                    line[longest - len(row) :] = row
-                else:
-                    line[: len(row)] = row
-            columns[name] = column
+        for encoding in encodings:
+            encoding.pad(longest, **self.padding)
+        columns = {
+            name: np.array([getattr(encoding, COLUMNS[name]) for encoding in encodings], np.int64)
+            for name in self.inputs
+        }
         return self.session.run(["sentence_embedding"], columns)[0]
 
 
@@ -240,20 +208,17 @@ class _Static:
         self.table = tables["embeddings"]
         self.scales = tables["scales"].ravel() if "scales" in tables else None
         self.layers = [
-            (
-                np.ascontiguousarray(tables[f"weight_{number}"].T),
-                tables[f"bias_{number}"].copy(),
-                relu,
-            )
-            for number, relu in enumerate(settings["relu"])
+            (np.ascontiguousarray(tables[f"weight_{i}"].T), tables[f"bias_{i}"].copy(), relu)
+            for i, relu in enumerate(settings["relu"])
         ]
         self.normalize: bool = settings["normalize"]
         self.dimension: int = settings["dimension"]
 
     def __call__(self, encodings: list) -> np.ndarray:
+        """Vectors of texts that come by length."""
         vectors = np.zeros((len(encodings), self.table.shape[1]), dtype=np.float32)
         start = 0
-        for length, alike in itertools.groupby(encodings, key=len):  # which come by length
+        for length, alike in itertools.groupby(encodings, key=len):
             ids = np.array([encoding.ids for encoding in alike], dtype=np.intp)
             rows = self.table.take(ids, axis=0).astype(np.float32, copy=False)
             if self.scales is None:
@@ -274,88 +239,55 @@ class _Static:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    if not path.exists():
         raise ExportError(
             f"{folder} holds no exported query encoder; make one: "
             "python -m disret.serve.export MODEL"
-        ) from None
-    except (ValueError, RecursionError):
-        raise ExportError(f"{path} is damaged; export the model again.") from None
-    if isinstance(settings, dict) and settings.get("format") != FORMAT:
-        raise ExportError(
-            f"{path} has another format than this version reads; export the model again."
         )
-    if not _is_whole(settings):
-        raise ExportError(f"{path} is damaged; export the model again.")
-    return settings
-
-
-def _is_whole(settings: Any) -> bool:
-    """Whether all is there that a query encoder needs."""
     try:
-        needed = {**_NEEDED, **_NEEDED_BY[settings["kind"]]}
-        return (
-            all(isinstance(settings[name], kind) for name, kind in needed.items())
-            and isinstance(settings["max_length"], int | None)
-            and all(isinstance(settings["files"][name], dict) for name in ("tokenizer", "float32"))
-            and set(settings["size"]) == {"layers", "parameters", "dimension"}
-        )
-    except (KeyError, TypeError):
-        return False
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings["format"] == FORMAT:
+            return settings
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise ExportError(f"{path} is damaged or of another version; export the model again.")
 
 
 def _check_index(folder: Path, index: Path) -> None:
     """Raise unless an index is of the encoder that the one in `folder` stands in for."""
+    own = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if index.is_dir():
         index /= "manifest.json"
-    if (own := _maker(folder / INDEX)) is None:
-        raise ExportError(f"{folder / INDEX} is missing or damaged; export the model again.")
-    if not index.is_file():
-        raise ValueError(f"there is no file {index}, which would say what made the index.")
-    if (other := _maker(index)) is None:
+    try:
+        other = {"encoder": "an encoder", **json.loads(index.read_text(encoding="utf-8"))}
+        is_same = all(own[key] == other[key] for key in ("encoder_sha256", "dimension"))
+        shown = [f"{maker['encoder']} ({maker['encoder_sha256'][:16]}, {maker['dimension']} "
+                 "dimensions)" for maker in (own, other)]  # fmt: skip
+    except (ValueError, LookupError, TypeError):
         raise ValueError(
             f"{index} does not say what made the index: it needs encoder_sha256, 64 hexadecimal "
             f"digits, and dimension, as {folder / INDEX} has them."
-        )
-    if own[1:] != other[1:]:
-        shown = [
-            f"{name} ({sha256[:16]}, {size} dimensions)" for name, sha256, size in (own, other)
-        ]
+        ) from None
+    if not is_same:
         raise ValueError(f"{folder} is for an index of {shown[0]}, but {index} is of {shown[1]}.")
 
 
-def _maker(path: Path) -> tuple[str, str, int] | None:
-    """Name, fingerprint and dimension of what made an index; None where the file has none."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        name, sha256 = record.get("encoder", "an encoder"), record["encoder_sha256"].lower()
-        is_whole = re.fullmatch("[0-9a-f]{64}", sha256) and type(record["dimension"]) is int
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return None
-    return (str(name), sha256, record["dimension"]) if is_whole else None
-
-
-def _in(folder: Path, name: str) -> Path:
-    return Path(os.path.normpath(folder / name))
-
-
-def _tokenizer(path: Path, settings: dict[str, Any]) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    if settings["max_length"]:
-        side = settings["truncation_side"]
-        tokenizer.enable_truncation(settings["max_length"], direction=side)
-    return tokenizer
-
-
-def _check_file(path: Path, digest: str) -> None:
-    if not path.exists():
-        raise ExportError(f"{path} is missing; export the model again.")
-    if sha256_of(path) != digest:
-        raise ExportError(f"{path} is damaged; export the model again.")
+def _check_files(folder: Path, settings: dict[str, Any], precision: str) -> None:
+    """Raise unless the files are whole, and the model beside them, if any, made them."""
+    for name, digest in {**settings["files"]["tokenizer"], **settings["files"][precision]}.items():
+        path = Path(os.path.normpath(folder / name))
+        if not path.exists():
+            raise ExportError(f"{path} is missing; export the model again.")
+        if sha256_of(path) != digest:
+            raise ExportError(f"{path} is damaged; export the model again.")
+    model = folder.resolve().parent
+    if (model / "modules.json").exists():
+        for name, digest in settings["model_files"].items():
+            if (model / name).exists() and sha256_of(model / name) != digest:
+                raise ExportError(
+                    f"{model / name} is not what {folder} was made from; export the model again: "
+                    f"python -m disret.serve.export {model}"
+                )
 
 
 def sha256_of(path: Path) -> str:

@@ -119,10 +119,9 @@ def draw_figures() -> None:
     plot_speed([{**r, "encoder": NAMES[r["encoder"]]} for r in shown], STUDENTS / "speed.png")
     slowest = alone[TEACHER, "torch"]["p50_ms"]
     points = [
-        {"name": NAMES[key[0]], "speedup": slowest / alone[key]["p50_ms"],
-         "retention": compared(STUDENTS, key)["mean"]}
+        (NAMES[key[0]], slowest / alone[key]["p50_ms"], compared(STUDENTS, key)["mean"])
         for key in FIRST
-    ]  # fmt: skip
+    ]
     sets = [name.removesuffix(" retention") for name in compared(STUDENTS, FIRST[0])
             if name.endswith(" retention")]  # fmt: skip
     source = f"retention on {', '.join(sets)}; {timed_on(list(alone.values()))}"

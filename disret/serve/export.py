@@ -8,7 +8,7 @@ with the model on real queries before they are kept. `disret.query_encoder` read
 the hub's models have them, so do FastEmbed and transformers.js.
 """
 
-import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +20,7 @@ import numpy as np
 from disret.command_line import UserError, add_mirror, argument_parser, run
 from disret.data.hub import hub_obstacle
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
-from disret.files import check_writable, claim, read_record, whole_folder, write_json
+from disret.files import check_writable, claim, whole_folder, write_json
 from disret.query_encoder import (
     FOLDER,
     FORMAT,
@@ -32,8 +32,8 @@ from disret.query_encoder import (
     sha256_of,
 )
 from disret.serve.int8 import WAYS, made_up_texts, quantise
-from disret.serve.onnx_graph import columns, write_graph
-from disret.serve.static_graph import layers_of, tables_of, write_static
+from disret.serve.onnx_graph import PADDING, features_of, write_graph
+from disret.serve.static_graph import write_static
 from disret.serve.tokenizer_files import backend_of, put_model, write_tokenizer
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def export(
     """
     import onnxruntime
     from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
+    from sentence_transformers.util import pairwise_cos_sim
     from tokenizers import Tokenizer
 
     is_static = isinstance(encoder[0], StaticEmbedding)
@@ -82,8 +83,6 @@ def export(
         raise UserError("a model of two encoders cannot be exported; export the student alone.")
     if not isinstance(backend_of(encoder), Tokenizer):
         raise UserError("only a model with a tokenizer of the tokenizers library can be exported.")
-    if is_static:
-        layers_of(encoder)  # refuses what cannot be exported
     if source is None or folder.resolve() != source.resolve():
         put_model(encoder, folder)
     place = folder / FOLDER
@@ -98,14 +97,15 @@ def export(
             texts.append("a long text " * length)
         expected = encoder.encode_query(texts, show_progress_bar=False)
         others = queries[::2]
-        graph, in_int8 = (new / GRAPHS[precision] for precision in ("float32", "int8"))
+        graph, in_int8 = new / GRAPHS["float32"], new / GRAPHS["int8"]
         if is_static:
             more = write_static(encoder, graph)
             ways = {"a scale for each token": partial(write_static, encoder, in_int8, True)}
         else:
             more = write_graph(encoder, graph)
             of_scales = [*(queries[1::2] or others), *made_up_texts(backend_of(encoder))]
-            feeds = [columns(encoder, text) for text in of_scales]
+            feeds = [{name: value.numpy() for name, value in features_of(encoder, [text]).items()
+                      if name in PADDING} for text in of_scales]  # fmt: skip
             ways = {name: partial(quantise, graph, feeds, way, in_int8)
                     for name, way in WAYS.items()}  # fmt: skip
         checks = {"queries": len(queries), "int8_queries": len(others)}
@@ -121,18 +121,21 @@ def export(
             "checks": checks,
             "files": {"tokenizer": {"../tokenizer.json": sha256_of(folder / "tokenizer.json")}},
             "tables": {},
-            "model_files": _model_files(folder),
+            "model_files": {
+                path.relative_to(folder).as_posix(): sha256_of(path)
+                for path in sorted({one for name in MODEL_FILES for one in folder.glob(name)})
+            },
         }
 
-        def vectors(precision: str, some: Sequence[str]) -> np.ndarray:
+        def vectors(precision: str, noted: Any, some: Sequence[str]) -> np.ndarray:
             path = new / GRAPHS[precision]
             settings["files"][precision] = {path.name: sha256_of(path)}
             if is_static:
-                settings["tables"][precision] = tables_of(path)
+                settings["tables"][precision] = noted["tables"]
             write_json(new / SETTINGS, settings)
             return QueryEncoder.from_pretrained(new, precision).encode(some)
 
-        difference = float(np.abs(vectors("float32", texts) - expected).max())
+        difference = float(np.abs(vectors("float32", more, texts) - expected).max())
         if not difference <= FLOAT32_TOLERANCE:
             raise UserError(
                 f"the export differs from the model by {difference:.2g} in a coordinate, more than "
@@ -140,28 +143,18 @@ def export(
             )
         checks.update(float32_largest_difference=difference, int8_mean_cosine=0.0, int8=None)
         for way, write_int8 in ways.items():
-            write_int8()
-            cosine = _mean_cosine(vectors("int8", others), expected[: len(queries) : 2])
-            checks["int8_mean_cosine"] = max(cosine, checks["int8_mean_cosine"])
+            found = vectors("int8", write_int8(), others)
+            cosine = float(pairwise_cos_sim(found, expected[: len(queries) : 2]).mean())
+            checks["int8_mean_cosine"] = max(checks["int8_mean_cosine"], cosine)
             if cosine >= INT8_COSINE:
                 checks["int8"] = way
                 break
         else:
             in_int8.unlink()
-            for name in ("files", "tables"):
-                settings[name].pop("int8", None)
+            settings["files"].pop("int8")
         write_json(new / SETTINGS, settings)
         write_json(new / INDEX, {**index, "dimension": settings["dimension"]})
     return checks
-
-
-def check_packages() -> None:
-    """Raise `UserError` unless what an export needs is installed."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"an export needs {package}, which is not installed: pip install {package}"
-            )
 
 
 def export_once(folder: Path, queries: Sequence[str]) -> None:
@@ -177,10 +170,9 @@ def export_once(folder: Path, queries: Sequence[str]) -> None:
 def summary(folder: Path, checks: dict[str, Any]) -> str:
     """A line for the terminal."""
     cosine = f"a cosine of {checks['int8_mean_cosine']:.5f}"
+    int8 = f"int8 left out, as it came to {cosine}, less than {INT8_COSINE}"
     if checks["int8"]:
         int8 = f"int8 ({checks['int8']}) at {cosine} on {checks['int8_queries']} of them"
-    else:
-        int8 = f"int8 left out, as it came to {cosine}, less than {INT8_COSINE}"
     return (
         f"{folder / FOLDER}, on {checks['queries']} queries: float32 within "
         f"{checks['float32_largest_difference']:.1e} of the model, {int8}."
@@ -188,39 +180,17 @@ def summary(folder: Path, checks: dict[str, Any]) -> str:
 
 
 def _index_of(encoder: "SentenceTransformer", source: Path | None) -> dict[str, str]:
-    """What made the index that an encoder is for: a student's teacher; else the encoder itself.
-
-    Raises:
-        UserError: the report of a student's training is damaged.
-    """
+    """What made the index that an encoder is for: a student's teacher; else the encoder itself."""
     from sentence_transformers.util import load_file_path
 
-    path = source and load_file_path(
-        str(source), "distillation.json",
-        local_files_only=source.exists() or hub_obstacle() is not None,
-    )  # fmt: skip
+    is_local = hub_obstacle() is not None or (source is not None and source.exists())
+    path = source and load_file_path(str(source), "distillation.json", local_files_only=is_local)
     if path is None:
         return {"encoder": str(source or "a model"), "encoder_sha256": fingerprint(encoder)}
-    report = read_record(Path(path), {"arguments": dict, "inputs": dict})
-    try:
-        name = report["arguments"].get("teacher_model") or report["arguments"]["teacher"]
-        sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
-    except (TypeError, KeyError):
-        raise UserError(f"{path} is damaged, so the export would not know its index.") from None
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    name = report["arguments"].get("teacher_model") or report["arguments"]["teacher"]
+    sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
     return {"encoder": name, "encoder_sha256": sha256}
-
-
-def _mean_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
-    return float(np.mean((vectors * expected).sum(axis=1) / np.maximum(lengths, 1e-12)))
-
-
-def _model_files(folder: Path) -> dict[str, str]:
-    """What decides the vectors of the sentence-transformers model in a folder, with SHA-256."""
-    found = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    names = sorted(path.relative_to(folder).as_posix() for path in found)
-    return {name: sha256_of(folder / name) for name in names
-            if not name.startswith((".", f"{FOLDER}/"))}  # fmt: skip
 
 
 def main() -> None:
@@ -242,7 +212,6 @@ def main() -> None:
     if not args.output and not local.is_dir():
         raise UserError(f"{args.model} is no directory; say with --output where the export goes.")
     folder = args.output or local
-    check_packages()
     check_writable(folder / FOLDER, is_file=False)
     claim(folder)
     file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]

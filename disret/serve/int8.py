@@ -37,11 +37,9 @@ def quantise(graph: Path, feeds: Feeds, way: Way, path: Path) -> None:
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = path.with_name("prepared.onnx")
     with quiet():
-        quant_pre_process(graph, prepared, skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-        prepared.unlink()
+        quant_pre_process(graph, path, skip_symbolic_shape=True)
+        model = onnx.load(path)
         _quantise_embeddings(model.graph)
         onnx.save(way(model, feeds), path)
 
@@ -60,21 +58,18 @@ def _quantise_embeddings(graph: "onnx.GraphProto") -> None:
     """Look rows up in int8 tables, each row with a scale of its own."""
     from onnx import TensorProto, helper, numpy_helper
 
-    tables = {tensor.name: tensor for tensor in graph.initializer}
+    tables = {tensor.name: tensor for tensor in graph.initializer
+              if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2}  # fmt: skip
     uses = collections.Counter(name for node in graph.node for name in node.input)
     nodes = []
     for node in graph.node:
-        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        is_embedding = table is not None and (
-            table.data_type == TensorProto.FLOAT and len(table.dims) == 2
-            and uses[table.name] == 1 and not any(attribute.i for attribute in node.attribute)
-        )  # fmt: skip
-        if not is_embedding:
+        name = node.input[0] if node.op_type == "Gather" else ""
+        if name not in tables or uses[name] > 1:
             nodes.append(node)
             continue
-        quantised, scales = by_row(numpy_helper.to_array(table))
-        name, rows, (output,) = table.name, node.input[1], node.output
-        graph.initializer.remove(table)
+        quantised, scales = by_row(numpy_helper.to_array(tables[name]))
+        rows, (output,) = node.input[1], node.output
+        graph.initializer.remove(tables[name])
         graph.initializer.append(numpy_helper.from_array(quantised, name))
         graph.initializer.append(numpy_helper.from_array(scales[:, None], f"{name}_scales"))
         nodes += [
@@ -85,9 +80,6 @@ def _quantise_embeddings(graph: "onnx.GraphProto") -> None:
         ]
     del graph.node[:], graph.value_info[:]  # the types are inferred anew
     graph.node.extend(nodes)
-
-
-# --- Scales set beforehand ------------------------------------------------------------------------
 
 
 def made_up_texts(tokenizer: "Tokenizer") -> list[str]:
@@ -114,22 +106,21 @@ def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProt
     from onnx import helper, numpy_helper
 
     graph, node = model.graph, helper.make_node
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    weights = {name: array for name, array in tensors.items() if array.ndim == 2}
-    by_input = collections.defaultdict(list)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+               if len(tensor.dims) == 2}  # fmt: skip
+    products = collections.defaultdict(list)  # by what they take
     for one in graph.node:
         if one.op_type == "MatMul" and one.input[1] in weights:
-            by_input[one.input[0]].append(one.input[1])
+            products[one.input[0]].append(one)
     layers = collections.defaultdict(list)  # inputs by their weights: a model may repeat a layer
-    for name, of in by_input.items():
-        layers[tuple(of)].append(name)
-    ranges = _ranges(model, list(by_input), feeds) if by_input else {}
+    for given, takers in products.items():
+        layers[tuple(product.input[1] for product in takers)].append(given)
+    ranges = _ranges(model, list(products), feeds)
     constants: dict[str, np.ndarray] = {}
     nodes: list[onnx.NodeProto] = []
     of_inputs: dict[str, list[onnx.NodeProto]] = {}
-    quantised: dict[tuple[str, ...], list[str]] = {}
     for number, (of, inputs) in enumerate(layers.items()):
-        lows, highs = zip(*(ranges[name] for name in inputs), strict=True)
+        lows, highs = zip(*(ranges[given] for given in inputs), strict=True)
         factors, scale, zero = _even(np.min(lows, 0), np.max(highs, 0), [weights[w] for w in of])
         factor, *rounding = (f"layer_{number}_{what}" for what in ("factors", "scale", "zero"))
         constants |= {factor: factors, rounding[0]: scale, rounding[1]: zero}
@@ -140,17 +131,17 @@ def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProt
             nodes.append(
                 node("DequantizeLinear", [name, f"{name}_scales"], [f"{name}_float"], axis=1)
             )
-            quantised |= {(given, weight): [f"{given}_int8", f"{name}_float"] for given in inputs}
         for given in inputs:
-            of_inputs[given] = [
+            of_inputs[f"{given}_int8"] = [
                 node("Mul", [given, factor], [f"{given}_even"]),
                 node("QuantizeLinear", [f"{given}_even", *rounding], [f"{given}_uint8"]),
                 node("DequantizeLinear", [f"{given}_uint8", *rounding], [f"{given}_int8"]),
             ]
+            for product in products[given]:
+                product.input[:] = f"{given}_int8", f"layer_{number}_{product.input[1]}_float"
     for one in graph.node:
-        if (pair := tuple(one.input[:2])) in quantised and one.op_type == "MatMul":
-            nodes += of_inputs.pop(pair[0], [])  # once, before the first that takes it
-            one.input[:] = quantised[pair]
+        for name in one.input:
+            nodes += of_inputs.pop(name, [])  # once, before the first that takes it
         nodes.append(one)
     used = {name for one in nodes for name in one.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]

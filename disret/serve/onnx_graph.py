@@ -1,9 +1,9 @@
 """An encoder as an ONNX graph, from tokens to embeddings."""
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,12 @@ from disret.command_line import UserError
 from disret.encode.models import prompt_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from sentence_transformers import SentenceTransformer
 
 LARGEST = 2_000_000_000  # bytes: what one ONNX file can hold
 # Columns that a graph may take, and the tokenizer's name for what fills each up.
-PADDING = {
-    "input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id", "attention_mask": "",
-}  # fmt: skip
+PADDING = {"input_ids": "pad_token_id", "token_type_ids": "pad_token_type_id", "attention_mask": ""}
 
 
 def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
@@ -41,11 +38,10 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
         raise UserError(
             f"the model has {size / 1e9:.1f} GB, and an ONNX file holds {LARGEST / 1e9:.0f} GB."
         )
-    sample = _features(encoder, ["what is dense retrieval, and why?", "how?"])
+    sample = features_of(encoder, ["what is dense retrieval, and why?", "how?"])
     tensors = {name: value for name, value in sample.items() if torch.is_tensor(value)}
     constants = {name: value for name, value in sample.items() if name not in tensors}
-    unknown = tensors.keys() - PADDING.keys()
-    if unknown or any(value.ndim != 2 for value in tensors.values()):
+    if not tensors.keys() <= PADDING.keys():
         raise UserError(f"a model with the inputs {', '.join(sorted(tensors))} cannot be exported.")
 
     class Graph(torch.nn.Module):
@@ -83,17 +79,12 @@ def write_graph(encoder: "SentenceTransformer", path: Path) -> dict[str, Any]:
     }
 
 
-def columns(encoder: "SentenceTransformer", query: str) -> dict[str, "np.ndarray"]:
-    """What the graph takes for a query."""
-    features = _features(encoder, [query])
-    return {name: value.numpy() for name, value in features.items() if name in PADDING}
-
-
-def _features(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, Any]:
+def features_of(encoder: "SentenceTransformer", queries: list[str]) -> dict[str, Any]:
+    """What the encoder takes for queries: tensors [n_queries, tokens] and constants."""
     return encoder.preprocess(queries, prompt=prompt_of(encoder, "query"), task="query")
 
 
-@contextlib.contextmanager
+@contextmanager
 def _made_plain(encoder: "SentenceTransformer") -> Iterator[None]:
     """Let a model compute the same in a way that makes a plain graph.
 
@@ -118,17 +109,15 @@ def _made_plain(encoder: "SentenceTransformer") -> Iterator[None]:
 
 def _without_prompt(attention_mask: "torch.Tensor", prompt_length: int) -> "torch.Tensor":
     """The mask without the first tokens of each text, wherever it begins."""
-    counted = attention_mask.cumsum(dim=1)
-    return attention_mask * (counted > prompt_length)
+    return attention_mask * (attention_mask.cumsum(dim=1) > prompt_length)
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporters' reports of progress and of absent packages to themselves."""
-    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logging.disable(before)
+        logging.disable(logging.NOTSET)

@@ -3,21 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from disret.command_line import UserError
 from disret.serve.int8 import by_row
 
 if TYPE_CHECKING:
-    import onnx
-    import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of some years read
 ALIGNMENT = 64  # bytes
+ACTIVATIONS = {"Identity": "Identity", "ReLU": "Relu"}  # torch's names and ONNX's
 
 # In ONNX's own words, piece by piece.
+CONSTANTS = """
+    one = Constant<value_floats = [1.0]>()
+    zero = Constant<value_ints = [0]>()
+    axis_1 = Constant<value_ints = [1]>()
+    dimension = Constant<value_ints = [{dimension}]>()"""
 FOUND = "found = Gather(embeddings, input_ids)"
 FOUND_IN_INT8 = """
     rows = Gather(embeddings, input_ids)
@@ -37,6 +38,7 @@ LAYER = """
     units_{number} = {activation}(sums_{number})"""
 NORMALISED = """
     length = ReduceL2<axes = [1], keepdims = 1>({last})
+    least = Constant<value_floats = [1e-12]>()
     positive_length = Max(length, least)
     normalised = Div({last}, positive_length)"""
 CUT = "sentence_embedding = Slice({last}, zero, dimension, axis_1)"
@@ -44,7 +46,7 @@ TOKENS = "last_hidden_state = Identity(found)"
 VECTOR_FOR_EACH_TOKEN = """
     one_row = Unsqueeze({last}, axis_1)
     batch_and_tokens = Shape(attention_mask)
-    rows_shape = Concat<axis = 0>(batch_and_tokens, one_number)
+    rows_shape = Concat<axis = 0>(batch_and_tokens, axis_1)
     last_hidden_state = Expand(one_row, rows_shape)"""
 GRAPH = """
 <ir_version: {ir_version}, opset_import: ["": {opset}]>
@@ -52,29 +54,6 @@ static_encoder (int64[batch, tokens] input_ids, int64[batch, tokens] attention_m
     (float[batch, {dimension}] sentence_embedding, float[batch, tokens, {width}] last_hidden_state)
 {{ {nodes} }}
 """
-
-
-def layers_of(encoder: "SentenceTransformer") -> "tuple[list[Dense], bool]":
-    """The dense layers that follow the mean of a static model, and whether it is normalised.
-
-    Raises:
-        UserError: something else follows.
-    """
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-    from torch.nn import Identity, ReLU
-
-    layers = list(encoder)[1:]
-    normalize = bool(layers) and isinstance(layers[-1], Normalize)
-    layers = layers[: len(layers) - normalize]
-    for layer in layers:
-        unknown = None
-        if not isinstance(layer, Dense) or layer.use_residual or layer.linear.bias is None:
-            unknown = type(layer).__name__
-        elif not isinstance(layer.activation_function, Identity | ReLU):
-            unknown = f"{type(layer.activation_function).__name__} layers"
-        if unknown:
-            raise UserError(f"a static model with {unknown} cannot be exported.")
-    return layers, normalize
 
 
 def write_static(
@@ -87,44 +66,45 @@ def write_static(
     layers follow the mean, the vector itself for each token.
 
     Args:
+        encoder: in float32 on the CPU.
         in_int8: the embeddings, with a scale for each token; layers stay in float32.
 
     Returns:
-        `relu`, whether one follows each of the layers, and `normalize`, whether vectors get the
-        length of one.
+        `relu`, whether one follows each of the layers; `normalize`, whether vectors get the length
+        of one; and for readers that know no ONNX, `tables`, where `embeddings`, in int8 `scales`,
+        and `weight_N` and `bias_N` of the layers stand in the file: `dtype` of numpy, `shape`, and
+        `offset` in bytes.
+
+    Raises:
+        UserError: something else follows the mean than dense layers and a normalisation.
     """
     import onnx
-    from torch.nn import ReLU
+    from sentence_transformers.sentence_transformer.modules import Normalize
 
-    embeddings = _array(encoder[0].embedding.weight)
+    embeddings = encoder[0].embedding.weight.detach().numpy()
     dimension = encoder.get_embedding_dimension()
-    layers, normalize = layers_of(encoder)
+    layers = list(encoder)[1:]
+    if normalize := bool(layers) and isinstance(layers[-1], Normalize):
+        layers.pop()
     tables = {"embeddings": embeddings}
     if in_int8:
         integers, scales = by_row(embeddings)
         tables = {"scales": scales[:, None], "embeddings": integers}
-    constants = {
-        "one": np.float32([1]),
-        "axis_1": np.int64([1]),
-        "zero": np.int64([0]),
-        "dimension": np.int64([dimension]),
-    }
-    nodes = [FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
-    last = "mean"
-    relu = [isinstance(layer.activation_function, ReLU) for layer in layers]
+    nodes = [CONSTANTS.format(dimension=dimension), FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
+    last, relu = "mean", []
     for number, layer in enumerate(layers):
-        tables[f"weight_{number}"] = _array(layer.linear.weight)
-        tables[f"bias_{number}"] = _array(layer.linear.bias)
-        activation = "Relu" if relu[number] else "Identity"
-        nodes.append(LAYER.format(last=last, number=number, activation=activation))
+        activation = type(getattr(layer, "activation_function", None)).__name__
+        if activation not in ACTIVATIONS or layer.use_residual or layer.linear.bias is None:
+            raise UserError(f"a static model with {layer} cannot be exported.")
+        tables[f"weight_{number}"] = layer.linear.weight.detach().numpy()
+        tables[f"bias_{number}"] = layer.linear.bias.detach().numpy()
+        relu.append(activation == "ReLU")
+        nodes.append(LAYER.format(last=last, number=number, activation=ACTIVATIONS[activation]))
         last = f"units_{number}"
     if normalize:
-        constants["least"] = np.float32([1e-12])
         nodes.append(NORMALISED.format(last=last))
         last = "normalised"
     nodes.append(CUT.format(last=last))
-    if layers:
-        constants["one_number"] = np.int64([1])
     nodes.append(VECTOR_FOR_EACH_TOKEN.format(last=last) if layers else TOKENS)
     model = onnx.parser.parse_model(GRAPH.format(
         ir_version=IR_VERSION, opset=OPSET, dimension=dimension, width=embeddings.shape[1],
@@ -133,43 +113,21 @@ def write_static(
     for node in model.graph.node:
         node.ClearField("domain")  # which the parser writes out where it is ONNX's own
     model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in {**tables, **constants}.items()
+        onnx.numpy_helper.from_array(array, name) for name, array in tables.items()
     )
     onnx.checker.check_model(model)
-    path.write_bytes(_aligned(model))
-    return {"relu": relu, "normalize": normalize}
-
-
-def _array(weights: "torch.Tensor") -> np.ndarray:
-    return weights.detach().float().numpy()
-
-
-def _aligned(model: "onnx.ModelProto") -> bytes:
-    """A model's bytes, its first tensor at a multiple of ALIGNMENT, so that it can be mapped."""
-    first = model.graph.initializer[0].raw_data
+    # The first tensor begins at a multiple of ALIGNMENT in the file, so that it can be mapped.
     model.doc_string = " "  # it stands before the graph
-    beyond = model.SerializeToString().find(first) % ALIGNMENT
-    model.doc_string += " " * (-beyond % ALIGNMENT)
-    return model.SerializeToString()
-
-
-def tables_of(path: Path) -> dict[str, dict[str, Any]]:
-    """Where the tables of a graph stand in its file, for readers that know no ONNX.
-
-    Returns:
-        For `embeddings`, in int8 `scales`, and `weight_N` and `bias_N` of the layers: `dtype` of
-        numpy, `shape`, and `offset` in bytes.
-    """
-    import onnx
-
-    content = path.read_bytes()
-    types = {onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.INT8: "|i1"}
-    return {
-        tensor.name: {
-            "dtype": types[tensor.data_type],
-            "shape": list(tensor.dims),
-            "offset": content.find(tensor.raw_data),
+    start = model.SerializeToString().find(model.graph.initializer[0].raw_data)
+    model.doc_string += " " * (-start % ALIGNMENT)
+    content = model.SerializeToString()
+    path.write_bytes(content)
+    places = {
+        name: {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "offset": content.find(array.tobytes()),
         }
-        for tensor in onnx.load_from_string(content).graph.initializer
-        if tensor.name.startswith(("embeddings", "scales", "weight_", "bias_"))
+        for name, array in tables.items()
     }
+    return {"relu": relu, "normalize": normalize, "tables": places}

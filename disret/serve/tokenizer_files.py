@@ -61,15 +61,18 @@ def write_tokenizer(encoder: "SentenceTransformer", folder: Path) -> dict[str, A
     if isinstance(encoder[0], StaticEmbedding):
         cut = split.truncation or {}
         length, side = cut.get("max_length"), cut.get("direction", "right")
-        own = {"pad_token": _padding(split), "padding_side": "right",
+        own = {"pad_token": split.id_to_token(0), "padding_side": "right",  # a mask hides it
                "tokenizer_class": "PreTrainedTokenizerFast"}  # fmt: skip
         if split.num_special_tokens_to_add(is_pair=False):
             split.post_processor = None  # others would add the tokens that the model leaves out
+        vocabulary, width = encoder[0].embedding.weight.shape
+        config = {"model_type": "static-embedding", "vocab_size": vocabulary, "hidden_size": width}
     else:
         length, side = encoder.max_seq_length, tokenizer.truncation_side
         own = {"pad_token": tokenizer.pad_token, "padding_side": tokenizer.padding_side}
         split.no_padding()
         split.no_truncation()
+        config = encoder.transformers_model.config.to_dict()
     if length and length > LONGEST:
         length = None
     path = folder / "tokenizer.json"
@@ -83,8 +86,8 @@ def write_tokenizer(encoder: "SentenceTransformer", folder: Path) -> dict[str, A
     said.pop("max_length", None)  # where FastEmbed would cut, and sentence-transformers does not
     if said != noted:
         write_json(path, said)
-    if not (folder / "config.json").exists():
-        write_json(folder / "config.json", _config(encoder))
+    if not (folder / "config.json").exists():  # which transformers.js wants
+        write_json(folder / "config.json", config)
     query_length = getattr(encoder[0], "query_length", None)
     return {"max_length": query_length or length, "truncation_side": side}
 
@@ -92,20 +95,3 @@ def write_tokenizer(encoder: "SentenceTransformer", folder: Path) -> dict[str, A
 def _rules(tokenizer: "Tokenizer") -> dict[str, Any]:
     """What splits texts, but for lengths."""
     return json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
-
-
-def _padding(tokenizer: "Tokenizer") -> str:
-    """A token to fill texts up with, which a mask hides: the one for it, or any special one."""
-    added = sorted(tokenizer.get_added_tokens_decoder().items())
-    special = [token.content for _, token in added if token.special]
-    named = [token for token in special if "pad" in token.lower()]
-    return (named or special or [tokenizer.id_to_token(0)])[0]
-
-
-def _config(encoder: "SentenceTransformer") -> dict[str, Any]:
-    """What transformers.js wants to know of a model."""
-    config = getattr(encoder.transformers_model, "config", None)
-    if config is not None:
-        return config.to_dict()
-    vocabulary, width = encoder[0].embedding.weight.shape
-    return {"model_type": "static-embedding", "vocab_size": vocabulary, "hidden_size": width}

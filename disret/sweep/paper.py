@@ -4,6 +4,7 @@
 students on BEIR's fifteen sets; `paper_speed.csv` their throughput on one GPU, on NQ's queries.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -22,8 +23,7 @@ def paper_student(layers: Sequence[int]) -> str:
 
 def paper_models() -> list[str]:
     """The models that the paper's other students started from."""
-    names = dict.fromkeys(_scores().index.get_level_values(0))
-    return [name for name in names if name != TEACHER and not name.startswith("basemodel")]
+    return [name for name in _scores().index if name != TEACHER and "basemodel" not in name]
 
 
 def paper_retention(student: str, datasets: Sequence[str] | None = None) -> float | None:
@@ -35,35 +35,33 @@ def paper_retention(student: str, datasets: Sequence[str] | None = None) -> floa
     Returns:
         None if the paper did not score it on all of them.
     """
-    scores = _scores()
-    wanted = list(datasets or scores.loc[TEACHER].index)
-    if any((student, name) not in scores.index for name in wanted):
-        return None
-    return float(100 * (scores.loc[student][wanted] / scores.loc[TEACHER][wanted]).mean())
+    scores = _scores() if datasets is None else _scores().reindex(columns=datasets)
+    share = 100 * (scores.loc[student] / scores.loc[TEACHER]).mean(skipna=False)
+    return None if math.isnan(share) else float(share)
 
 
 def paper_score(student: str, dataset: str) -> float:
     """nDCG@10 of a student, in its teacher's index."""
-    return float(_scores()[student, dataset])
+    return float(_scores().loc[student, dataset])
 
 
 def paper_speedup(layers: int, batch_size: int) -> float | None:
     """Throughput of a student with so many layers, times the teacher's; None if not measured."""
-    speeds = _table("paper_speed.csv", "encoder", "batch_size")["queries_per_second"]
-    for name, size in speeds.index:
-        if name.startswith(f"basemodel_{layers}layer") and size == batch_size:
-            return float(speeds[name, size] / speeds[TEACHER, size])
-    return None
+    speeds = _table("paper_speed.csv", "encoder", "batch_size", "queries_per_second")
+    measured = speeds.filter(like=f"_{layers}layer_", axis=0)
+    if measured.empty or batch_size not in speeds:
+        return None
+    return float(measured[batch_size].iloc[0] / speeds.loc[TEACHER, batch_size])
 
 
-def _scores() -> "pandas.Series":
-    """nDCG@10 by query encoder and data set."""
-    return _table("paper_retrieval.csv", "query_encoder", "dataset")["NDCG@10"]
+def _scores() -> "pandas.DataFrame":
+    """nDCG@10, a row for each query encoder, a column for each data set."""
+    return _table("paper_retrieval.csv", "query_encoder", "dataset", "NDCG@10")
 
 
 @cache
-def _table(name: str, *keys: str) -> "pandas.DataFrame":
+def _table(name: str, rows: str, columns: str, values: str) -> "pandas.DataFrame":
     import pandas
 
     table = pandas.read_csv(Path(__file__).with_name(name))
-    return table.groupby(list(keys)).mean(numeric_only=True)  # some rows stand twice
+    return table.pivot_table(values, rows, columns)  # the mean of rows that stand twice

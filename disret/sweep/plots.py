@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from disret.files import whole_file
 
 LOGARITHMIC = 20  # times as fast, from which on
+SPEED_UP = "queries per second, times the teacher"
 LABELS = 24  # that fit above each other in a panel
 
 
@@ -20,58 +22,55 @@ def timed_on(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot_tradeoff(
-    points: Sequence[dict],
-    path: Path,
-    source: str,
-    speed: str = "queries per second, times the teacher",
+    points: Sequence[tuple[str, float, float]], path: Path, source: str, speed: str = SPEED_UP
 ) -> None:
     """Retention against speed-up.
 
     Args:
-        points: dicts with `name`, `speedup` (times the teacher) and `retention` (percent).
+        points: name, speed-up (times the teacher) and retention (percent).
         source: data and machine, for the foot.
         speed: what the speed-up is of.
     """
     from matplotlib.ticker import StrMethodFormatter
 
     with new_figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
-        for point in points:
-            place = point["speedup"], point["retention"]
+        for name, *place in points:
             axes.plot(*place, "o", markersize=8)
-            axes.annotate(
-                point["name"], place, (0, 9), textcoords="offset points", ha="center", fontsize=9
-            )
+            axes.annotate(name, place, (0, 9), textcoords="offset points", ha="center", fontsize=9)
         axes.set_xlabel(speed)
         axes.set_ylabel("retention, percent")
         axes.margins(x=0.25, y=0.2)
-        if max((point["speedup"] for point in points), default=0) > LOGARITHMIC:
+        if max((speedup for _, speedup, _ in points), default=0) > LOGARITHMIC:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}x"))
         else:
             axes.set_xlim(left=0)
 
 
-def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
+def plot_layers(panels: Mapping[str, Sequence[tuple[int, float, str]]], path: Path) -> None:
     """Retention by number and choice of layers, each panel in its own range.
 
     Args:
-        panels: by title, dicts with `layers` (how many), `retention` (percent) and `name`.
+        panels: by title, number of layers, retention (percent) and name of each student.
     """
     with new_figure(path, 5.2 * len(panels), 4.6, len(panels)) as (_, axes):
         for ax, (title, points) in zip(axes, panels.items(), strict=True):
-            counts = sorted({point["layers"] for point in points})
-            shares = [point["retention"] for point in points]
+            counts = sorted({count for count, _, _ in points})
+            shares = [share for _, share, _ in points]
             apart = (max(shares) - min(shares)) / LABELS
             for x, count in enumerate(counts):
-                column = [point for point in points if point["layers"] == count]
-                places = spread_out([point["retention"] for point in column], apart)
-                for point, place in zip(column, places, strict=True):
-                    ax.plot(x, point["retention"], "o", color=f"C{x}")
+                column = [point for point in points if point[0] == count]
+                upwards = sorted(column, key=itemgetter(1))
+                places = spread_out([share for _, share, _ in upwards], apart)
+                place_of = dict(zip(upwards, places, strict=True))
+                for point in column:
+                    _, share, name = point
+                    ax.plot(x, share, "o", color=f"C{x}")
                     ax.annotate(
-                        point["name"], (x, point["retention"]), (x + 0.12, place), fontsize=8,
-                        va="center", arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.6"},
+                        name, (x, share), (x + 0.12, place_of[point]), fontsize=8, va="center",
+                        arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.6"},
                     )  # fmt: skip
-            ax.set_xticks(range(len(counts)), [str(count) for count in counts])
+            ax.set_xticks(range(len(counts)), list(map(str, counts)))
             ax.set_xlim(-0.4, len(counts) - 0.2)
             ax.set_xlabel("layers")
             ax.set_title(title, fontsize=10)
@@ -79,19 +78,12 @@ def plot_layers(panels: Mapping[str, Sequence[dict]], path: Path) -> None:
 
 
 def spread_out(values: Sequence[float], apart: float) -> list[float]:
-    """Places near the values, each at least `apart` from the next, for labels.
-
-    Returns:
-        In the order of the values; in theirs from the lowest to the highest.
-    """
+    """Places near the values, which ascend, each at least `apart` above the last, for labels."""
     import numpy as np
     from scipy.optimize import isotonic_regression
 
-    order = np.argsort(values, kind="stable")
     steps = apart * np.arange(len(values))
-    places = np.empty(len(values))
-    places[order] = isotonic_regression(np.asarray(values)[order] - steps).x + steps
-    return places.tolist()
+    return (isotonic_regression(values - steps).x + steps).tolist()
 
 
 def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source: str) -> None:
@@ -115,12 +107,7 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
 
 @contextmanager
 def new_figure(
-    path: Path,
-    width: float,
-    height: float,
-    panels: int = 1,
-    source: str = "",
-    sharey: bool = False,
+    path: Path, width: float, height: float, panels: int = 1, source: str = "", sharey: bool = False
 ) -> Iterator[Any]:
     """A figure and its panels side by side; it is saved if the block succeeds.
 
@@ -129,20 +116,15 @@ def new_figure(
         width, height: in inches.
         source: for the foot.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, panels, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey
-    )
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)[0]
     if source:
         figure.supxlabel(source, fontsize=7, color="0.4")
-    yield figure, axes[0]
-    for ax in axes[0]:
+    yield figure, axes
+    for ax in axes:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as partial:
         figure.savefig(partial, format=path.suffix.lstrip("."), dpi=150)
-    pyplot.close(figure)

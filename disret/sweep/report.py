@@ -1,10 +1,10 @@
 """The tables and figures of a sweep, beside the paper's."""
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from disret.distil.student_folder import read_report
 from disret.files import whole_file
@@ -12,70 +12,72 @@ from disret.retrieve.metrics import retention
 from disret.retrieve.scores import newest_scores, read_scores
 from disret.sweep.paper import paper_models, paper_retention, paper_speedup, paper_student
 from disret.sweep.plots import plot_layers, plot_throughput, plot_tradeoff, timed_on
-from disret.sweep.students import PAPER_DEPTH, subsets
+from disret.sweep.students import PAPER_DEPTH, Student, subsets
 from disret.tables import Row, markdown_table, read_rows, write_rows
 
 METRIC = "NDCG@10"
 
 
 class Scored(NamedTuple):
-    """A student with what was measured of it.
+    """An encoder with what was measured of it.
 
     Attributes:
         layers: how many it has.
         choice: which of the teacher's, as `subsets` calls it; empty for another model's.
-        scores: by data set, the metrics.
         retention: percent of the teacher's nDCG@10, averaged over the data sets.
+        scores: nDCG@10 by data set.
         speeds: by batch size, queries per second of its size.
     """
 
     name: str
     layers: int
     choice: str
-    scores: dict[str, dict[str, float]]
     retention: float
+    scores: dict[str, float]
     speeds: dict[int, float]
 
 
-def write_report(folder: Path, teacher: str, depth: int, students: Mapping[str, Path]) -> str:
+def write_report(
+    folder: Path, teacher: str, depth: int, students: Sequence[Student], timed: Mapping[str, Path]
+) -> str:
     """Write `sweep.csv` from `scores.csv` and `speed.csv`, then what `draw` makes of it.
 
     Args:
         folder: of the sweep.
-        students: the folder of each student, by its name such as `layers 0 5`.
+        depth: the teacher's number of layers.
+        timed: the folder of the student that was timed, by `size`.
 
     Returns:
         The tables.
     """
-    timings = read_rows(folder / "speed.csv")
+    speeds = {row["encoder"]: row["queries_per_second"]  # of the last batch size, the largest
+              for row in read_rows(folder / "speed.csv")}  # fmt: skip
     rows = read_scores(folder / "scores.csv")
     newest = newest_scores(rows, itemgetter("query_weights"))  # names may be spelt otherwise
-    choices = {" ".join(map(str, layers)): choice for layers, choice in subsets(depth).items()}
-    timed = {row["encoder"] for row in timings}
-    of_size = {row["parameters"]: row["encoder"] for row in timings}
-    encoders = {"teacher": (rows[-1]["document_weights"], depth, teacher)}
-    for name, path in students.items():
-        report = read_report(path)
-        size = report["size"]
-        timed_as = str(path) if str(path) in timed else of_size[size["parameters"]]
-        encoders[name] = report["student_sha256"][:16], size["layers"], timed_as
-    reference = newest[encoders["teacher"][0]]
-    sets = [name for name in reference if all(name in newest[w] for w, *_ in encoders.values())]
+    reference = newest[rows[-1]["document_weights"]]
+    encoders = [("teacher", depth, "", teacher, reference)]
+    for student in students:
+        report = read_report(student.folder(folder))
+        scores = newest[report["student_sha256"][:16]]
+        timed_as = str(timed[student.size])
+        layers = report["size"]["layers"]
+        encoders.append((student.name, layers, student.choice, timed_as, scores))
     tidy = [
         {
             "student": name,
             "layers": layers,
-            "choice": choices.get(name.removeprefix("layers "), ""),
+            "choice": choice,
             "dataset": dataset,
             "metric": metric,
             "value": value,
-            "retention": retention(value, reference[dataset][metric]),
-            "queries_per_second": max(speeds_of(timings, timed_as).items())[1],
+            "retention": retention(value, row[metric]),
+            "queries_per_second": speeds[timed_as],
             "timed_as": timed_as,
         }
-        for name, (weights, layers, timed_as) in encoders.items()
-        for dataset in sets
-        for metric, value in newest[weights][dataset].items()
+        for name, layers, choice, timed_as, scores in encoders
+        for dataset, row in reference.items()
+        if all(dataset in scores for *_, scores in encoders)
+        for metric, value in scores[dataset].items()
         if "@" in metric and value is not None
     ]
     write_rows(folder / "sweep.csv", tidy)
@@ -91,64 +93,49 @@ def draw(folder: Path) -> str:
     timings = read_rows(folder / "speed.csv")
     teacher, *found = read_sweep(folder)
     sets, largest = list(teacher.scores), max(teacher.speeds)
-    tables = [
-        students_table(found, teacher),
-        models_table(sets),
-        speed_table(found, teacher, timings[0]["dataset"]),
+    others = [
+        {"the paper's other students, from": name,
+         "retention on these sets": percent(paper_retention(name, sets)),
+         "on 15 sets": percent(paper_retention(name))}
+        for name in paper_models()
+    ]  # fmt: skip
+    by_size = [
+        list(students) for _, students in groupby(found, lambda s: s.layers if s.choice else s.name)
     ]
-    text = "\n\n".join(map(markdown_table, tables))
+    speeds = speed_table([students[0] for students in by_size], teacher, timings[0]["dataset"])
+    text = "\n\n".join(map(markdown_table, (students_table(found, teacher), others, speeds)))
     with whole_file(folder / "tables.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
-    ours = [
-        {"layers": s.layers, "retention": s.retention, "name": s.name.removeprefix("layers ")}
-        for s in found if s.choice
-    ]  # fmt: skip
+    ours = [(s.layers, s.retention, s.name.removeprefix("layers ")) for s in found if s.choice]
     papers = [
-        {"layers": len(layers), "retention": paper_retention(paper_student(layers)),
-         "name": " ".join(map(str, layers))}
+        (len(layers), paper_retention(paper_student(layers)), " ".join(map(str, layers)))
         for layers in subsets(PAPER_DEPTH)
-    ]  # fmt: skip
+    ]
     where = " and ".join(sets) if len(sets) < 4 else f"{len(sets)} sets"
     name = Path(timings[0]["encoder"]).name
     plot_layers({f"{name}, {where}": ours, "the paper, 15 sets": papers}, folder / "layers.png")
-    best = [max(group, key=lambda s: s.retention) for group in by_size(found)]
-    points = [
-        {"name": s.name, "speedup": s.speeds[largest] / teacher.speeds[largest],
-         "retention": s.retention}
-        for s in [teacher, *best]
-    ]  # fmt: skip
-    plot_tradeoff(
-        points, folder / "tradeoff.png", f"{name}, retention on {where}; {timed_on(timings)}"
-    )
-    speeds = {s.name: s.speeds for s in [teacher, *best]}
-    plot_throughput(speeds, folder / "throughput.png", timed_on(timings))
+    shown = [teacher, *(max(students, key=attrgetter("retention")) for students in by_size)]
+    points = [(s.name, s.speeds[largest] / teacher.speeds[largest], s.retention) for s in shown]
+    source = f"{name}, retention on {where}; {timed_on(timings)}"
+    plot_tradeoff(points, folder / "tradeoff.png", source)
+    plot_throughput({s.name: s.speeds for s in shown}, folder / "throughput.png", timed_on(timings))
     return text
 
 
 def read_sweep(folder: Path) -> list[Scored]:
     """The encoders of `sweep.csv` and `speed.csv`, the teacher first."""
-    timings = read_rows(folder / "speed.csv")
-    by_name: dict[str, list[Row]] = {}
-    for row in read_rows(folder / "sweep.csv"):
-        by_name.setdefault(row["student"], []).append(row)
+    import pandas
+
+    timings = pandas.read_csv(folder / "speed.csv").set_index("batch_size")
+    rows = pandas.read_csv(folder / "sweep.csv", dtype={"choice": str}).fillna({"choice": ""})
     found = []
-    for name, rows in by_name.items():
-        scores: dict[str, dict[str, float]] = {}
-        for row in rows:
-            scores.setdefault(row["dataset"], {})[row["metric"]] = row["value"]
-        share = mean(row["retention"] for row in rows if row["metric"] == METRIC)
-        first = rows[0]
-        speeds = speeds_of(timings, first["timed_as"])
-        found.append(Scored(name, first["layers"], first["choice"] or "", scores, share, speeds))
+    for name, own in rows[rows["metric"] == METRIC].groupby("student", sort=False):
+        layers, choice, timed_as = own.iloc[0][["layers", "choice", "timed_as"]]
+        scores = own.set_index("dataset")["value"].to_dict()
+        speeds = timings["queries_per_second"][timings["encoder"] == timed_as].to_dict()
+        found.append(Scored(name, layers, choice, own["retention"].mean(), scores, speeds))
     return found
-
-
-def speeds_of(timings: Sequence[Mapping[str, Any]], encoder: str) -> dict[int, float]:
-    """Queries per second of an encoder by batch size."""
-    return {
-        row["batch_size"]: row["queries_per_second"] for row in timings if row["encoder"] == encoder
-    }
 
 
 def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
@@ -157,7 +144,7 @@ def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
     largest = max(teacher.speeds)
     rows = []
     for student in found:
-        layers = papers.get(student.choice)
+        layers = papers.get(student.choice, ())
         there, everywhere = (
             paper_retention(paper_student(layers), sets) if layers else None
             for sets in (list(teacher.scores), None)
@@ -166,10 +153,10 @@ def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
         rows.append({
             "student": student.name,
             "choice": student.choice,
-            **{f"{d} nDCG@10": f"{values[METRIC]:.4f}" for d, values in student.scores.items()},
+            **{f"{dataset} nDCG@10": f"{value:.4f}" for dataset, value in student.scores.items()},
             "retention": percent(student.retention),
             f"queries/s, batch {largest}": f"{speed:.0f} ({speed / teacher.speeds[largest]:.1f}x)",
-            "paper, layers of 12": " ".join(map(str, layers)) if layers else "",
+            "paper, layers of 12": " ".join(map(str, layers)),
             "paper, on these sets": percent(there),
             "difference": f"{student.retention - there:+.1f}" if there else "",
             "paper, on 15 sets": percent(everywhere),
@@ -177,24 +164,15 @@ def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
     return rows
 
 
-def models_table(sets: Sequence[str]) -> list[Row]:
-    """The paper's students that started from other models."""
-    return [
-        {"the paper's other students, from": name,
-         "retention on these sets": percent(paper_retention(name, sets)),
-         "on 15 sets": percent(paper_retention(name))}
-        for name in paper_models()
-    ]  # fmt: skip
-
-
-def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> list[Row]:
+def speed_table(of_sizes: Sequence[Scored], teacher: Scored, queries: str) -> list[Row]:
     """Speed-up of each size by batch size, beside the paper's of as many layers on NQ's queries.
 
     Args:
+        of_sizes: a student of each size.
         queries: the data set whose queries were encoded.
     """
     rows = []
-    for student, *_ in by_size(found):
+    for student in of_sizes:
         what = f"{student.layers} of {teacher.layers} layers" if student.choice else student.name
         row = {f"speed-up on queries of {queries}": what}
         for size, speed in student.speeds.items():
@@ -203,15 +181,6 @@ def speed_table(found: Sequence[Scored], teacher: Scored, queries: str) -> list[
             row[f"batch {size}"] = f"{speed / teacher.speeds[size]:.1f}x{beside}"
         rows.append(row)
     return rows
-
-
-def by_size(found: Sequence[Scored]) -> list[list[Scored]]:
-    """Students of the teacher's layers by their number; each other student by itself."""
-    groups: dict[int | str, list[Scored]] = {}
-    for student in found:
-        key = student.layers if student.choice else student.name
-        groups.setdefault(key, []).append(student)
-    return list(groups.values())
 
 
 def percent(value: float | None) -> str:

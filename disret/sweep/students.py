@@ -23,23 +23,18 @@ def subsets(depth: int) -> dict[tuple[int, ...], str]:
         What each subset is called, by its layers.
     """
     last, middle = depth - 1, (depth - 4) // 2
-    candidates = [
-        ("first", (0,)),
-        ("second", (1,)),
-        ("last but one", (last - 1,)),
-        ("last", (last,)),
-        ("first, last but one", (0, last - 1)),
-        ("first, last", (0, last)),
-        ("second, last but one", (1, last - 1)),
-        ("second, last", (1, last)),
-        ("two at both ends", (0, 1, last - 1, last)),
-        ("spread", tuple(round((part + 0.5) * depth / 4 - 0.5) for part in range(4))),
-        ("bottom", (0, 1, 2, 3)),
-        ("middle", tuple(range(middle, middle + 4))),
-        ("top", tuple(range(last - 3, last + 1))),
-    ]
+    low, high = {"first": 0, "second": 1}, {"last but one": last - 1, "last": last}
+    candidates = {choice: (layer,) for choice, layer in [*low.items(), *high.items()]}
+    candidates |= {f"{one}, {other}": (low[one], high[other]) for one in low for other in high}
+    candidates |= {
+        "two at both ends": (0, 1, last - 1, last),
+        "spread": tuple(round((part + 0.5) * depth / 4 - 0.5) for part in range(4)),
+        "bottom": (0, 1, 2, 3),
+        "middle": tuple(range(middle, middle + 4)),
+        "top": tuple(range(last - 3, last + 1)),
+    }
     found: dict[tuple[int, ...], str] = {}
-    for choice, layers in candidates:
+    for choice, layers in candidates.items():
         distinct = tuple(sorted(set(layers)))
         if len(distinct) == len(layers) < depth and distinct[0] >= 0:
             found.setdefault(distinct, choice)
@@ -52,11 +47,13 @@ class Student(NamedTuple):
     Attributes:
         name: how it starts, such as `layers 0 5`.
         layers: those that are kept; none for the whole of another model.
+        choice: which of the teacher's these are, as `subsets` calls it.
         other: the model that it starts from, if not from the teacher.
     """
 
     name: str
     layers: list[str]
+    choice: str = ""
     other: str = ""
 
     @property
@@ -88,9 +85,22 @@ def plan(depth: int, others: list[str]) -> list[Student]:
         UserError: there is nothing to compare, two would have one name, or another model cannot
             be loaded or cut so.
     """
-    chosen = [list(map(str, layers)) for layers in subsets(depth)]
-    students = [Student(" ".join(["layers", *layers]), layers) for layers in chosen]
-    students += [_from_other(*other.partition(":")[::2]) for other in others]
+    students = []
+    for chosen, choice in subsets(depth).items():
+        layers = list(map(str, chosen))
+        students.append(Student(" ".join(["layers", *layers]), layers, choice))
+    for other in others:
+        model, _, cut = other.partition(":")
+        layers = cut.split(",") if cut else []
+        of_other = describe(load_encoder(model, "cpu", dtype="auto")).layers
+        try:
+            check_layers(list(map(int, layers)), of_other)
+        except ValueError:
+            raise UserError(f"{other}: expected layers such as 0,5.") from None
+        except UserError as error:
+            raise UserError(f"{other}: {error}") from None
+        name = " ".join(["from", Path(model).name, *(["layers", *layers] if layers else [])])
+        students.append(Student(name, layers, other=model))
     if not students:
         raise UserError(
             "the teacher has no two layers to choose from, and no other model is named."
@@ -99,17 +109,3 @@ def plan(depth: int, others: list[str]) -> list[Student]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two students would be called {twice[0]!r}.")
     return students
-
-
-def _from_other(model: str, cut: str) -> Student:
-    """A student that starts from another model, whole or with some of its layers."""
-    layers = cut.split(",") if cut else []
-    depth = describe(load_encoder(model, "cpu", dtype="auto")).layers
-    try:
-        check_layers([int(layer) for layer in layers], depth)
-    except ValueError:
-        raise UserError(f"{model}:{cut}: expected layers such as 0,5.") from None
-    except UserError as error:
-        raise UserError(f"{model}:{cut}: {error}") from None
-    name = " ".join(["from", Path(model).name, *(["layers", *layers] if layers else [])])
-    return Student(name, layers, model)

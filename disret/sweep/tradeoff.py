@@ -5,12 +5,12 @@ python -m disret.sweep.tradeoff --scores benchmarks/results.csv --speed speed.cs
 """
 
 from pathlib import Path
-from statistics import fmean
 
 from disret.command_line import UserError, argument_parser, figure_path, run
-from disret.retrieve.scores import encoder_of, mean_retention, newest_scores, read_scores
+from disret.encode.encoders import named
+from disret.retrieve.scores import mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff, timed_on
-from disret.tables import Row, format_table, read_rows
+from disret.tables import format_table, read_rows
 
 METRIC = "NDCG@10"
 # What is used of a table of speeds.
@@ -31,37 +31,33 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     Raises:
         UserError: the two files have no encoder in common.
     """
+    import pandas
+
     newest = newest_scores(read_scores(scores))
-    timings = read_rows(speed, TIMED)
-    largest = max((row["batch_size"] for row in timings), default=0)
-    timed: dict[str, list[Row]] = {}
-    for row in timings:
-        name = encoder_of({"query_backend": row["backend"], "query_encoder": row["encoder"]})
-        if row["batch_size"] == largest and name in newest:
-            timed.setdefault(name, []).append(row)
-    if not timed:
+    timings = pandas.DataFrame(read_rows(speed, TIMED), columns=TIMED)
+    timings["name"] = list(map(named, timings["encoder"], timings["backend"]))
+    largest = timings["batch_size"] == timings["batch_size"].max()
+    timed = timings[largest & timings["name"].isin(newest)]
+    if timed.empty:
         raise UserError(f"{scores} and {speed} have no encoder in common.")
     rows, points = [], []
-    for encoder, of_sets in timed.items():
-        size, scored = of_sets[0], newest[encoder]
-        speedup = fmean(row["speedup"] for row in of_sets)
-        share = mean_retention(scored.values())
+    for name, own in timed.groupby("name", sort=False):
+        first, scored = own.iloc[0], newest[name]
+        share, speedup = mean_retention(scored.values()), own["speedup"].mean()
         rows.append({
-            "encoder": encoder,
-            "layers": size["layers"],
-            "parameters": f"{size['parameters'] / 1e6:.1f} M",
+            "encoder": name,
+            "layers": first.layers,
+            "parameters": f"{first.parameters / 1e6:.1f} M",
             **{f"nDCG@10 {dataset}": f"{row[METRIC]:.4f}" for dataset, row in scored.items()},
             "retention %": None if share is None else round(share, 1),
-            f"queries/s (batch {largest})":
-                round(fmean(row["queries_per_second"] for row in of_sets), 1),
+            f"queries/s (batch {first.batch_size})": round(own["queries_per_second"].mean(), 1),
             "speed-up": f"{speedup:.1f}x",
         })  # fmt: skip
         if share is not None:
-            name = f"{Path(encoder).name} ({size['layers']} layers)"
-            points.append({"name": name, "speedup": speedup, "retention": share})
-    sets = dict.fromkeys(dataset for encoder in timed for dataset in newest[encoder])
-    used = [row for of_sets in timed.values() for row in of_sets]
-    plot_tradeoff(points, figure, f"retention on {', '.join(sets)}; {timed_on(used)}")
+            points.append((f"{Path(name).name} ({first.layers} layers)", speedup, share))
+    sets = dict.fromkeys(dataset for name in timed["name"] for dataset in newest[name])
+    source = f"retention on {', '.join(sets)}; {timed_on(timed.to_dict('records'))}"
+    plot_tradeoff(points, figure, source)
     return format_table(rows)
 
 

@@ -36,9 +36,3 @@ def test_with_both_it_is_the_paper(monkeypatch):
     monkeypatch.setenv("DISRET_MIRROR", ".")
     assert profiles.choose("auto") == profiles.choose("paper") == "paper"
     server.close()
-
-
-def test_room_is_checked_first(monkeypatch):
-    monkeypatch.setitem(profiles.NEEDED_BYTES, "embedded", 10**18)
-    with pytest.raises(UserError, match="are free"):
-        profiles.choose("embedded")

