@@ -241,7 +241,7 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
         settings.eval_strategy = settings.save_strategy = "no"
         settings.load_best_model_at_end = False
         trainer = DistillationTrainer(
-            model=student, args=settings, examples=examples,
+            model=student, args=settings, data=examples,
             loss=EmbedDistillLoss(student, distance_metric="mse"),
         )  # fmt: skip
         start = time.perf_counter()

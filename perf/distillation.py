@@ -243,7 +243,7 @@ def train(student: "SentenceTransformer", examples: "TrainingData", dropout: boo
         DistillationTrainer(
             model=student,
             args=arguments(folder, student, bf16=bf16),
-            examples=examples,
+            data=examples,
             loss=EmbedDistillLoss(student, distance_metric="mse"),
         ).train()
 

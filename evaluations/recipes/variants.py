@@ -20,11 +20,12 @@ from disret.command_line import argument_parser, run
 from disret.data.download import mirror_from
 from disret.data.queries import training_queries
 from disret.devices import mixed_precision, resolve_dtype
+from disret.distil.recipes import settled
 from disret.distil.training_data import TrainingData, tokenised_queries
 from disret.encode.embedding_cache import query_embeddings
 from disret.encode.models import fingerprint, load_encoder, set_precision
 from disret.files import write_json
-from distill import RECIPES, init_from_layers
+from distill import init_from_layers
 
 TEACHER = "models/all-MiniLM-L6-v2"
 LAYERS = [0, 5]
@@ -108,7 +109,7 @@ def main() -> None:
     loss = {"directions": Directions, "tokens": TokenVectors}.get(
         args.kind, lambda: EmbedDistillLoss(student, distance_metric="mse")
     )()
-    recipe = RECIPES["best"]
+    recipe = settled("best", "subset", {"words": None, "feed_forward": None})
     checkpoints = args.output.with_name(f"{args.output.name}.checkpoints")
     evaluator = QueryMSEEvaluator(valid_queries, valid_targets)
     settings = trainer_settings(
@@ -128,7 +129,7 @@ def main() -> None:
     trainer = DistillationTrainer(
         model=student,
         args=settings,
-        examples=TrainingData(tokenised_queries(student, queries), targets),
+        data=TrainingData(tokenised_queries(student, queries), targets),
         evaluator=evaluator,
         loss=loss,
         callbacks=[Average()] if args.kind == "average" else None,
