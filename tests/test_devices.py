@@ -32,7 +32,7 @@ def test_devices():
         assert resolve_device(None) == "cuda"
     else:
         assert resolve_device(None) == "cpu"
-        with pytest.raises(UserError, match="cuda cannot be used: .*; choose another device"):
+        with pytest.raises(UserError, match=r"cuda cannot be used: .*; choose another device"):
             resolve_device("cuda")
 
 
