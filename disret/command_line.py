@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import errno
-import itertools
+import math
 import os
 import re
 import shlex
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 at_end = ExitStack()  # what a script holds until it ends, such as locks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 FIGURES = (".png", ".pdf", ".svg")
-LARGEST = 2**31 - 1  # count that an argument may name
 _GO_ON = "the same command goes on from here (distill.py: with --resume)."
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -34,13 +33,7 @@ class Ended(BaseException):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest flag beside one that there is not; takes no empty argument."""
-
-    def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
-        for before, word in itertools.pairwise(sys.argv):
-            if not word and not before.endswith("-prompt"):  # whose text may be none
-                self.error(f"an argument is empty, after {before}")
-        return super().parse_args(*args, **kwargs)
+    """Names the nearest flag beside one that there is not."""
 
     def error(self, message: str) -> None:
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -105,7 +98,7 @@ def add_settings(group: Any, settings: Sequence[Any], exclusive: Collection[str]
 
 
 def _number(
-    kind: type, rule: str, low: float, high: float | None = None
+    kind: type, rule: str, low: float, high: float = math.inf
 ) -> Callable[[str], int | float]:
     """The type of an argument that is a number from `low` to `high`, which `rule` says."""
 
@@ -115,10 +108,8 @@ def _number(
         except ValueError:
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"expected {what}, got {shortened(text)!r}") from None
-        if not low <= value <= (value if high is None else high):
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{rule}, got {shortened(text)}")
-        if high is None and value > LARGEST:
-            raise argparse.ArgumentTypeError(f"{shortened(text)} is too large")
         return value
 
     return parse
@@ -209,7 +200,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if out_of_space(error):
+        if _out_of_space(error):
             end(f"no room left to write ({error}); free some space.", 2)
         if isinstance(error, OSError) and error.filename is not None:
             end(f"{error.filename} cannot be used: {error.strerror}.", 2)
@@ -221,14 +212,9 @@ def _end(number: int, _frame: Any) -> None:
     raise Ended(signal.Signals(number).name)
 
 
-def out_of_space(error: BaseException) -> bool:
+def _out_of_space(error: BaseException) -> bool:
     """Whether writing failed for want of room, however the library at fault reports it."""
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return True
+    said = str(error)
     # safetensors and torch wrap the system's error in their own types and keep only its text.
-    if "inline_container" in str(error) and "unexpected pos" in str(error):  # of torch.save
-        return True
-    return any(
-        f"os error {number}" in str(error) or os.strerror(number) in str(error)
-        for number in _NO_SPACE
-    )
+    by_torch = "inline_container" in said and "unexpected pos" in said
+    return by_torch or any(os.strerror(number) in said for number in _NO_SPACE)

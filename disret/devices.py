@@ -9,10 +9,7 @@ from pathlib import Path
 
 from disret.command_line import UserError, say
 
-_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 DRIVER = Path("/proc/driver/nvidia/version")
-# The oldest driver for each major version, by NVIDIA's CUDA compatibility guide.
-DRIVER_OF_CUDA = {"11": 450, "12": 525, "13": 580}
 
 
 def share_of_cores(processes: int) -> int:
@@ -23,12 +20,9 @@ def share_of_cores(processes: int) -> int:
 def world_size() -> int:
     """The number of processes that `torchrun` started; 1 without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    absent = [name for name in _OF_TORCHRUN if name not in os.environ]
-    if size > 1 and absent:
-        raise UserError(
-            f"the variable WORLD_SIZE is {size}, but there is no {absent[0]}; start several "
-            "processes with torchrun."
-        )
+    if size > 1 and "LOCAL_RANK" not in os.environ:  # as some schedulers set it
+        raise UserError(f"WORLD_SIZE is {size}, but there is no LOCAL_RANK; start several "
+                        "processes with torchrun.")  # fmt: skip
     return size
 
 
@@ -45,39 +39,20 @@ def resolve_device(device: str | None) -> str:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu" and DRIVER.exists():
-            say(f"note: {_why_no_cuda()}, so it works on the CPU.")
+            say(f"note: NVIDIA's driver is here, but torch {torch.__version__} finds no GPU, so it "
+                "works on the CPU.")  # fmt: skip
     if device == "cuda" and world_size() > 1:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        kind = torch.device(device).type
-        if kind == "meta":
-            raise RuntimeError("it computes nothing")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError(_why_no_cuda())
-        if kind == "cuda" and torch.device(device).index is not None:
+        torch.ones(1, device=device).item()  # torch may have no code for a card that it sees
+        if device.startswith("cuda:"):
             torch.cuda.set_device(device)  # of which torch and its libraries speak from now on
-        torch.ones(1, device=device).add_(1)  # torch may have no code for a card that it sees
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
             f"the device {device} cannot be used: {reason}; choose another device."
         ) from None
     return device
-
-
-def _why_no_cuda() -> str:
-    """What keeps torch from a GPU."""
-    import torch
-
-    if not DRIVER.exists():
-        return "no CUDA device is present here"
-    found = re.search(r"Module.*?(\d+\.[\d.]+)", DRIVER.read_text())
-    driver = f"NVIDIA's driver {found[1]} is here" if found else "a driver of NVIDIA is here"
-    if (cuda := torch.version.cuda) is None:
-        return f"{driver}, but torch {torch.__version__} was built without CUDA"
-    needed = DRIVER_OF_CUDA.get(cuda.partition(".")[0])
-    needs = f"CUDA {cuda}" + (f", which needs driver {needed} or newer" if needed else "")
-    return f"{driver}, but torch finds no GPU; it was built for {needs}"
 
 
 def has_bfloat16(device: str) -> bool:
@@ -109,10 +84,8 @@ def resolve_dtype(dtype: str, device: str) -> str:
     if dtype == "auto":
         return mixed_precision(device)
     if dtype == "bfloat16" and not has_bfloat16(device):
-        say(
-            f"note: {device} has no bfloat16 and emulates it, which can take twenty times as long "
-            "as float32."
-        )
+        say(f"note: {device} has no bfloat16 and emulates it, which can take twenty times as long "
+            "as float32.")  # fmt: skip
     return dtype
 
 
@@ -136,25 +109,18 @@ def training_device(device: str | None) -> str:
     """
     if world_size() > 1:
         return resolve_device(device)
-    kind, _, number = (device or "cuda").partition(":")
-    if kind == "cpu":
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the trainer would take what it sees
-    if kind != "cuda" or not (number or "0").isdigit():
+    if not (found := re.fullmatch(r"cuda:?(\d*)", device or "cuda")):
         return resolve_device(device)
-    visible, wanted = os.environ.get("CUDA_VISIBLE_DEVICES"), int(number or 0)
-    listed = visible.split(",") if visible is not None else list(map(str, range(wanted + 1)))
-    if wanted >= len(listed):
-        raise UserError(
-            f"CUDA_VISIBLE_DEVICES shows only {visible!r}, so there is no {device}; choose another "
-            "device."
-        )
-    os.environ["CUDA_VISIBLE_DEVICES"] = listed[wanted]
-    try:
-        return resolve_device("cuda" if device else None)
-    except UserError:
-        if number:
-            raise UserError(f"there is no device {device} here; choose another device.") from None
-        raise
+    number = int(found[1] or 0)
+    listed = [str(number)] * (number + 1) if visible is None else visible.split(",")
+    if number >= len(listed):
+        raise UserError(f"CUDA_VISIBLE_DEVICES is {visible!r}, so there is no {device}; choose "
+                        "another device.")  # fmt: skip
+    os.environ["CUDA_VISIBLE_DEVICES"] = listed[number]
+    return resolve_device("cuda" if device else None)
 
 
 def device_name(device: str) -> str:

@@ -36,8 +36,6 @@ def leave() -> None:
     if world_size() > 1:
         import torch.distributed
 
-        if not torch.distributed.is_initialized():
-            return
         wait_for_all()
         torch.distributed.destroy_process_group()
 

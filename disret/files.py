@@ -20,23 +20,15 @@ if TYPE_CHECKING:
 
 def _beside(path: Path, what: str) -> Path:
     """A name beside `path` for this process; what a killed one has left there is removed."""
+    import psutil
+
     host = re.sub(r"[^\w-]", "-", platform.node())
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.{what}"):
         process = old.suffixes[-2].rpartition("-")[2]
-        if process.isdecimal() and not _is_at_work(int(process)):
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             remove(old)
     return path.with_name(f".{path.name}.{host}-{os.getpid()}.{what}")
-
-
-def _is_at_work(process: int) -> bool:
-    """Whether there is a process of that number; a zombie has been killed."""
-    import psutil
-
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def remove(path: Path) -> None:
@@ -82,13 +74,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(new: Path, path: Path) -> None:
     """Move the folder `new` to `path`; a folder that stands there is removed last."""
+    old = _beside(path, "old")
     if path.exists():
-        old = _beside(path, "old")
         path.replace(old)
-        new.replace(path)
-        shutil.rmtree(old)
-    else:
-        new.replace(path)
+    new.replace(path)
+    remove(old)
 
 
 def follow_umask(folder: Path) -> None:
@@ -211,11 +201,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; None when it is absent or not JSON (a leftover of something else)."""
-    if not path.is_file():
-        return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, RecursionError, ValueError):
         return None
 
 
@@ -226,14 +214,13 @@ def read_record(path: Path, needed: Mapping[str, type]) -> dict[str, Any] | None
         needed: the type of each value without which it is another object.
     """
     record = read_json(path)
-    if not isinstance(record, dict):
-        return None
-    is_whole = all(isinstance(record.get(name), kind) for name, kind in needed.items())
-    return record if is_whole else None
+    if isinstance(record, dict) and all(isinstance(record.get(n), needed[n]) for n in needed):
+        return record
+    return None
 
 
 def readable(path: Path) -> Path:
-    """The path, if it is that of a file that can be read: no folder, and no pipe to wait for.
+    """The path, if it is that of a file: no folder, and no pipe to wait for.
 
     Raises:
         UserError: it is not.
@@ -243,10 +230,6 @@ def readable(path: Path) -> Path:
     if not path.is_file():
         kind = "a directory" if path.is_dir() else "no regular file"
         raise UserError(f"{path} is {kind}; name a file.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     return path
 
 
@@ -254,12 +237,10 @@ def check_writable(path: Path, is_file: bool = True) -> None:
     """Raise `UserError` unless a file, or a folder, can be made at `path`."""
     if is_file and path.is_dir():
         raise UserError(f"{path} is a directory; name a file.")
-    folder = path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{path.name}.{os.getpid()}.probe"
+        probe = _beside(path, "probe")
         probe.touch()
-        probe.unlink(missing_ok=True)  # another machine's process may have the same number
+        probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
 

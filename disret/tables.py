@@ -1,6 +1,5 @@
 """Tables: CSV files that grow row by row, JSON lists of runs, and what is printed."""
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +20,6 @@ NUMBERS = frozenset((
     "with BM25", "rbo", "first", "cosine", "squared_distance", "encode_ms", "search_ms", "total_ms",
 ))  # fmt: skip
 
-_ENDS = (" retention", " low", " high")
-
 
 def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
     """The rows of a results file, none when there is no file.
@@ -42,7 +39,7 @@ def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
         return []
     try:
         table = pandas.read_csv(readable(path), dtype=str, keep_default_na=False)
-    except (OSError, ValueError):  # pandas' own errors among them
+    except ValueError:  # pandas' own errors among them
         raise UserError(f"{path} exists and is not a CSV table; name another file.") from None
     if missing := [name for name in needed if name not in table.columns]:
         raise UserError(
@@ -55,8 +52,8 @@ def read_rows(path: Path, needed: Collection[str] = ()) -> list[Row]:
 
 
 def _value(path: Path, column: str, cell: str) -> str | float | int | None:
-    is_number = column in NUMBERS or "@" in column or column.endswith(_ENDS)
-    if not (is_number and cell):
+    ends = (" retention", " low", " high")
+    if not cell or not (column in NUMBERS or "@" in column or column.endswith(ends)):
         return cell or None
     try:
         return int(cell) if cell.isdecimal() else float(cell)
@@ -68,20 +65,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, atomically; columns are those of all rows, in order of appearance."""
     import pandas
 
-    texts = (value for row in rows for pair in row.items() for value in pair)
-    ends_lines = any("\r" in text for text in texts if isinstance(text, str))
-    quoting = csv.QUOTE_NONNUMERIC if ends_lines else csv.QUOTE_MINIMAL
     with whole_file(path) as partial:
-        pandas.DataFrame(list(rows), dtype=object).to_csv(partial, index=False, quoting=quoting)
-
-
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row to a results file; two processes that do so at once both succeed."""
-    append_rows(path, [row])
+        pandas.DataFrame(list(rows), dtype=object).to_csv(partial, index=False)
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The same, for several rows at once."""
+    """Add rows to a results file; two processes that do so at once both succeed."""
     with lock(path):
         write_rows(path, [*read_rows(path), *rows])
 
@@ -109,15 +98,11 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as the terminal shows them; a column that a row lacks stays blank."""
-    return _drawn(rows, "simple")
+    return markdown_table(rows, "simple")
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table; a column that a row lacks stays blank."""
-    return _drawn(rows, "pipe")
-
-
-def _drawn(rows: Sequence[Mapping[str, Any]], style: str) -> str:
+def markdown_table(rows: Sequence[Mapping[str, Any]], style: str = "pipe") -> str:
+    """The same as a Markdown table, or in another style of tabulate's."""
     import pandas
 
     if not rows:

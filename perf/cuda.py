@@ -209,7 +209,8 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
     from disret.distil.layers import keep_layers
     from disret.distil.training import DistillationTrainer, for_short_texts, trainer_settings
     from disret.distil.training_data import TrainingData, tokenised_queries
-    from disret.encode.embedding_cache import query_embeddings
+    from disret.encode.batches import BatchEncoder
+    from disret.encode.embedding_cache import Rows, embedded
 
     queries = texts(scaled(args, QUERIES), QUERY_WORDS)
     whole = teacher[0].model
@@ -229,7 +230,9 @@ def distil(args: argparse.Namespace, teacher: "SentenceTransformer") -> list[dic
     with tempfile.TemporaryDirectory() as folder:
         paths.DOWNLOADS = Path(folder)
         start = time.perf_counter()
-        targets = query_embeddings(model, "random", args.dtype, queries, None)
+        encoder = BatchEncoder(model)
+        dimension = model.get_embedding_dimension()
+        targets = Rows(embedded("random", encoder.tokenise, encoder.encode, queries, dimension))
         start = note("teacher pass", start)
         examples = TrainingData(tokenised_queries(student, queries), targets)
         start = note("tokenise for the student", start)

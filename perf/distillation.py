@@ -286,7 +286,8 @@ def measure_memory(
     from disret import paths
     from disret.distil.training import QueryBatchSampler
     from disret.distil.training_data import TrainingData, tokenised_queries
-    from disret.encode.embedding_cache import query_embeddings
+    from disret.encode.batches import BatchEncoder
+    from disret.encode.embedding_cache import Rows, embedded
     from disret.encode.timings import Timings
 
     queries = [f"{query} {round}" if round else query
@@ -305,7 +306,8 @@ def measure_memory(
             modules=[Transformer(folder, max_seq_length=256), Pooling(768)], device=device
         )
         with timings.measure("teacher pass", len(queries)):
-            targets = query_embeddings(teacher, "random", "float32", queries, None)
+            encoder = BatchEncoder(teacher)
+            targets = Rows(embedded("random", encoder.tokenise, encoder.encode, queries, 768))
         with timings.measure("tokenise", len(queries)):
             examples = TrainingData(tokenised_queries(teacher, queries), targets)
         sampler = QueryBatchSampler(

@@ -26,23 +26,25 @@ def test_devices():
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(UserError, match="cannot be used"):
         resolve_device("nonsense")
-    with pytest.raises(UserError, match="computes nothing"):
+    with pytest.raises(UserError, match="meta cannot be used"):
         resolve_device("meta")
     if torch.cuda.is_available():
         assert resolve_device(None) == "cuda"
     else:
         assert resolve_device(None) == "cpu"
-        with pytest.raises(UserError, match="no CUDA device"):
+        with pytest.raises(UserError, match=r"cuda cannot be used: .*; choose another device"):
             resolve_device("cuda")
 
 
 def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
     import torch
 
-    made = torch.zeros(1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made, chosen = torch.zeros(1), []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch, "ones", lambda *args, **kwargs: made)
     assert resolve_device("cuda") == "cuda"  # torch.cuda.set_device takes none without a number
+    assert resolve_device("cuda:1") == "cuda:1"
+    assert chosen == ["cuda:1"]  # of which torch's questions about bfloat16 are answered
 
 
 def test_training_sees_one_gpu(monkeypatch):
@@ -50,6 +52,12 @@ def test_training_sees_one_gpu(monkeypatch):
     with contextlib.suppress(UserError):  # such a device may be absent here
         training_device("cuda:1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is '5', so there is no cuda:1"):
+        training_device("cuda:1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with contextlib.suppress(UserError):
+        training_device("cuda:3")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     assert training_device("cpu") == "cpu"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # which the trainer would use
 
@@ -58,20 +66,14 @@ def test_a_driver_that_torch_cannot_use_is_said(monkeypatch, tmp_path, capsys):
     import torch
 
     driver = tmp_path / "version"
-    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\n")
+    driver.touch()
     monkeypatch.setattr(devices, "DRIVER", driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert resolve_device(None) == "cpu"
     assert capsys.readouterr().err == (
-        "note: NVIDIA's driver 535.183.01 is here, but torch finds no GPU; it was built for "
-        "CUDA 13.0, which needs driver 580 or newer, so it works on the CPU.\n"
+        f"note: NVIDIA's driver is here, but torch {torch.__version__} finds no GPU, so it works "
+        "on the CPU.\n"
     )
-    with pytest.raises(UserError, match=r"cuda cannot be used: NVIDIA's driver 535\.183\.01 is"):
-        resolve_device("cuda")
-    monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(UserError, match="was built without CUDA"):
-        resolve_device("cuda")
 
 
 def test_a_card_without_code_is_refused(monkeypatch):
@@ -81,13 +83,9 @@ def test_a_card_without_code_is_refused(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\n")
 
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch, "ones", fail)
     with pytest.raises(UserError, match="cuda:1 cannot be used: CUDA error: no kernel image"):
         resolve_device("cuda:1")
-    assert chosen == ["cuda:1"]  # of which torch's questions about bfloat16 are answered
 
 
 def test_float16_where_a_gpu_has_no_bfloat16(monkeypatch):
@@ -105,7 +103,7 @@ def test_processes_of_torchrun(monkeypatch):
 
 def test_a_scheduler_that_sets_a_number_of_processes_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="no RANK; start several processes with torchrun"):
+    with pytest.raises(UserError, match="no LOCAL_RANK; start several processes with torchrun"):
         world_size()
 
 

@@ -431,7 +431,7 @@ def test_broken_teacher_is_said(call, arguments, tmp_path):
         (["--layers", 0, "--init-with", "static"], "a static student has none"),
         (["--layers", 0, "--adapt", "no-such-set"], "no-such-set"),
         (["--layers", 0, "--max-queries", 0], "--max-queries: must be positive, got 0"),
-        (["--layers", 0, "--device", "cuda"], "no CUDA device"),
+        (["--layers", 0, "--device", "cuda"], "the device cuda cannot be used"),
         (["--layers", 0, "--queries", "none.tsv"], "there is no file none.tsv"),
         (["--layers", 0, "--teacher", "no-such/model"], "HF_HUB_OFFLINE"),
         (["--layers", 0, "--output", "/proc/nothing/here"], "cannot write"),

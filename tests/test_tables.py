@@ -6,7 +6,7 @@ import pytest
 
 from disret.command_line import UserError
 from disret.tables import (
-    append_row,
+    append_rows,
     append_run,
     format_table,
     markdown_table,
@@ -18,8 +18,8 @@ from disret.tables import (
 
 def test_rows_come_back(tmp_path):
     file = tmp_path / "sub" / "r.csv"
-    append_row(file, {"dataset": "a, b", "NDCG@10": 0.25, "retention": None})
-    append_row(file, {"dataset": "c", "NDCG@10": 0.5, "retention": 90.0, "MRR@10": 1.0})
+    append_rows(file, [{"dataset": "a, b", "NDCG@10": 0.25, "retention": None}])
+    append_rows(file, [{"dataset": "c", "NDCG@10": 0.5, "retention": 90.0, "MRR@10": 1.0}])
     assert read_rows(file) == [
         {"dataset": "a, b", "NDCG@10": 0.25, "retention": None, "MRR@10": None},
         {"dataset": "c", "NDCG@10": 0.5, "retention": 90.0, "MRR@10": 1.0},
@@ -28,7 +28,7 @@ def test_rows_come_back(tmp_path):
 
 def test_rows_added_at_once_are_all_kept(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: append_row(tmp_path / "r.csv", {"i": i}), range(20)))
+        list(pool.map(lambda i: append_rows(tmp_path / "r.csv", [{"i": i}]), range(20)))
     assert sorted(int(row["i"]) for row in read_rows(tmp_path / "r.csv")) == list(range(20))
 
 

@@ -148,7 +148,7 @@ class QueryMSEEvaluator(MSEEvaluator):
 
     def __init__(self, queries: list[str], embeddings: np.ndarray) -> None:
         self.teacher_embeddings = embeddings
-        self.tokens: Tokens | list[str] | None = None
+        self.tokens: Tokens | None = None
         super().__init__(queries, queries, write_csv=False)
 
     def embed_inputs(self, model: "SentenceTransformer | None", sentences: list[str]) -> np.ndarray:

@@ -133,7 +133,7 @@ def tokenised_queries(student: "SentenceTransformer", queries: Sequence[str]) ->
     and the queries.
 
     Raises:
-        NotTokens: the student takes something else than rows of tokens.
+        UserError: the student takes something else than rows of tokens.
     """
     layout = layout_of(student, "query")
     cut = getattr(student.tokenizer, "truncation", None)  # of a static model, without a length

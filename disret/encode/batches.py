@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
-from disret.encode.models import prompt_of
 from disret.encode.timings import Timings
-from disret.encode.tokens import NotTokens, Tokens, tokenise
+from disret.encode.tokens import Tokens, tokenise
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +48,9 @@ class BatchEncoder:
     ) -> None:
         self.model = model
         length = model.max_seq_length or math.inf
-        self.length = DEFAULT_LENGTH if math.isinf(length) else length
+        length = DEFAULT_LENGTH if math.isinf(length) else length
         usual = BATCH_TOKENS[model.device.type]
-        self.batch_tokens = batch_size * self.length if batch_size else usual
+        self.batch_tokens = batch_size * length if batch_size else usual
         self.timings = timings or Timings()
 
     def encode_query(self, texts: Sequence[str]) -> np.ndarray:
@@ -66,23 +65,17 @@ class BatchEncoder:
         with progress_bar(total=len(texts), desc=f"encode {task}", delay=2) as bar:
             return self.encode(self.tokenise(texts, task), task, bar.update)
 
-    def tokenise(self, texts: Sequence[str], task: str) -> Tokens | list[str]:
-        """Tokenise a block of texts; texts, for a model that does not take rows of tokens.
+    def tokenise(self, texts: Sequence[str], task: str = "query") -> Tokens:
+        """Tokenise a block of texts.
 
         Args:
             task: `query` or `document`; decides the prompt, and the route of a Router.
         """
         with self.timings.measure(_stage("tokenise", task), len(texts)):
-            try:
-                return tokenise(self.model, texts, task)
-            except NotTokens:
-                return list(texts)
+            return tokenise(self.model, texts, task)
 
     def encode(
-        self,
-        tokens: Tokens | list[str],
-        task: str,
-        progress: Callable[[int], Any] = lambda n: None,
+        self, tokens: Tokens, task: str = "query", progress: Callable[[int], Any] = lambda n: None
     ) -> np.ndarray:
         """Encode what `tokenise` gave.
 
@@ -98,16 +91,9 @@ class BatchEncoder:
         """
         import torch
 
-        count = len(tokens.lengths if isinstance(tokens, Tokens) else tokens)
+        count = len(tokens.lengths)
         vectors = np.empty((count, self.model.get_embedding_dimension()), dtype=np.float32)
         with self.timings.measure(_stage("encode", task), count) as stage:
-            if not isinstance(tokens, Tokens):
-                vectors[:] = self.model.encode(
-                    tokens, batch_size=max(1, int(self.batch_tokens // self.length)), task=task,
-                    prompt=prompt_of(self.model, task), show_progress_bar=False,
-                )  # fmt: skip
-                progress(count)
-                return vectors
             embeddings = []
             order = np.argsort(-tokens.lengths, kind="stable")
             done = 0

@@ -3,19 +3,15 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from disret import paths
 from disret.command_line import progress_bar
-from disret.encode.batches import BatchEncoder, check_finite
-from disret.files import check_free_space, kept, read_record, text_sha256, write_json
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from disret.encode.batches import check_finite
+from disret.files import check_free_space, kept, read_record, write_json
 
 T = TypeVar("T")  # tokenised texts
 BLOCK = 4096  # texts encoded and written together
@@ -27,7 +23,7 @@ class Rows:
     Another process that is sent them opens the file itself.
 
     Args:
-        array: [n, dimension], memory-mapped from a `.npy` file.
+        array: float32 [n, dimension], memory-mapped.
         rows: int64 [m]; all of them, if None.
     """
 
@@ -36,7 +32,7 @@ class Rows:
         self.rows = np.arange(len(array)) if rows is None else rows
 
     def __reduce__(self) -> tuple:
-        return _reopened, (str(self.array.filename), self.rows)
+        return _reopened, (self.array.filename, self.array.offset, self.array.shape, self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,34 +41,8 @@ class Rows:
         return self.array[self.rows[numbers]]
 
 
-def _reopened(path: str, rows: np.ndarray) -> Rows:
-    return Rows(np.load(path, mmap_mode="r"), rows)
-
-
-def query_embeddings(
-    model: "SentenceTransformer",
-    model_sha256: str,
-    dtype: str,
-    queries: list[str],
-    batch_size: int | None,
-) -> Rows:
-    """Embed queries as a model's `encode_query` does, once.
-
-    The key is of the model's weights, prompts and sequence length, the precision and the queries.
-
-    Args:
-        model_sha256: the model's fingerprint.
-        dtype: the precision that the model computes in.
-        batch_size: that of `BatchEncoder`.
-
-    Returns:
-        float32 [n_queries, dimension], memory-mapped.
-    """
-    encoder = BatchEncoder(model, batch_size)
-    tokenise, encode = (partial(f, task="query") for f in (encoder.tokenise, encoder.encode))
-    key = text_sha256(queries, f"{model_sha256} {model.max_seq_length} {dtype}")
-    dimension = model.get_embedding_dimension()
-    return Rows(embedded(key, tokenise, encode, queries, dimension, "teacher"))
+def _reopened(path: Path, offset: int, shape: tuple[int, int], rows: np.ndarray) -> Rows:
+    return Rows(np.memmap(path, "<f4", "r", offset, shape), rows)
 
 
 def embedded(
@@ -81,7 +51,6 @@ def embedded(
     encode: Callable[..., np.ndarray],
     texts: Sequence[str],
     dimension: int,
-    description: str,
     block_size: int = BLOCK,
 ) -> np.memmap:
     """Embed texts into a file under `downloads/embeddings`, which a later call reads.
@@ -93,7 +62,6 @@ def embedded(
         key: SHA-256 of the texts and of all that decides their vectors, for the file's name.
         tokenise: what `encode` takes, of a list of texts; of the next block while one is encoded.
         encode: that to float32 [n, dimension]; calls its `progress` with the number of texts done.
-        description: for the progress bar.
         block_size: texts encoded and written together, at the end of which a kill costs nothing.
 
     Returns:
@@ -108,11 +76,11 @@ def embedded(
         check_free_space(path, len(texts) * dimension * 4, "the teacher's embeddings")
         unfinished = path.with_name(f".{path.name}.unfinished")
         noted = unfinished.with_suffix(".rows")  # how many of its rows are on the disk itself
-        done = (read_record(noted, {"rows": int}) or {"rows": 0})["rows"]
-        done = done if unfinished.exists() else 0
+        record = unfinished.exists() and read_record(noted, {"rows": int})
+        done = record["rows"] if record else 0
         with (
             unfinished.open("r+b" if done else "w+b") as file,
-            progress_bar(total=len(texts), initial=done, desc=description, unit="text") as bar,
+            progress_bar(total=len(texts), initial=done, desc="teacher", unit="text") as bar,
             ThreadPoolExecutor(1) as ahead,
         ):
             shape = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), dimension)}

@@ -19,7 +19,7 @@ import numpy as np
 from disret.command_line import UserError, progress_bar, say, without_secrets
 from disret.data.vectors import is_normalised, read_vectors, split
 from disret.encode import models
-from disret.encode.embedding_cache import Rows, embedded, query_embeddings
+from disret.encode.embedding_cache import Rows, embedded
 from disret.encode.service import BLOCK as SERVICE_BLOCK
 from disret.encode.service import Service, parsed_options
 from disret.encode.timings import Timings
@@ -212,8 +212,9 @@ class ModelEncoder(Encoder):
         return self.batches.encode_query(queries)
 
     def embed_once(self, queries: list[str]) -> Rows:
-        model = self.batches.model
-        return query_embeddings(model, self.fingerprint, self.dtype, queries, self.batch_size)
+        key = text_sha256(queries, f"{self.fingerprint} {self.max_length} {self.dtype}")
+        steps = self.batches.tokenise, self.batches.encode
+        return Rows(embedded(key, *steps, queries, self.dimension))
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
         """By `SentenceTransformer.encode_query`."""
@@ -275,7 +276,7 @@ class ServiceEncoder(Encoder):
         places = {text: place for place, text in enumerate(dict.fromkeys(queries))}
         key = text_sha256(places, f"service {self.fingerprint}")
         vectors = embedded(
-            key, list, self.service.embed, list(places), self.dimension, self.name, SERVICE_BLOCK
+            key, list, self.service.embed, list(places), self.dimension, SERVICE_BLOCK
         )
         return Rows(vectors, np.array([places[text] for text in queries]))
 

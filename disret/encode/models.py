@@ -40,11 +40,12 @@ def load_encoder(
             memory, and its fingerprint is the same.
 
     Raises:
-        UserError: it cannot be had, it is not a text encoder, or its words are missing.
+        UserError: it cannot be had, it is not a text encoder, or weights or words are missing.
     """
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
     from sentence_transformers.util import is_sentence_transformer_model
 
     def load(place: str, **where: bool) -> SentenceTransformer:
@@ -58,8 +59,19 @@ def load_encoder(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("sentence_transformers.base.model").addFilter(_is_not_of_the_dtype)
+    # It warns of 16 bits on the CPU, from where `place` moves the model.
+    logging.getLogger("sentence_transformers.base.model").setLevel(logging.ERROR)
     model = _loaded(name, load)
+    lacking = [
+        key for module in model.modules() if isinstance(module, Transformer)
+        for key, weight in module.auto_model.named_parameters()
+        # What transformers has not read is random. A pooler does not count: its place is taken.
+        if not hasattr(weight, "_is_hf_initialized") and "pooler" not in key
+    ]  # fmt: skip
+    if lacking:
+        more = " and others" if lacking[1:] else ""
+        raise UserError(f"{name} lacks {len(lacking)} weights of its architecture: {lacking[0]}"
+                        f"{more}; get its files anew.")  # fmt: skip
     if not _knows_words(model.tokenizer):
         raise UserError(f"the tokenizer of {name} knows no word; are its files missing?")
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings
@@ -105,11 +117,6 @@ def _loaded(name: str, load: Callable[..., Any]) -> Any:
         raise UserError(why) from error
 
 
-def _is_not_of_the_dtype(record: logging.LogRecord) -> bool:
-    """Whether a record is no warning of 16 bits on the CPU, from where `place` moves the model."""
-    return "was loaded in" not in record.getMessage()
-
-
 def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "the model") -> None:
     """Cast a model with `set_precision`, then move it: a card need not hold it in float32.
 
@@ -125,17 +132,9 @@ def place(model: "SentenceTransformer", device: str, dtype: str, name: str = "th
         raise UserError(f"{name} does not fit into the memory of {device}.") from None
 
 
-# Ordinary words of some scripts, of which a tokenizer knows one at least.
-_WORDS = ["in the house", "дом и люди", "家里的人", "家の中の人", "الناس في البيت", "집 안의 사람"]
-
-
 def _knows_words(tokenizer: Any) -> bool:
-    """Whether a tokenizer maps words of any script to something else than "unknown"."""
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is None or not callable(tokenizer):
-        return True
-    texts = tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
-    return any(2 * ids.count(unknown) < len(ids) for ids in texts)
+    """Whether there is a letter or a word among the tokens; without its files, there is none."""
+    return any(map(str.isalpha, tokenizer.get_vocab()))
 
 
 def prompt_of(model: "SentenceTransformer", task: str) -> str | None:

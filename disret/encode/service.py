@@ -5,18 +5,15 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
 from disret import paths
 from disret.command_line import UserError, say, without_secrets
+from disret.encode.batches import normalised
 from disret.files import lock, read_record, write_json
-
-if TYPE_CHECKING:
-    from openai import OpenAI
-    from openai.types import CreateEmbeddingResponse
 
 REQUEST = 64  # texts of a request
 AT_ONCE = 8  # requests
@@ -59,12 +56,20 @@ class Service:
     def __init__(
         self, url: str, model: str, options: Mapping[str, Any] | None = None, prompt: str = ""
     ) -> None:
+        from openai import OpenAI
+
         self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
         self.options = dict(options or {})
         self.name = f"{model} of {host_of(url)}"
         content = [without_secrets(self.url), model, self.options, prompt]
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        self._client = _client(self.url)
+        address, _, query = self.url.partition("?")
+        self._client = OpenAI(
+            base_url=address, max_retries=ATTEMPTS, timeout=TIMEOUT,
+            # A service on this machine may want no key, but the client does.
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            default_query=dict(parse_qsl(query)) or None,
+        )  # fmt: skip
         vectors = self._request(FIXED_TEXTS)
         self.dimension = vectors.shape[1]
         self.normalises = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
@@ -104,6 +109,7 @@ class Service:
         return np.concatenate(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n_texts, dimension], in the order of the texts."""
         import openai
 
         try:
@@ -112,43 +118,28 @@ class Service:
                 input=[self.prompt + text for text in texts],
                 extra_body=self.options or None,
             )
+            rows = sorted(answer.data, key=lambda row: row.index)
+            vectors = np.array([row.embedding for row in rows], dtype=np.float32)
         except openai.AuthenticationError as error:
             raise UserError(
                 f"{self.name} does not accept the key: {_reason(error)}; set the variable "
                 "OPENAI_API_KEY."
             ) from None
-        except openai.APITimeoutError:
-            raise UserError(f"{self.name} does not answer within {TIMEOUT} seconds.") from None
         except openai.APIConnectionError as error:
             reason = type(error.__cause__ or error).__name__
             raise UserError(f"cannot reach {without_secrets(self.url)} ({reason}).") from None
         except openai.APIStatusError as error:
             raise UserError(f"{self.name} answers {error.status_code}: {_reason(error)}.") from None
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise self._odd(f"({type(error).__name__})") from None
-        return self._checked(answer, len(texts))
-
-    def _checked(self, answer: "CreateEmbeddingResponse", count: int) -> np.ndarray:
-        """The vectors of an answer, in the order of its texts."""
-        try:
-            rows = {item.index: np.asarray(item.embedding, np.float32) for item in answer.data}
-            got = len(answer.data)
-        except (AttributeError, TypeError, ValueError):
-            raise self._odd("") from None
-        if got != count or sorted(rows) != list(range(count)):
-            raise self._odd(f"for {count} texts: {got} vectors")
-        dimensions = {row.shape for row in rows.values()}
-        known = getattr(self, "dimension", None)
-        if len(dimensions) > 1 or (dimensions - {(known,)} and known):
-            shown = ", ".join(sorted(str(shape[0]) for shape in dimensions))
-            raise UserError(f"{self.name} changes its dimension: {known or shown}, then {shown}.")
-        vectors = np.stack([rows[row] for row in range(count)])
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.name} answers with something else than embeddings ({type(error).__name__})."
+            ) from None
+        wanted = (len(texts), getattr(self, "dimension", vectors.shape[-1]))
+        if vectors.shape != wanted:
+            raise UserError(f"{self.name} gives vectors of shape {vectors.shape}, not {wanted}.")
         if not np.isfinite(vectors).all():
             raise UserError(f"{self.name} gives vectors with values that are not numbers.")
         return vectors
-
-    def _odd(self, what: str) -> UserError:
-        return UserError(f"{self.name} answers with something else than embeddings {what}".strip())
 
     def _check_unchanged(self, vectors: np.ndarray) -> None:
         """Compare the answers to fixed texts with those of an earlier start."""
@@ -161,8 +152,7 @@ class Service:
         earlier = np.array(known["vectors"], dtype=np.float32)
         cosine = 0.0
         if earlier.shape == vectors.shape:
-            lengths = np.linalg.norm(earlier, axis=1) * np.linalg.norm(vectors, axis=1)
-            cosine = float(((earlier * vectors).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+            cosine = float((normalised(earlier) * normalised(vectors)).sum(axis=1).min())
         if cosine < SAME:
             raise UserError(
                 f"{self.name} has changed: its vectors of fixed texts have a cosine of "
@@ -211,22 +201,9 @@ def host_of(url: str) -> str:
     return host
 
 
-def _client(url: str) -> "OpenAI":
-    from openai import OpenAI
-
-    # A service on this machine may want no key, but the client does.
-    key = os.environ.get("OPENAI_API_KEY") or "none"
-    address, _, query = url.partition("?")
-    return OpenAI(
-        base_url=address, api_key=key, max_retries=ATTEMPTS, timeout=TIMEOUT,
-        default_query=dict(parse_qsl(query)) or None,
-    )  # fmt: skip
-
-
 def _reason(error: Any) -> str:
     """What a service says, in one line and without the key."""
     body = error.body if isinstance(error.body, dict) else {}
-    text = str(body.get("message") or body.get("detail") or error.message).strip()
-    text = " ".join(text.split())[:200]
+    text = str(body.get("message") or body.get("detail") or error.message)
     key = os.environ.get("OPENAI_API_KEY")
-    return text.replace(key, "…") if key else text
+    return " ".join((text.replace(key, "…") if key else text).split())[:200]

@@ -13,7 +13,6 @@ from typing import Any
 from disret.command_line import without_secrets
 
 STATUS = Path("/proc/self/status")  # of Linux
-FROM_NOW_ON = "5"  # what `clear_refs` takes to let the peak begin at the present
 
 
 @dataclass(eq=False)
@@ -128,7 +127,7 @@ def peak_bytes() -> int:
     """Memory of this process at its peak since the last call; 0 where the system does not tell."""
     peak = resident_bytes("VmHWM")
     try:
-        STATUS.with_name("clear_refs").write_text(FROM_NOW_ON)
+        STATUS.with_name("clear_refs").write_text("5")  # the next peak begins at the present
     except OSError:
         return 0
     return peak

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,32 +25,20 @@ _ATTRIBUTES = {"input_ids": "ids", "token_type_ids": "type_ids"}
 Tokenise = Callable[[Sequence[str]], list[np.ndarray]]
 
 
-class NotTokens(UserError):
-    """A model takes something else than rows of tokens."""
+class Layout(NamedTuple):
+    """How a model wants its batches."""
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How a model wants its batches.
-
-    Attributes:
-        padding: by column, the value of a position beyond the text.
-        on_the_left: pad before a text instead of behind it.
-        packed: batches are one row of tokens with `offsets`, as static embeddings want them.
-        constants: what else `preprocess` gives the model, the same for every text.
-    """
-
-    padding: dict[str, int]
-    on_the_left: bool
-    packed: bool
-    constants: dict[str, Any]
+    padding: dict[str, int]  # by column, the value of a position beyond the text
+    on_the_left: bool  # pad before a text instead of behind it
+    packed: bool  # one row of tokens with `offsets`, as static embeddings want them
+    constants: dict[str, Any]  # what else `preprocess` gives the model, the same for every text
 
 
 def layout_of(model: "SentenceTransformer", task: str) -> Layout:
     """What the model's `preprocess` does with two texts of unequal length.
 
     Raises:
-        NotTokens: the model takes something else than rows of tokens.
+        UserError: the model takes something else than rows of tokens.
     """
     import torch
 
@@ -61,7 +49,7 @@ def layout_of(model: "SentenceTransformer", task: str) -> Layout:
         return Layout({"input_ids": 0}, False, True, constants)
     mask = columns.pop("attention_mask", None)
     if mask is None or mask.ndim != 2 or any(v.shape != mask.shape for v in columns.values()):
-        raise NotTokens(f"{type(model[0]).__name__} does not take rows of tokens.")
+        raise UserError(f"{type(model[0]).__name__} does not take rows of tokens.")
     first = mask[0].tolist()
     edge = 0 if first[0] < first[-1] else -1
     padding = {name: int(value[0, edge]) if 0 in first else 0 for name, value in columns.items()}
@@ -120,7 +108,7 @@ def tokenise(model: "SentenceTransformer", texts: Sequence[str], task: str) -> T
         task: `query` or `document`; decides the prompt, and the route of a Router.
 
     Raises:
-        NotTokens: the model takes something else than rows of tokens.
+        UserError: the model takes something else than rows of tokens.
     """
     layout = layout_of(model, task)
     encode = _tokenise_flat(model, task, layout) or partial(_preprocess, model, task, layout)

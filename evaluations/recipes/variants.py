@@ -22,8 +22,7 @@ from disret.data.queries import training_queries
 from disret.devices import mixed_precision, resolve_dtype
 from disret.distil.recipes import settled
 from disret.distil.training_data import TrainingData, tokenised_queries
-from disret.encode.embedding_cache import query_embeddings
-from disret.encode.models import fingerprint, load_encoder, set_precision
+from disret.encode.encoders import open_encoder
 from disret.files import write_json
 from distill import init_from_layers
 
@@ -58,13 +57,9 @@ def main() -> None:
         trainer_settings,
     )
 
-    teacher = load_encoder(TEACHER, "cpu", max_seq_length=256)
-    student = init_from_layers(teacher, LAYERS)
-    sha256, dtype = fingerprint(teacher), resolve_dtype("auto", "cpu")
-    set_precision(teacher, dtype)
-    targets, valid_targets = (
-        query_embeddings(teacher, sha256, dtype, texts, None) for texts in (queries, valid_queries)
-    )
+    teacher = open_encoder(TEACHER, dtype=resolve_dtype("auto", "cpu"), max_seq_length=256)
+    student = init_from_layers(teacher.model, LAYERS)
+    targets, valid_targets = (teacher.embed_once(texts) for texts in (queries, valid_queries))
 
     class Directions(EmbedDistillLoss):
         """The MSE after a change of basis that stretches the directions of large variance."""
@@ -86,7 +81,7 @@ def main() -> None:
 
         def __init__(self) -> None:
             super().__init__(student, distance_metric="mse")
-            self.teachers = [teacher[0]]  # in a list: not a part of this module
+            self.teachers = [teacher.model[0]]  # in a list: not a part of this module
 
         def forward(self, sentence_features, labels):
             features = dict(next(iter(sentence_features)))

@@ -1,11 +1,12 @@
 """Texts to vectors on disk: whole blocks, resumed to the same bytes."""
 
+import pickle
+
 import numpy as np
 import pytest
 
-from disret import paths
 from disret.command_line import UserError
-from disret.encode.embedding_cache import embedded, query_embeddings
+from disret.encode.embedding_cache import Rows, embedded
 
 
 class Encoder:
@@ -33,7 +34,7 @@ def folder(home):
 
 
 def encode(encoder, key="k" * 64):
-    return embedded(key, list, encoder, TEXTS, 2, "test", 10)
+    return embedded(key, list, encoder, TEXTS, 2, 10)
 
 
 def test_rows_are_in_the_order_of_the_texts(folder):
@@ -93,19 +94,13 @@ def test_values_that_are_not_numbers_are_named(folder):
     assert not list(folder.glob("*.npy"))
 
 
-def test_query_embeddings_are_computed_once(teacher):
-    from disret.encode.models import fingerprint, load_encoder
-
-    encoder = load_encoder(str(teacher), "cpu")
-    sha256 = fingerprint(encoder)
-    queries = ["one", "two two", "three"]
-    first = query_embeddings(encoder, sha256, "float32", queries, None)
-    np.testing.assert_allclose(first[:], encoder.encode_query(queries), atol=1e-6)
-    assert not np.allclose(first[:], encoder.encode(queries), atol=1e-3)  # the prompt counts
-    (file,) = (paths.DOWNLOADS / "embeddings").glob("*.npy")
-    written = file.stat().st_mtime_ns
-    query_embeddings(encoder, sha256, "float32", queries, None)
-    assert file.stat().st_mtime_ns == written
-    encoder.max_seq_length = 4
-    query_embeddings(encoder, sha256, "float32", queries, None)
-    assert len(list((paths.DOWNLOADS / "embeddings").glob("*.npy"))) == 2
+@pytest.mark.parametrize("kind", ["embedded", "given"])
+def test_rows_sent_to_another_process_are_read_there(folder, tmp_path, kind):
+    array = encode(Encoder())
+    if kind == "given":  # by someone who has vectors
+        (tmp_path / "v.float32").write_bytes(array.tobytes())
+        array = np.memmap(tmp_path / "v.float32", "<f4", "r").reshape(array.shape)
+    sent = pickle.dumps(Rows(array, np.array([4, 0, 4] * 20)))
+    assert len(sent) < 2000
+    np.testing.assert_array_equal(pickle.loads(sent)[1:3], [WANTED[0], WANTED[4]])
+    assert len(pickle.loads(sent)) == 60

@@ -8,6 +8,7 @@ import pytest
 from embedding_service import EmbeddingService, letters
 from sentence_transformers import SentenceTransformer
 
+from disret import paths
 from disret.command_line import UserError
 from disret.encode.encoders import is_vectors, named, open_encoder
 
@@ -35,6 +36,19 @@ def test_a_model(teacher):
     prompted = open_encoder(str(teacher), prompt="find: ")
     assert prompted.fingerprint != encoder.fingerprint
     assert prompted.index_fingerprint == encoder.index_fingerprint
+
+
+def test_a_model_embeds_a_list_once(teacher):
+    encoder = open_encoder(str(teacher))
+    encoder.embed_once(QUERIES)
+    (file,) = (paths.DOWNLOADS / "embeddings").glob("*.npy")
+    written = file.stat().st_mtime_ns
+    found = open_encoder(str(teacher)).embed_once(QUERIES)
+    assert file.stat().st_mtime_ns == written
+    assert not np.allclose(found[:], encoder.model.encode(QUERIES), atol=1e-3)  # the prompt counts
+    open_encoder(str(teacher), max_seq_length=4).embed_once(QUERIES)
+    open_encoder(str(teacher), dtype="bfloat16").embed_once(QUERIES)
+    assert len(list((paths.DOWNLOADS / "embeddings").glob("*.npy"))) == 3
 
 
 @pytest.mark.export

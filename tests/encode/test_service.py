@@ -71,10 +71,10 @@ def test_refusals_for_a_while_are_waited_for(server):
     [
         (400, "answers 400: for a while"),
         (403, "answers 403"),
-        ("few", r"for 5 texts: 4 vectors"),
+        ("few", r"vectors of shape \(4, 16\), not \(5, 16\)"),
         ("nan", "values that are not numbers"),
-        ("dimension", "changes its dimension: 16, then 15"),
-        ("ragged", "changes its dimension: 16, then 15, 16"),
+        ("dimension", r"vectors of shape \(5, 15\), not \(5, 16\)"),
+        ("ragged", "something else than embeddings"),
         ("html", "something else than embeddings"),
     ],
 )
