@@ -58,7 +58,7 @@ def main() -> None:
     prepared = distributed.decided_by_first(lambda: prepare(args, folder, device))
     if prepared is not None:
         distil(args, folder, device, *prepared)
-    if is_main_process() and not args.dry_run:
+    if is_main_process() and not (args.dry_run or (args.output / "README.md").exists()):
         write_model_card(args.output)
     distributed.leave()
 

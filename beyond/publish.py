@@ -10,7 +10,7 @@ It works on the folder that distill.py left, trains nothing, and can be run agai
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from disret import paths
 from disret.command_line import UserError, add_mirror, argument_parser, run
@@ -24,6 +24,7 @@ from disret.files import check_writable, claim, follow_umask, whole_folder
 from disret.retrieve.scores import read_scores
 
 if TYPE_CHECKING:
+    from huggingface_hub import RepoUrl
     from sentence_transformers import SentenceTransformer
 
 
@@ -49,8 +50,7 @@ def main() -> None:
     if args.results and not args.results.exists():
         raise UserError(f"there is no file {args.results}.")
     rows = read_scores(args.results or paths.HOME / "benchmarks" / "results.csv")
-    if args.push_to_hub:
-        check_upload(args.push_to_hub)
+    repository = open_repository(args.push_to_hub) if args.push_to_hub else None
     queries: list[str] = []
     if args.export:
         from disret.serve.export import QUERIES, export_once
@@ -60,29 +60,15 @@ def main() -> None:
     check_writable(student, is_file=False)
     claim(student)
     if args.router:
-        save_router(teacher_of(report["arguments"]), student)
+        save_router(student, report["arguments"])
     write_model_card(student, rows, args.push_to_hub)
     if args.export:
         export_once(student, queries)
-    if args.push_to_hub:
-        print(f"uploaded to {upload(student, args.push_to_hub)}")
+    if repository:
+        upload(student, repository)
 
 
 # --- Teacher and student as one model -------------------------------------------------------------
-
-
-def teacher_of(arguments: dict) -> "SentenceTransformer":
-    """The teacher of a student, by the arguments that it was made with.
-
-    Raises:
-        UserError: it is a service or vectors, or cannot be loaded.
-    """
-    name = arguments["teacher"]
-    if "://" in name or arguments.get("teacher_vectors"):
-        raise UserError(
-            f"the teacher {name} is no model, which alone can be joined with a student."
-        )
-    return load_encoder(name, "cpu")
 
 
 def join_encoders(
@@ -109,12 +95,22 @@ def join_encoders(
     )
 
 
-def save_router(teacher: "SentenceTransformer", student: Path) -> None:
-    """Save a teacher and its student as one model, in the folder STUDENT-router.
+def save_router(student: Path, arguments: dict[str, Any]) -> None:
+    """Save a student and its teacher as one model, in the folder STUDENT-router.
+
+    Args:
+        arguments: that the student was made with.
 
     Raises:
-        UserError: something else stands there, or their vectors have different dimensions.
+        UserError: something else stands there, the teacher is no model, or their vectors have
+            different dimensions.
     """
+    if "://" in arguments["teacher"]:
+        raise UserError(
+            f"the teacher {arguments['teacher']} is no model, which alone can be joined with a "
+            "student."
+        )
+    teacher = load_encoder(arguments["teacher"], "cpu")
     folder = student.with_name(f"{student.name}-router")
     if folder.exists() and not (folder / "distillation.json").exists():
         raise UserError(f"{folder} exists and is not a model of this project; move it elsewhere.")
@@ -133,33 +129,27 @@ def save_router(teacher: "SentenceTransformer", student: Path) -> None:
 # --- The model hub --------------------------------------------------------------------------------
 
 
-def check_upload(name: str) -> None:
-    """Raise `UserError` unless the hub can be reached and someone is logged in."""
+def open_repository(name: str) -> "RepoUrl":
+    """A model repository, made now if need be, so that what is in the way is said at once.
+
+    Raises:
+        UserError: the hub does not answer or refuses, or nobody is logged in.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils import validate_repo_id
 
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise UserError(f"{name} names no model repository; expected USER/NAME or NAME.") from None
     if obstacle := hub_obstacle():
         raise UserError(f"nothing can be uploaded: {obstacle}.")
     try:
-        account = HfApi().whoami()
+        return HfApi(token=True).create_repo(name, exist_ok=True)
     except LocalTokenNotFoundError:
         raise UserError("log in first, with `hf auth login` or the variable HF_TOKEN.") from None
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(f"nothing can be uploaded: {_reason(error)}") from None
-    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise UserError("the token may only read; log in with another.")
 
 
-def upload(folder: Path, name: str) -> str:
-    """Upload a folder to a model repository, which is created if need be.
-
-    Returns:
-        Where the model is now.
+def upload(folder: Path, repository: "RepoUrl") -> None:
+    """Upload a folder to a model repository.
 
     Raises:
         UserError: the hub refuses.
@@ -168,16 +158,14 @@ def upload(folder: Path, name: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        api = HfApi()
-        repository = api.create_repo(name, exist_ok=True)
-        api.upload_folder(
+        HfApi().upload_folder(
             repo_id=repository.repo_id, folder_path=folder, commit_message="Upload query encoder"
         )
     except HfHubHTTPError as error:
         raise UserError(
             f"{folder} was not uploaded: {_reason(error)}; run the same again to retry."
         ) from None
-    return str(repository)
+    print(f"uploaded to {repository}")
 
 
 def _reason(error: Exception) -> str:

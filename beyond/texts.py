@@ -15,7 +15,6 @@ import gzip
 import lzma
 import random
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -43,8 +42,7 @@ def texts_of(paths: Sequence[Path]) -> list[str]:
             `words: definition` and each example sentence.
 
     Raises:
-        UserError: a path is missing or cannot be read, is of another format than its name says,
-            or none of them holds a text.
+        UserError: a path is missing, or none of them holds a text.
     """
     found: dict[str, None] = {}
     for path in paths:
@@ -64,12 +62,12 @@ def _sentences(path: Path) -> Iterator[str]:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     known = [file for file in files if file.is_file() and _reader(file)]
     for file in progress_bar(known, desc=str(path), unit="file"):
-        try:
-            for paragraph in _paragraphs(file):
-                text = re.sub(r"\s+([,.;:])", r"\1", ASIDE.sub(" ", paragraph))
-                yield from filter(_is_prose, sentences_of(text))
-        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise UserError(f"{file} cannot be read: {error}.") from None
+        unpack = {".gz": gzip.open, ".dz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
+        with unpack(file, "rt", encoding="utf-8", errors="replace") as stream:
+            paragraphs = _reader(file)(stream.read())
+        for paragraph in paragraphs:
+            text = re.sub(r"\s+([,.;:])", r"\1", ASIDE.sub(" ", paragraph))
+            yield from filter(_is_prose, sentences_of(text))
 
 
 # --- Kinds of files -------------------------------------------------------------------------------
@@ -85,12 +83,6 @@ def _reader(file: Path) -> Callable[[str], Iterable[str]] | None:
     if name.endswith((".dict", ".txt")):
         return _of_text
     return _of_manual if MANUAL.search(name) else None
-
-
-def _paragraphs(file: Path) -> Iterator[str]:
-    unpack = {".gz": gzip.open, ".dz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
-    with unpack(file, "rt", encoding="utf-8", errors="replace") as stream:
-        yield from _reader(file)(stream.read())
 
 
 def _of_text(text: str) -> Iterator[str]:
@@ -154,14 +146,9 @@ def _is_prose(sentence: str) -> bool:
 
 def _of_wordnet(folder: Path) -> Iterator[str]:
     for path in (folder / name for name in WORDNET):
-        lines = readable(path).read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines, start=1):
-            if line.startswith("  "):  # the licence
-                continue
-            try:
+        for line in readable(path).read_text(encoding="utf-8", errors="replace").splitlines():
+            if not line.startswith("  "):  # the licence
                 yield from _of_synset(line)
-            except (ValueError, IndexError):
-                raise UserError(f"{path}, line {number}: not of WordNet's format.") from None
 
 
 def _of_synset(line: str) -> Iterator[str]:
@@ -172,8 +159,6 @@ def _of_synset(line: str) -> Iterator[str]:
         re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in pairs[: 2 * int(count, 16) : 2]
     ]
     definition, *examples = re.split(r';\s*(?=")', gloss.strip())
-    if not (words and definition):
-        raise ValueError
     yield f"{', '.join(words)}: {definition}"
     yield from words
     for example in examples:

@@ -25,17 +25,17 @@ class LocalHub(LocalServer):
 
         class Handler(Answering):
             def do_GET(self) -> None:
-                if self.path == "/api/whoami-v2":
-                    token = {"accessToken": {"role": server.role}}
-                    self._answer({"name": "someone", "type": "user", "orgs": [], "auth": token})
-                else:
-                    self._answer({}, 200 if self.path == "/" else 404)
+                self._answer({}, 200 if self.path == "/" else 404)
 
             do_HEAD = do_GET
 
             def do_POST(self) -> None:
                 body = self._body()
-                if self.path == "/api/repos/create":
+                if self._is_unknown():
+                    self._answer({})
+                elif server.role == "read":
+                    self._answer({"error": "this token may only read"}, 403)
+                elif self.path == "/api/repos/create":
                     request = json.loads(body)
                     owner = request.get("organization") or "someone"
                     name = f"{owner}/{request['name']}"
@@ -68,9 +68,11 @@ class LocalHub(LocalServer):
                     return b"".join(parts)
                 return self.rfile.read(int(self.headers["Content-Length"]))
 
+            def _is_unknown(self) -> bool:
+                return self.headers.get("Authorization") != f"Bearer {server.token}"
+
             def _answer(self, value: dict, status: int = 200) -> None:
-                refused = self.headers.get("Authorization") != f"Bearer {server.token}"
-                if refused and self.path.startswith("/api/"):
+                if self._is_unknown() and self.path.startswith("/api/"):
                     status, value = 401, {"error": "Invalid credentials"}
                 self.answer(json.dumps(value).encode(), status)
 

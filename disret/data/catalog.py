@@ -1,12 +1,9 @@
 """The table of data sets: BEIR's fifteen public ones and MS MARCO's queries."""
 
 import csv
-import difflib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-from disret.command_line import UserError
 
 
 class Archive(NamedTuple):
@@ -47,20 +44,3 @@ def datasets() -> dict[str, Dataset]:
             )
             for row in csv.DictReader(file)
         }
-
-
-def dataset(name: str) -> Dataset:
-    """Look a data set up.
-
-    Raises:
-        UserError: no such data set; the message names the nearest.
-    """
-    known = datasets()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(
-            f"no data set or directory is called {name!r}; {hint}The data sets are: "
-            f"{', '.join(known)}."
-        )
-    return known[name]

@@ -3,8 +3,10 @@
 The corpus is read as a stream and never held; queries and judgments are.
 """
 
+import difflib
 import functools
 import hashlib
+import itertools
 import json
 import re
 from array import array
@@ -15,7 +17,7 @@ from typing import NamedTuple
 
 from disret import paths
 from disret.command_line import UserError, say
-from disret.data.catalog import dataset, datasets
+from disret.data.catalog import datasets
 from disret.data.download import fetch_folder
 from disret.data.queries import is_text
 from disret.files import checksum, readable
@@ -161,8 +163,14 @@ def _checksum(path: Path, size: int, modified: int) -> str:
 
 def check_name(name: str) -> None:
     """Raise `UserError` unless `name` is a data set or a directory, without downloading."""
-    if not is_present(name):
-        dataset(name)  # raises, naming the nearest
+    known = datasets()
+    if name not in known and not is_present(name):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"no data set or directory is called {name!r}; {hint}The data sets are: "
+            f"{', '.join(known)}."
+        )
 
 
 def is_present(name: str) -> bool:
@@ -236,11 +244,13 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
     before it; `title` may be missing. Of each only the hash of the id is held, 8 bytes; it is at
     the end of the file that a duplicate is found.
     """
+    import numpy as np
+
     hashes = array("q")
     with readable(path).open("rb") as file:
-        file.seek(offset)
+        end = file.seek(offset)
         for number, line in enumerate(file, start=1):
-            start, offset = offset, offset + len(line)
+            start, end = end, end + len(line)
             if not line.strip():
                 continue
             try:
@@ -259,20 +269,8 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
                     )
             hashes.append(hash(identifier))
             yield start, record
-    _check_unique(path, hashes)
-
-
-def _check_unique(path: Path, hashes: array) -> None:
-    """Raise `UserError` at the line of the first id that stands in the file twice."""
-    import numpy as np
-
-    values, counts = np.unique(np.array(hashes, np.int64), return_counts=True)
-    suspects = set(values[counts > 1].tolist())
-    seen: set[str] = set()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1) if suspects else ():
-            identifier = json.loads(line)["_id"] if line.strip() else ""
-            if identifier in seen:
-                raise UserError(f"{path}, line {number}: a second {identifier!r}.")
-            if hash(identifier) in suspects:
-                seen.add(identifier)
+    first = np.unique(hashes, return_index=True)[1]
+    if len(first) < len(hashes):
+        second = np.setdiff1d(np.arange(len(hashes)), first)[0]
+        _, record = next(itertools.islice(_records(path, offset), second, None))
+        raise UserError(f"{path}, record {second + 1}: a second {record['_id']!r}.")

@@ -53,7 +53,12 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
         if target.exists():
             return target
         source, algorithm, expected = _where(archive, mirror)
-        _copy(source, partial)
+        if _is_url(source):
+            _transfer(source, partial)
+        elif Path(source).is_file():
+            shutil.copyfile(source, partial)
+        else:
+            raise UserError(f"the mirror has no {source}.")
         found = checksum(partial, algorithm)
         if found != expected:
             partial.unlink()  # its beginning may be of an earlier run, and of another version
@@ -150,21 +155,8 @@ def _where(archive: Archive, mirror: str | None) -> tuple[str, str, str]:
     return source, "md5", archive.md5
 
 
-def _copy(source: str, partial: Path) -> None:
-    """Bring `source` to `partial`, going on from the bytes of a transfer that are there already."""
-    try:
-        if _is_url(source):
-            _transfer(source, partial)
-        elif Path(source).is_file():
-            shutil.copyfile(source, partial)
-        else:
-            raise UserError(f"the mirror has no {source}.")
-    except OSError:  # of the disk, which may be full
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def _transfer(url: str, partial: Path) -> None:
+    """Bring what is at `url` to `partial`, going on from the bytes that are there already."""
     import requests
 
     for attempt in range(1, ATTEMPTS + 1):

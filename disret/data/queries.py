@@ -87,23 +87,22 @@ def read_queries(names: Sequence[Path | str], limit: int | None = None) -> list[
             gives file and line number); or the hub does not answer, or has no such data set,
             or that has no such column of texts.
     """
-    return _read(names, limit)[0]
+    return _read([_look_at(name) for name in names], limit)[0]
 
 
 def training_queries(
-    names: Sequence[Path | str] | None,
-    valid_names: Sequence[Path | str] | None,
+    names: Sequence[tuple[Path | str, float]],
+    valid_names: Sequence[Path | str],
     limit: int | None = None,
     mirror: str | None = None,
-    weights: Sequence[float] | None = None,
 ) -> tuple[list[str], list[str], dict[str, list[Source]]]:
     """Queries to train on, and queries to validate on that are not among them.
 
     Args:
-        names, valid_names: MS MARCO's training and development queries where not given.
+        names: with each, how often a pass shows its queries; of a number below 1, so many of them
+            are taken, always the same. MS MARCO's training queries, if none is given.
+        valid_names: MS MARCO's development queries, if none is given.
         limit: train on so many only.
-        weights: of `names`, how often a pass shows the queries of each; of one below 1, so many
-            of its queries are taken, always the same.
 
     Returns:
         Both, and the sources of `training` and of `validation`.
@@ -114,11 +113,11 @@ def training_queries(
     is_default = {"training": not names, "validation": not valid_names}
     if not (names and valid_names):
         train, dev = msmarco_queries(mirror)
-        names, valid_names = names or [train], valid_names or [dev]
-    for name in valid_names:
-        _look_at(name)  # before the others are read
-    queries, training = _read(names, limit, weights)
-    valid_queries, validation = _read(valid_names)
+        names, valid_names = names or [(train, 1.0)], valid_names or [dev]
+    to_train = [_look_at(name, weight) for name, weight in names]
+    to_validate = [_look_at(name) for name in valid_names]
+    queries, training = _read(to_train, limit)
+    valid_queries, validation = _read(to_validate)
     seen = set(queries)
     unseen = [query for query in valid_queries if query not in seen]
     if not unseen:
@@ -138,17 +137,14 @@ def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     return folder / names[0], folder / names[1]
 
 
-def _read(
-    names: Sequence[Path | str], limit: int | None = None, weights: Sequence[float] | None = None
-) -> tuple[list[str], list[Source]]:
-    """The queries of some sources, and what can be said of these; all are looked at first."""
+def _read(looked: Sequence[Source], limit: int | None = None) -> tuple[list[str], list[Source]]:
+    """The queries of some sources, and these with what has been read of each."""
     queries: list[str] = []
     sources = []
     blank, room = 0, limit
-    looked = [_look_at(name) for name in names]
-    for source, weight in zip(looked, weights or [1.0] * len(names), strict=True):
+    for source in looked:
         own: list[str] = []
-        for text in _texts(source, limit) if room != 0 else ():
+        for text in _texts(source) if room != 0 else ():
             if text:
                 own.append(text)
             else:
@@ -158,34 +154,32 @@ def _read(
         if not own and room != 0:
             raise UserError(f"{source.name} holds no queries.")
         room = None if room is None else room - len(own)
-        if weight < 1:
+        if source.weight < 1:
             chance = random.Random(0)
-            own = [query for query in own if chance.random() < weight]
+            own = [query for query in own if chance.random() < source.weight]
             if not own:
-                raise UserError(f"{source.name}@{weight:g} leaves none of its queries.")
+                raise UserError(f"{source.name}@{source.weight:g} leaves none of its queries.")
         queries += own
-        sources.append(source._replace(count=len(own), weight=max(1.0, weight)))
+        sources.append(source._replace(count=len(own), weight=max(1.0, source.weight)))
     if blank:
-        say(f"skipped {blank} blank lines in {', '.join(map(str, names))}.")
+        say(f"skipped {blank} blank lines in {', '.join(source.name for source in looked)}.")
     return queries, sources
 
 
-def _look_at(name: Path | str) -> Source:
+def _look_at(name: Path | str, weight: float = 1.0) -> Source:
     """A source that is there, of which nothing is read yet."""
     if isinstance(name, str) and name.startswith(HUB):
-        revision, licence = look_up(name)
-        return Source(name, 0, revision, licence)
-    return Source(str(readable(Path(name))))
+        return Source(name, 0, *look_up(name), weight)
+    return Source(str(readable(Path(name))), weight=weight)
 
 
-def _texts(source: Source, limit: int | None) -> Iterator[str | None]:
+def _texts(source: Source) -> Iterator[str | None]:
     """The query of each line of a file, or of a copy of a data set; none for a blank line."""
     file = Path(source.name)
     if source.revision is not None:
         key = text_sha256(map(str, (*parse_name(source.name), source.revision)), "queries ")[:32]
-        name = f"{key}.txt" if limit is None else f"{key}-{limit}.txt"
-        file = paths.DOWNLOADS / "queries" / name
-        kept(file, lambda partial: _copy(source, limit, partial))
+        file = paths.DOWNLOADS / "queries" / f"{key}.txt"
+        kept(file, lambda partial: _copy(source, partial))
     suffix = Path(file.name.removesuffix(".gz")).suffix
     parse = {".tsv": _from_tsv, ".jsonl": _from_jsonl}.get(suffix, str.strip)
     return (text for _, text in read_lines(file, parse))
@@ -245,7 +239,7 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def _copy(source: Source, limit: int | None, path: Path) -> None:
+def _copy(source: Source, path: Path) -> None:
     """Write each text once, on one line: runs of white space are a space."""
     stream, column = Stream(source.name, source.revision), parse_name(source.name)[-1]
     schema = stream.schema()
@@ -254,24 +248,10 @@ def _copy(source: Source, limit: int | None, path: Path) -> None:
         raise UserError(f"{source.name}: write a column of texts after a #; there are: {there}.")
     batches = stream.batches([column])
     values = itertools.chain.from_iterable(batch.column(column).to_pylist() for batch in batches)
-    seen: set[str] = set()
-    blank = 0
-    with (
-        path.open("w", encoding="utf-8", newline="\n") as file,
-        progress_bar(desc=source.name, unit="text") as bar,
-    ):
-        for value in values:
-            text = " ".join((value or "").split())
-            if not text:
-                blank += 1
-            elif text not in seen:
-                seen.add(text)
-                file.write(f"{text}\n")
-                bar.update()
-            if len(seen) == limit:
-                break
-    if blank:
-        say(f"skipped {blank} rows of {source.name} that have no text.")
+    shown = progress_bar(values, desc=source.name, unit="row")
+    texts = dict.fromkeys(" ".join((value or "").split()) for value in shown)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{text}\n" for text in texts if text)
 
 
 def is_of_texts(field: "pa.Field") -> bool:

@@ -19,14 +19,11 @@ def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = 
     document's title before its text, so a title comes with the first sentence.
 
     Args:
-        name: a data set or directory, as `find_collections` takes it; so is `mirror`. None gives
-            no sentences.
+        name: a data set or directory, as `find_collections` takes it; so is `mirror`.
 
     Raises:
         UserError: there is no such collection, or no sentence in it.
     """
-    if name is None:
-        return []
     collections = find_collections(name, mirror)
     chance = random.Random(seed)
     kept: list[str] = []

@@ -54,7 +54,6 @@ def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedM
     """
     import torch
 
-    kind = type(model).__name__
     depth = model.config.num_hidden_layers
     prefix = _layer_list(model, depth)
     check_layers(layers, depth)
@@ -70,14 +69,14 @@ def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedM
     student = student.to(model.device)
     state = {}
     for key in student.state_dict():
-        old = _renumbered(key, prefix, layers)
+        place, _, rest = key.removeprefix(prefix).partition(".")
+        old = f"{prefix}{layers[int(place)]}.{rest}" if key.startswith(prefix) else key
         state[key] = source.get(old, source.get(key))
-        if state[key] is None:
-            raise UserError(f"{kind} cannot be cut to layers {list(layers)}: it lacks {old}.")
     try:
-        student.load_state_dict(state)
+        student.load_state_dict({key: value for key, value in state.items() if value is not None})
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
+        kind = type(model).__name__
         raise UserError(f"{kind} cannot be cut to layers {list(layers)}: {reason}") from None
     return student.train(model.training)
 
@@ -115,11 +114,3 @@ def _shortened(config: "PreTrainedConfig", layers: Sequence[int]) -> "PreTrained
         elif all(isinstance(index, int) for index in value):  # a list of layer numbers
             settings[name] = [layers.index(layer) for layer in value if layer in layers]
     return type(config).from_dict(settings)
-
-
-def _renumbered(key: str, prefix: str, layers: Sequence[int]) -> str:
-    """The name in the old model of a parameter of the new one."""
-    if not key.startswith(prefix):
-        return key
-    position, _, rest = key.removeprefix(prefix).partition(".")
-    return f"{prefix}{layers[int(position)]}.{rest}"

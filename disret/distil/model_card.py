@@ -1,6 +1,5 @@
 """The student's model card."""
 
-import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -67,16 +66,12 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
 
     Args:
         scores: rows of `benchmark.py`; those of the student's weights on the teacher's index go
-            into the card. Without any, a card that is there keeps what it says of results.
+            into the card.
         hub_name: what users load it by; without, the example runs in the student's folder.
     """
     from huggingface_hub import ModelCardData
 
-    path = folder / "README.md"
     report = read_report(folder)
-    earlier = path.read_text(encoding="utf-8") if path.exists() else ""
-    results = _results(report, scores)
-    kept = re.search(r"^## Results\n\n(.+?)\n\n## Training$", earlier, re.DOTALL | re.MULTILINE)
     arguments, counts, size = report["arguments"], report["queries"], report["size"]
     start = {
         "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
@@ -88,6 +83,7 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
     if counts["sentences"]:
         sources += f", and {counts['sentences']:,} sentences of {arguments['adapt']}"
     on_hub = report.get("teacher_on_hub")
+    is_elsewhere = on_hub or "://" in arguments["teacher"]
     data = ModelCardData(
         library_name="sentence-transformers", pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "query-encoder", "distillation"], base_model=on_hub,
@@ -98,8 +94,8 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
         name=hub_name or folder.name,
         path=hub_name or ".",
         where="" if hub_name else IN_THIS_FOLDER,
-        teacher=_shown_name(arguments, on_hub),
-        results=results or (kept[1] if kept else NO_RESULTS),
+        teacher=arguments["teacher"] if is_elsewhere else Path(arguments["teacher"]).name,
+        results=_results(report, scores),
         start=start,
         **size,
         training=counts["training"],
@@ -110,14 +106,8 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
         command=report["command"],
         licences=_licences(report.get("sources", {}).get("training", [])),
     )
-    with whole_file(path) as partial:
+    with whole_file(folder / "README.md") as partial:
         partial.write_text(card, encoding="utf-8")
-
-
-def _shown_name(arguments: Mapping[str, Any], on_hub: str | None) -> str:
-    """The teacher as readers elsewhere know it."""
-    is_elsewhere = on_hub or "://" in arguments["teacher"]
-    return arguments["teacher"] if is_elsewhere else Path(arguments["teacher"]).name
 
 
 def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
@@ -131,12 +121,12 @@ def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(["", *lines, ""]) if lines else ""
 
 
-def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str | None:
-    """The newest score on each data set as a Markdown table, if there is any."""
+def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str:
+    """The newest score on each data set as a Markdown table."""
     teacher, student = report["inputs"]["teacher_sha256"][:16], report["student_sha256"][:16]
     own = newest_scores(scores, itemgetter("query_weights"), teacher).get(student)
     if not own:
-        return None
+        return NO_RESULTS
     shown = [name for name in next(iter(own.values()))
              if "@" in name and name.startswith(("NDCG", "Recall", "MRR"))]  # fmt: skip
     table = markdown_table([

@@ -62,11 +62,8 @@ def student_of_tokens(
         table, tokenizer = torch.cat([table, starts]), with_words(tokenizer, added)
     modules = [StaticEmbedding(tokenizer, embedding_weights=table)]
     modules += [Normalize() for module in teacher if isinstance(module, Normalize)]
-    return SentenceTransformer(
-        modules=modules,
-        similarity_fn_name=teacher.similarity_fn_name,
-        device=str(teacher.device),
-    )
+    how = teacher.similarity_fn_name
+    return SentenceTransformer(modules=modules, similarity_fn_name=how, device=str(teacher.device))
 
 
 def _for_means(tokenizer: "Tokenizer", max_length: int) -> None:
@@ -96,9 +93,8 @@ def feed_forward(student: "SentenceTransformer") -> None:
         out.linear.weight.copy_(both.T / scale)
         into.linear.bias.zero_()
         out.linear.bias.zero_()
-    device = student.device
     for place, module in enumerate((into, out), start=1):
-        student.insert(place, module.to(device))
+        student.insert(place, module.to(student.device))
 
 
 def student_of_texts(
@@ -136,10 +132,19 @@ def student_of_texts(
 
 
 def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tensor":
-    """float32 [vocabulary, dimension]."""
+    """The teacher's vector of each token as a query of its own, float32 [vocabulary, dimension]."""
     import torch
 
-    before, after = _surroundings(teacher, tokenizer)
+    prompt, word = prompt_of(teacher, "query"), "a"
+    query = teacher.preprocess([word], prompt=prompt, task="query")["input_ids"][0].tolist()
+    alone = tokenizer.encode(word, add_special_tokens=False).ids
+    places = [n for n in range(len(query)) if query[n : n + len(alone)] == alone]
+    if not places:
+        raise UserError(
+            f"the teacher's tokenizer joins the prompt {prompt!r} with the query's first word, so "
+            "tokens have no place of their own behind it."
+        )
+    before, after = query[: places[-1]], query[places[-1] + len(alone) :]
     tokens = torch.arange(tokenizer.get_vocab_size()).split(BATCH)
     weights = []
     with torch.inference_mode():
@@ -150,19 +155,3 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
             features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             weights.append(teacher(features, task="query")["sentence_embedding"].float().cpu())
     return torch.cat(weights)
-
-
-def _surroundings(teacher: "SentenceTransformer", tokenizer) -> tuple[list[int], list[int]]:
-    """The tokens before and after those of a query."""
-    word = "a"
-    prompt = prompt_of(teacher, "query")
-    features = teacher.preprocess([word], prompt=prompt, task="query")
-    query = features["input_ids"][0].tolist()
-    alone = tokenizer.encode(word, add_special_tokens=False).ids
-    for start in reversed(range(len(query))):
-        if query[start : start + len(alone)] == alone:
-            return query[:start], query[start + len(alone) :]
-    raise UserError(
-        f"the teacher's tokenizer joins the prompt {prompt!r} with the query's "
-        "first word, so tokens have no place of their own behind it."
-    )

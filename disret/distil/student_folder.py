@@ -2,7 +2,6 @@
 
 import shutil
 import time
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,12 +30,9 @@ CIRCUMSTANCES = (
 )  # fmt: skip
 # Arguments that name files and models, for whose content the fingerprints stand.
 _NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
+# What is read of `run.json`, and of `distillation.json` beside it.
 _MADE_OF = {"arguments": dict, "inputs": dict}
-# What is read of `distillation.json`.
-_REPORT = {
-    **_MADE_OF, "command": str, "queries": dict, "validation_mse": list, "student_sha256": str,
-    "size": dict,
-}  # fmt: skip
+_REPORT = {"queries": dict, "validation_mse": list, "student_sha256": str, "size": dict}
 
 
 class StudentFolder:
@@ -58,7 +54,17 @@ class StudentFolder:
         self.unfinished = path.with_name(f"{path.name}.partial")
         self.report: dict[str, Any] = {"resumed_at_step": 0}
         self.made_of: dict[str, dict[str, Any]] = {}
-        self._check_place()
+        # Refuse to touch what is not to be touched, before anything is computed.
+        check_writable(path, is_file=False)
+        if path.exists():
+            if not (path / "modules.json").exists():
+                raise UserError(f"{path} exists and is not a model; name another output.")
+            if overwrite and not (path / "distillation.json").exists():
+                raise UserError(f"{path} was not made by distill.py, so it is not replaced.")
+            if not (resume or overwrite):
+                raise UserError(f"{path} exists: name another output, or overwrite it.")
+        elif self.unfinished.exists() and not (resume or overwrite):
+            raise UserError(f"{self.unfinished} holds an unfinished run: resume or overwrite it.")
         inputs = {Path(str(name)).resolve() for name in reads if name and Path(str(name)).exists()}
         for place in (path.resolve(), self.unfinished.resolve()):
             if replaced := [one for one in inputs if place in (one, *one.parents)]:
@@ -70,19 +76,6 @@ class StudentFolder:
             claim(path)
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
-
-    def _check_place(self) -> None:
-        """Refuse to touch what is not to be touched, before anything is computed."""
-        check_writable(self.path, is_file=False)
-        if self.path.exists():
-            if not (self.path / "modules.json").exists():
-                raise UserError(f"{self.path} exists and is not a model; name another output.")
-            if self.overwrite and not (self.path / "distillation.json").exists():
-                raise UserError(f"{self.path} was not made by distill.py, so it is not replaced.")
-            if not (self.resume or self.overwrite):
-                raise UserError(f"{self.path} exists: name another output, or overwrite it.")
-        elif self.unfinished.exists() and not (self.resume or self.overwrite):
-            raise UserError(f"{self.unfinished} holds an unfinished run: resume or overwrite it.")
 
     def identify(
         self,
@@ -120,14 +113,11 @@ class StudentFolder:
             "valid_queries_sha256": text_sha256(texts.valid),
         }
         self.made_of = {"arguments": deciding, "inputs": inputs}
+        counts = len(texts.queries), len(texts.sentences), len(texts.valid)
         self.report |= {
             "teacher_on_hub": teacher.on_hub,
             "encoder_sha256": teacher.index_fingerprint,
-            "queries": {
-                "training": len(texts.queries),
-                "sentences": len(texts.sentences),
-                "validation": len(texts.valid),
-            },
+            "queries": dict(zip(("training", "sentences", "validation"), counts, strict=True)),
             "sources": {use: [s._asdict() for s in some] for use, some in texts.sources.items()},
         }
         self._started = time.perf_counter()
@@ -141,10 +131,6 @@ class StudentFolder:
             self._check_same(read_report(self.path), self.path)
             shutil.rmtree(self.unfinished, ignore_errors=True)  # left by a kill at the very end
             return True
-        if self.checkpoints.exists():
-            raise UserError(
-                f"{self.unfinished / 'run.json'} does not say what is to be resumed; overwrite it."
-            )
         return False
 
     def _check_same(self, earlier: Mapping[str, Any], folder: Path) -> None:
@@ -164,7 +150,7 @@ class StudentFolder:
     def begin(self) -> None:
         """Note what the student is made of; what is to be overwritten is given up."""
         if is_main_process():
-            if self.overwrite:
+            if self.overwrite or not (self.unfinished / "run.json").exists():
                 shutil.rmtree(self.unfinished, ignore_errors=True)
             write_json(self.unfinished / "run.json", self.made_of)
 
@@ -174,16 +160,15 @@ class StudentFolder:
         return self.unfinished / "checkpoints"
 
     def last_checkpoint(self) -> str | None:
-        """The newest whole checkpoint; a kill or a power cut may have damaged one."""
-        steps = {
-            int(path.name.rpartition("-")[2]): path
-            for path in self.checkpoints.glob("checkpoint-*")
-        }
+        """The newest whole checkpoint; a kill may have left one unfinished."""
+        steps = [int(path.name.split("-")[1]) for path in self.checkpoints.glob("checkpoint-*")]
         for step in sorted(steps, reverse=True):
-            if _is_whole(steps[step]):
+            path = self.checkpoints / f"checkpoint-{step}"
+            # The trainer writes its state last.
+            if read_record(path / "trainer_state.json", {"global_step": int}):
                 self.report["resumed_at_step"] = step
-                return str(steps[step])
-            say(f"note: {steps[step]} is damaged or unfinished, so it is passed over.")
+                return str(path)
+            say(f"note: {path} is unfinished, so it is passed over.")
         return None
 
     def lap(self, name: str) -> None:
@@ -242,24 +227,9 @@ def read_report(student: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is of another shape.
     """
-    report = read_record(student / "distillation.json", _REPORT)
+    report = read_record(student / "distillation.json", {**_MADE_OF, **_REPORT})
     if report is None:
         raise UserError(
             f"{student} was not made by distill.py, or its distillation.json is damaged."
         )
     return report
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether no file of a checkpoint is cut off; the trainer writes its state last."""
-    from safetensors import SafetensorError, safe_open
-
-    if read_record(checkpoint / "trainer_state.json", {"global_step": int}) is None:
-        return False
-    try:
-        for path in checkpoint.rglob("*.safetensors"):
-            with safe_open(path, "pt"):
-                pass
-    except (SafetensorError, OSError):
-        return False
-    return all(zipfile.is_zipfile(path) for path in checkpoint.glob("*.pt"))  # by torch.save

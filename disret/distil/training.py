@@ -159,13 +159,8 @@ class QueryMSEEvaluator(MSEEvaluator):
         return encoder.encode(self.tokens, "query")
 
     def mse(self, model: "SentenceTransformer") -> float:
-        """The mean squared error per coordinate."""
-        return mse_from(self(model))
-
-
-def mse_from(metrics: dict[str, float]) -> float:
-    """The mean squared error in an evaluator's metrics, which give it times -100."""
-    return next(-value / 100 for key, value in metrics.items() if key.endswith("negative_mse"))
+        """The mean squared error per coordinate; the metric is -100 times that."""
+        return self(model)["negative_mse"] / -100
 
 
 class DistillationTrainer(SentenceTransformerTrainer):
@@ -178,7 +173,6 @@ class DistillationTrainer(SentenceTransformerTrainer):
 
     def __init__(self, *args, data: TrainingData, keep_order: bool = False, **kwargs) -> None:
         self.lengths, self.keep_order = data.lengths, keep_order
-        self.sampler: QueryBatchSampler | None = None
         collator = _Collator(preprocess_fn=data.collate)
         super().__init__(*args, train_dataset=data.dataset(), data_collator=collator, **kwargs)
         # A static student trains on the rows of each batch alone; NCCL adds up no sparse gradients.
@@ -186,9 +180,8 @@ class DistillationTrainer(SentenceTransformerTrainer):
             settings = {"lr": self.args.learning_rate, "eps": self.args.adam_epsilon}
             self.optimizer_cls_and_kwargs = torch.optim.SparseAdam, settings
             self.add_callback(_SparseGradients())
-        self.add_callback(_EpochOrder(self))
         self.remove_callback(ProgressCallback)
-        self.add_callback(_Watch())
+        self.add_callback(_Watch(self))
 
     def get_batch_sampler(self, dataset: Dataset, **kwargs) -> QueryBatchSampler:
         self.sampler = QueryBatchSampler(dataset, self.lengths, self.keep_order, **kwargs)
@@ -197,7 +190,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
     def validation_mse(self) -> list[dict[str, float]]:
         """The validation MSE by step."""
         logs = [log for log in self.state.log_history if "eval_negative_mse" in log]
-        return [{"step": log["step"], "mse": mse_from(log)} for log in logs]
+        return [{"step": log["step"], "mse": log["eval_negative_mse"] / -100} for log in logs]
 
     def add_model_card_callback(self, default_args_dict: dict) -> None:
         """Nothing: the student has a card of its own, and theirs samples the whole dataset."""
@@ -208,17 +201,6 @@ class _Collator(SentenceTransformerDataCollator):
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         return self.preprocess_fn(features)
-
-
-class _EpochOrder(TrainerCallback):
-    """Tells the sampler the epoch, through whatever accelerate has wrapped it in."""
-
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        if self.trainer.sampler is not None:
-            self.trainer.sampler.set_epoch(int(state.epoch))
 
 
 class _SparseGradients(TrainerCallback):
@@ -262,6 +244,14 @@ class _SparseGradients(TrainerCallback):
 class _Watch(ProgressCallback):
     """The trainer's bar, with the validation MSE alone; ends a training that has diverged."""
 
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        # Through whatever accelerate has wrapped the sampler in.
+        self.trainer.sampler.set_epoch(int(state.epoch))
+
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         for name in ("loss", "train_loss", "eval_negative_mse"):
             if not math.isfinite((logs or {}).get(name, 0.0)):
@@ -270,5 +260,5 @@ class _Watch(ProgressCallback):
                     "the learning rate or leave out mixed precision, and overwrite it."
                 )
         if state.is_world_process_zero and "eval_negative_mse" in (logs or {}):
-            line = f"step {state.global_step}: validation MSE {mse_from(logs):.4g}"
-            self.training_bar.write(line)
+            mse = self.trainer.validation_mse()[-1]["mse"]
+            self.training_bar.write(f"step {state.global_step}: validation MSE {mse:.4g}")

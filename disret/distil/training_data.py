@@ -70,15 +70,12 @@ def read_texts(
             raise UserError(f"{teacher.name} has the texts to train on: name no others beside it.")
         train, valid = teacher.texts
         return Texts(train[:max_queries], [], valid, None, {})
-    names, weights = zip(*queries, strict=True) if queries else ((), ())
-    train, valid, sources = training_queries(names, valid_queries, max_queries, mirror, weights)
-    sentences = collection_sentences(adapt, len(train), seed, mirror)
+    train, valid, sources = training_queries(queries, valid_queries, max_queries, mirror)
+    sentences = collection_sentences(adapt, len(train), seed, mirror) if adapt else []
     times = [source.weight for source in sources["training"]]
     counts = [source.count for source in sources["training"]]
-    if all(weight == 1 for weight in times):
-        return Texts(train, sentences, valid, None, sources)
     shown = np.repeat([*times, 1.0], [*counts, len(sentences)])
-    return Texts(train, sentences, valid, shown, sources)
+    return Texts(train, sentences, valid, None if set(times) == {1.0} else shown, sources)
 
 
 @dataclass(frozen=True)

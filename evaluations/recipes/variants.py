@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    queries, valid_queries, _ = training_queries(None, None, None, mirror_from(None))
+    queries, valid_queries, _ = training_queries([], [], None, mirror_from(None))
     if args.kind == "typos":
         chance = random.Random(0)
         queries = [mistyped(q, chance) if chance.random() < TYPOS else q for q in queries]

@@ -33,7 +33,7 @@ def test_reads_what_is_there(collection):
         ('{"_id": 7, "text": "a number"}', "line 61: no _id, or not a text"),
         ('{"_id": "a\\nb", "text": "two lines"}', "line 61: no _id, or not a text of one line"),
         ('["a list"]', "line 61: no _id"),
-        ('{"_id": "d5", "text": "again"}', "line 61: a second 'd5'"),
+        ('{"_id": "d5", "text": "again"}', "record 61: a second 'd5'"),
     ],
 )
 def test_bad_corpus_lines(collection, line, reason):

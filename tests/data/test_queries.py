@@ -99,7 +99,8 @@ def test_sources_keep_their_weights(tmp_path):
     files = [tmp_path / name for name in ("a.txt", "b.txt", "held-out.txt")]
     for file in files:
         file.write_text("".join(f"{file.stem} {number}\n" for number in range(100)))
-    texts, _, sources = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    names = [(files[0], 2.0), (files[1], 0.5)]
+    texts, _, sources = training_queries(names, files[2:])
     first, second = sources["training"]
     assert (first.count, first.weight) == (100, 2.0)
     # What no pass would show is not read.
@@ -108,10 +109,10 @@ def test_sources_keep_their_weights(tmp_path):
     assert texts[:100] == [f"a {number}" for number in range(100)]
     assert len(texts) == 100 + second.count
     assert set(texts[100:]) < {f"b {number}" for number in range(100)}
-    again, *_ = training_queries(files[:2], files[2:], None, None, [2.0, 0.5])
+    again, *_ = training_queries(names, files[2:])
     assert again == texts
     with pytest.raises(UserError, match=r"b\.txt@1e-05 leaves none"):
-        training_queries(files[:2], files[2:], None, None, [2.0, 1e-5])
+        training_queries([(files[0], 2.0), (files[1], 1e-5)], files[2:])
 
 
 # --- The hub --------------------------------------------------------------------------------------
@@ -123,7 +124,8 @@ from disret.data.queries import training_queries
 limit, *names = json.loads(sys.argv[1])
 for name in names:
     try:
-        queries, valid, sources = training_queries(name.split(), [sys.argv[2]], limit)
+        names = [(part, 1.0) for part in name.split()]
+        queries, valid, sources = training_queries(names, [sys.argv[2]], limit)
         print(json.dumps([queries, [list(source) for source in sources["training"]]]))
     except UserError as error:
         print(json.dumps(str(error)))
@@ -161,12 +163,11 @@ def test_a_column_is_read_once(hub, read, home):
     hub.add_split("dev", {"question": ["four"]}, config="small")
     hub.about = {"tags": ["license:cc-by-4.0"]}
     name = "hub:someone/set#question"
-    first, small, said = read(name, f"hub:someone/set/small:dev#question {name}")
+    first, small, _ = read(name, f"hub:someone/set/small:dev#question {name}")
     wanted = ["one two", "three", "zwölf Äpfel"]
     assert first == [wanted, [[name, 3, "a" * 40, "cc-by-4.0", 1.0]]]
     assert small[0] == ["four", *wanted]
     assert [count for _, count, *_ in small[1]] == [1, 3]
-    assert said.count(f"skipped 2 rows of {name} that have no text.") == 1
 
     hub.files.clear()  # but for what is known of it
     again, _ = read(name)
@@ -181,7 +182,7 @@ def test_a_column_is_read_once(hub, read, home):
     assert newer == [["new"], [[name, 1, "b" * 40, "cc-by-4.0", 1.0]]]
 
 
-def test_a_limit_reads_no_more_and_is_not_taken_for_all(hub, read, home):
+def test_one_column_of_all_rows_is_copied_whatever_the_limit(hub, read, home):
     chance = random.Random(0)
     shards = [
         {"q": [f"query {shard} {n}" for n in range(3000)],
@@ -193,18 +194,12 @@ def test_a_limit_reads_no_more_and_is_not_taken_for_all(hub, read, home):
     found, _ = read(name, limit=5)
     assert found[0] == shards[0]["q"][:5]
     assert found[1][0][1] == 5
-    assert not hub.sent["default/train-1.parquet"]
-    assert not hub.sent["default/train-2.parquet"]
-
-    hub.sent.clear()
-    found, _ = read(name)
-    assert found[0] == [text for shard in shards for text in shard["q"]]
     wide = "default/train-1.parquet"
     assert 0 < hub.sent[wide] < 0.6 * len(hub.files[wide])  # without the other column
-    assert len(copies(home)) == 2
+    assert len(copies(home)) == 1
     hub.files.clear()
-    found, _ = read(name, limit=5)
-    assert found[0] == shards[0]["q"][:5]
+    found, _ = read(name)
+    assert found[0] == [text for shard in shards for text in shard["q"]]
 
 
 def test_sources_follow_each_other_up_to_a_limit(hub, read, queries):
