@@ -45,7 +45,7 @@ from disret.retrieve.approximate import (
     reaching,
 )
 from disret.retrieve.faiss_file import FaissFile, set_parameters
-from disret.retrieve.foreign import ForeignIndex, open_foreign
+from disret.retrieve.foreign import ForeignIndex, file_or_rows, open_foreign
 from disret.retrieve.index import Index, open_index
 from disret.retrieve.metrics import metrics
 from disret.retrieve.runs import Run, identify, to_run
@@ -271,7 +271,7 @@ def open_indexes(
     if args.index:
         index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
         check(index.ids())
-        return index, FaissFile(args.index)
+        return index, FaissFile(index.path)
     flat = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)
     return flat, open_approximate(flat, args.extension, args.score_function, Timings())
 
@@ -304,8 +304,7 @@ def parse_args() -> argparse.Namespace:
     index.add_argument("--extension", metavar="KIND",
         help="of FAISS's index factory, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat")
     index.add_argument("--index", type=Path, metavar="FILE", help="a FAISS index that is there")
-    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
-        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
+    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
     add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
         help="values of efSearch, nprobe, k_factor_rf …; of one parameter several, of others one")
     add("--document-encoder", nargs="+", required=True, metavar="NAME", help="the teacher")
