@@ -115,8 +115,7 @@ def exact_runs(
 ) -> list[Run]:
     """What exact search finds with each encoder's queries; nothing without vectors to look at.
 
-    Args:
-        vectors: float32 [n_encoders, n_queries, dimension].
+    `vectors` are those of the queries, float32 [n_encoders, n_queries, dimension].
     """
     queries, depth = np.concatenate(vectors), min(DEPTH + 1, documents.documents)
     if isinstance(documents, Index):
@@ -227,7 +226,6 @@ def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:
     of_teacher = good_setting(teacher)
     said = f"the teacher's {RECALL} at {of_teacher['setting']} ({of_teacher[RECALL]:.3f})"
     for student in students:
-        name = f"{title}, {encoder_of(student[0])}"
         what = f"reaches {said}"
         if not (reached := reaching(student, of_teacher)):
             reached = max(student, key=lambda row: row[RECALL])
@@ -236,13 +234,7 @@ def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:
         if of_teacher["total_ms"] is not None and reached["total_ms"] is not None:
             times = [f"{of_teacher[name] / reached[name]:.3g}x" for name in TIMES]
             speed = f"; encoding is {times[0]} as fast, encoding and search together {times[2]}"
-        yield f"{name}: {what} with {reached['setting']}{speed}."
-        needed = []
-        for row in teacher:
-            takes = (reaching(student, row) or {"setting": "more than was tried"})["setting"]
-            needed += [] if row is of_teacher else [f"at {row['setting']} it takes {takes}"]
-        if needed:
-            yield f"{name}: for the teacher's {RECALL} {', '.join(needed)}."
+        yield f"{title}, {encoder_of(student[0])}: {what} with {reached['setting']}{speed}."
 
 
 def tasks_of(args: argparse.Namespace) -> Iterator[Task]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import faiss
 
 SAMPLE, TOLERANCE = 100, 0.01  # vectors whose lengths are looked at, and may differ by that
-NOT_OF_SEARCH = ("efConstruction", "verbose")  # FAISS takes them, to no effect on what is found
 
 
 class FaissFile:
@@ -121,9 +120,6 @@ class FaissFile:
 def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str) -> None:
     """Let an index search with these, by FAISS's names such as `efSearch` and `nprobe`.
 
-    Args:
-        name: of the index, for the error.
-
     Raises:
         UserError: this kind of index has no such parameter.
     """
@@ -131,8 +127,6 @@ def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str)
 
     for parameter, value in values.items():
         try:
-            if parameter in NOT_OF_SEARCH:
-                raise RuntimeError
             faiss.ParameterSpace().set_index_parameter(index, parameter, value)
         except RuntimeError:
             kind = type(index).__name__

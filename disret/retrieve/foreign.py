@@ -99,7 +99,7 @@ def open_foreign(
     """
     if is_built := (path / "manifest.json").exists():
         if ids is not None:
-            raise UserError(f"{path} has its documents' ids already; leave out {ids}.")
+            raise UserError(f"{path} has the ids of its documents already; name no others.")
         source = open_built(path, score_function)
     else:
         source = _open(path)

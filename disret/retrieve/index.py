@@ -189,11 +189,8 @@ def open_index(
 def open_built(folder: Path, score_function: str | None = None) -> Index:
     """The index in a folder of `open_index`, whatever it was built from.
 
-    Args:
-        score_function: what its vectors have to be for, if that matters.
-
     Raises:
-        UserError: it is not whole, or was built for the other.
+        UserError: it is not whole, or cosines are asked for and it was built for `dot`.
     """
     path, ids = folder / "manifest.json", folder / "ids.txt"
     kinds = {"dimension": int, "score_function": str, "ids_sha256": str, "shards": list}

@@ -71,8 +71,7 @@ class VectorFile:
         first = 0
         with progress_bar(total=self.documents, desc="search", unit="doc", delay=2) as bar:
             for stored in self.read():
-                with np.errstate(over="ignore"):  # a float64 beyond float32 is named below
-                    block = np.array(stored, dtype=np.float32, order="C")
+                block = np.array(stored, dtype=np.float32, order="C")
                 finite = np.isfinite(block).all(axis=1)
                 if not finite.all():
                     row = first + int(np.argmin(finite))
@@ -88,9 +87,8 @@ def open_npy(path: Path) -> VectorFile:
     """The rows of a matrix that `numpy.save` wrote, mapped."""
     try:
         matrix = np.load(readable(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OverflowError, OSError) as error:
-        pickled = "it holds pickled objects" if "objects" in str(error) else "it may be cut off"
-        raise UserError(f"{path} cannot be read as a NumPy array; {pickled}.") from None
+    except (ValueError, EOFError, OverflowError, OSError):
+        raise UserError(f"{path} is no NumPy array of numbers, or it is cut off.") from None
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or matrix.dtype.itemsize > 8:
         raise UserError(
             f"{path} has values of {matrix.dtype} in {matrix.ndim} dimensions; it should have a "

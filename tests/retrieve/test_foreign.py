@@ -91,7 +91,7 @@ def test_a_folder_of_the_dot_product_is_not_of_cosines(collection, teacher, monk
 def test_a_folder_has_its_ids(tmp_path, collection, teacher, monkeypatch):
     folder = build(collection, teacher, monkeypatch).folder
     for ids in ("rows", write_ids(tmp_path / "ids.txt", 60)):
-        with pytest.raises(UserError, match=f"has its documents' ids already; leave out {ids}"):
+        with pytest.raises(UserError, match="has the ids of its documents already; name no others"):
             open_foreign(folder, ids, 32)
 
 
