@@ -44,8 +44,8 @@ from disret.paths import HOME
 from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.approximate import empty_index, open_approximate
-from disret.retrieve.foreign import ForeignIndex, open_foreign
-from disret.retrieve.index import open_index
+from disret.retrieve.foreign import ForeignIndex, file_or_rows, open_foreign
+from disret.retrieve.index import Index, open_index
 from disret.retrieve.metrics import comparisons, metrics
 from disret.retrieve.runs import check_ids, identify, run_path, run_tag, to_run, write_run
 from disret.retrieve.scores import Scores, average_parts, encoder_of, summary
@@ -95,7 +95,7 @@ def score_collection(
     split: str,
     encoders: Sequence[Encoder],
     scores: Scores,
-    own: ForeignIndex | None,
+    own: Index | ForeignIndex | None,
 ) -> list[tuple[Row, dict[str, float]]]:
     """Score encoders of queries on a collection, the first of which embeds the documents as well.
 
@@ -151,13 +151,15 @@ def score_collection(
     # 4. Score: nDCG and others by the judgments, agreement by the document encoder's own hits.
     def score(place: int, encoder: int) -> dict[str, float]:
         hits, rows = (each.reshape(len(places), len(texts), -1) for each in found)
-        run = to_run(list(queries), documents.ids().take(rows[place]), hits[place], scores.depth)
+        ids = documents.ids()
+        run = to_run(list(queries), ids.take(rows[place]), hits[place], scores.depth)
         if args.save_runs:
             path = run_path(args.save_runs, identities[encoder], scores.depth)
             write_run(path, run, run_tag(identities[encoder]))
         values = metrics(qrels, run, args.k_values)
         if place:
-            per_query = agreement(rows[0], rows[place], vectors[0], vectors[place], args.k_values)
+            pair = ids.document_numbers(rows[[0, place]])
+            per_query = agreement(*pair, vectors[0], vectors[place], args.k_values)
             overlaps[encoder_of(identities[encoder])] = per_query[f"overlap@{scores.cut}"]
             values |= agreement_summary(per_query)
         return {**values, "documents": documents.documents, "queries": len(texts)}
@@ -225,8 +227,7 @@ def parse_args() -> argparse.Namespace:
         help="search an index of this kind of FAISS, such as HNSW32 (default: flat, exact)")
     either("--index", type=Path, metavar="PATH",
         help="search this index, as it is: FAISS of any kind, .npy, .fvecs, .parquet or a folder")
-    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
-        help="ids of its documents, one a line, or `rows` if they are the rows' numbers")
+    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
     add("--dtype", choices=command_line.DTYPES, default="auto",
         help="precision of the encoders (default: 16 bits where the device is fast in them)")

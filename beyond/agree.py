@@ -29,7 +29,7 @@ from disret.encode.encoders import Encoder, check_dimensions, open_encoder, quer
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement, summary, write_worst
-from disret.retrieve.foreign import open_foreign
+from disret.retrieve.foreign import file_or_rows, open_foreign
 from disret.retrieve.metrics import comparisons
 from disret.retrieve.runs import identify, run_name
 from disret.retrieve.scores import encoder_of, read_scores
@@ -51,16 +51,18 @@ def main() -> None:
     check_dimensions(teacher, students)
     name, queries = read_log(args, teacher)
     index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
+    ids = index.ids()
 
-    vectors = [query_vectors(each, queries, args.score_function) for each in (teacher, *students)]
+    scores = args.score_function or ""  # the index's own ranking is all that matters
+    vectors = [query_vectors(each, queries, scores) for each in (teacher, *students)]
     _, rows = search(index, np.concatenate(vectors), max(10, *args.k_values), device)
     index.check_unchanged()
-    hits = np.split(rows, len(vectors))
+    hits = np.split(ids.document_numbers(rows), len(vectors))
 
     now = datetime.now().isoformat(" ", "seconds")
     content = text_sha256([text_sha256(queries), index.fingerprint])
     about = partial(identify, name, "log", content, teacher, dtype=dtype,
-                    score_function=args.score_function, index_dtype=index.description)  # fmt: skip
+                    score_function=scores, index_dtype=index.description)  # fmt: skip
     measure = f"overlap@{10 if 10 in args.k_values else args.k_values[0]}"
     table, overlaps = [], {}
     for student, own_vectors, own_hits in zip(students, vectors[1:], hits[1:], strict=True):
@@ -71,7 +73,7 @@ def main() -> None:
         overlaps[encoder_of(row)] = per_query[measure]
         if args.worst:
             worst = np.argsort(per_query["rbo"], kind="stable")[:WORST]
-            sides = [index.ids().take(side[worst, :WORST]) for side in (hits[0], own_hits)]
+            sides = [ids.take(side[worst, :WORST]) for side in (hits[0], own_hits)]
             texts = texts_of(args.texts, set(np.concatenate(sides).flat))
             path = args.worst / f"{run_name(row)}.md"
             asked = [queries[number] for number in worst]
@@ -127,8 +129,7 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     add("--index", type=Path, required=True, metavar="PATH",
         help="FAISS of any kind, .npy, .fvecs, .parquet or a folder of benchmarks/faiss")
-    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
-        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
+    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
     add("--queries", nargs="+", metavar="FILE", help="the log, as distill.py takes it")
     add("--max-queries", type=positive, metavar="N", help="of the log, the first N")
     add("--document-encoder", nargs="+", required=True, metavar="NAME",
@@ -137,8 +138,8 @@ def parse_args() -> argparse.Namespace:
         help="the students: models, or their exports (models/student@int8)")
     add("--service-option", nargs="+", default=[], metavar="KEY=VALUE",
         help="more fields of each request to a service")
-    add("--score-function", choices=["dot", "cos_sim"], default="dot",
-        help="dot product or cosine of the angle (default: dot)")
+    add("--score-function", choices=["dot", "cos_sim"],
+        help="check that the index ranks so, and scale vectors for cosines (default: as it does)")
     add("--k-values", nargs="+", type=positive, default=[10, 100], metavar="K",
         help="cut-offs of the overlap (default: 10 100)")
     add("--worst", type=Path, metavar="DIR",

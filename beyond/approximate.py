@@ -45,7 +45,7 @@ from disret.retrieve.approximate import (
     reaching,
 )
 from disret.retrieve.faiss_file import FaissFile, set_parameters
-from disret.retrieve.foreign import ForeignIndex, open_foreign
+from disret.retrieve.foreign import ForeignIndex, file_or_rows, open_foreign
 from disret.retrieve.index import Index, open_index
 from disret.retrieve.metrics import metrics
 from disret.retrieve.runs import Run, identify, to_run
@@ -115,8 +115,7 @@ def exact_runs(
 ) -> list[Run]:
     """What exact search finds with each encoder's queries; nothing without vectors to look at.
 
-    Args:
-        vectors: float32 [n_encoders, n_queries, dimension].
+    `vectors` are those of the queries, float32 [n_encoders, n_queries, dimension].
     """
     queries, depth = np.concatenate(vectors), min(DEPTH + 1, documents.documents)
     if isinstance(documents, Index):
@@ -227,7 +226,6 @@ def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:
     of_teacher = good_setting(teacher)
     said = f"the teacher's {RECALL} at {of_teacher['setting']} ({of_teacher[RECALL]:.3f})"
     for student in students:
-        name = f"{title}, {encoder_of(student[0])}"
         what = f"reaches {said}"
         if not (reached := reaching(student, of_teacher)):
             reached = max(student, key=lambda row: row[RECALL])
@@ -236,13 +234,7 @@ def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:
         if of_teacher["total_ms"] is not None and reached["total_ms"] is not None:
             times = [f"{of_teacher[name] / reached[name]:.3g}x" for name in TIMES]
             speed = f"; encoding is {times[0]} as fast, encoding and search together {times[2]}"
-        yield f"{name}: {what} with {reached['setting']}{speed}."
-        needed = []
-        for row in teacher:
-            takes = (reaching(student, row) or {"setting": "more than was tried"})["setting"]
-            needed += [] if row is of_teacher else [f"at {row['setting']} it takes {takes}"]
-        if needed:
-            yield f"{name}: for the teacher's {RECALL} {', '.join(needed)}."
+        yield f"{title}, {encoder_of(student[0])}: {what} with {reached['setting']}{speed}."
 
 
 def tasks_of(args: argparse.Namespace) -> Iterator[Task]:
@@ -271,7 +263,7 @@ def open_indexes(
     if args.index:
         index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
         check(index.ids())
-        return index, FaissFile(args.index)
+        return index, FaissFile(index.path)
     flat = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)
     return flat, open_approximate(flat, args.extension, args.score_function, Timings())
 
@@ -304,8 +296,7 @@ def parse_args() -> argparse.Namespace:
     index.add_argument("--extension", metavar="KIND",
         help="of FAISS's index factory, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat")
     index.add_argument("--index", type=Path, metavar="FILE", help="a FAISS index that is there")
-    add("--ids", type=lambda text: "rows" if text == "rows" else Path(text), metavar="FILE",
-        help="its document ids, one a line, or `rows` if they are the numbers of the rows")
+    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
     add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
         help="values of efSearch, nprobe, k_factor_rf …; of one parameter several, of others one")
     add("--document-encoder", nargs="+", required=True, metavar="NAME", help="the teacher")

@@ -29,15 +29,16 @@ def agreement(
     """How far two searches agree, query by query.
 
     Args:
-        teacher_rows, student_rows: row numbers of the hits, int64 [n_queries, k], best first; -1
-            for none.
+        teacher_rows, student_rows: the hits, int64 [n_queries, k], best first, by numbers that are
+            equal where the documents are; -1 for none.
         teacher_vectors, student_vectors: embeddings of the queries, [n_queries, dimension].
         k_values: cut-offs of the overlap; one above k counts as k.
 
     Returns:
         float64 [n_queries] each, by name:
 
-        - `overlap@K`: the share of the teacher's K best that is among the student's K best;
+        - `overlap@K`: the share of the teacher's K best, of those that there are, that is among
+          the student's K best;
         - `rbo`: rank-biased overlap, extrapolated (`rank_biased_overlap`);
         - `first`: 1 where the student's first hit is the teacher's first, else 0;
         - `first@10`: 1 where the teacher's first hit is among the student's ten best, else 0;
@@ -46,18 +47,20 @@ def agreement(
     """
     k = teacher_rows.shape[1]
     depths = np.arange(1, k + 1)
-    # Where the student has each of the teacher's hits, from 0, and k if nowhere.
+    # Where the student first has each of the teacher's hits, from 0, and k if nowhere.
     places = np.full(teacher_rows.shape, k)
-    for place, found in enumerate(student_rows.T):
-        places[(teacher_rows == found[:, None]) & (teacher_rows != -1)] = place
+    for place in reversed(range(k)):
+        places[teacher_rows == student_rows[:, place, None]] = place
+    places[teacher_rows == -1] = k
     shared = np.stack([(places[:, :depth] < depth).sum(axis=1) for depth in depths], axis=1)
-    overlaps = {f"overlap@{n}": shared[:, min(n, k) - 1] / min(n, k) for n in k_values}
+    shares = shared / np.maximum((teacher_rows != -1).cumsum(axis=1), 1)
+    overlaps = {f"overlap@{n}": shares[:, min(n, k) - 1] for n in k_values}
     teacher, student = teacher_vectors.astype(np.float64), student_vectors.astype(np.float64)
     lengths = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
     products = np.einsum("qd,qd->q", teacher, student)
     return {
         **overlaps,
-        "rbo": rank_biased_overlap(shared),
+        "rbo": rank_biased_overlap(shares),
         "first": (places[:, 0] == 0).astype(np.float64),
         "first@10": (places[:, 0] < min(10, k)).astype(np.float64),
         "cosine": np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1),
@@ -65,7 +68,7 @@ def agreement(
     }
 
 
-def rank_biased_overlap(shared: np.ndarray) -> np.ndarray:
+def rank_biased_overlap(shares: np.ndarray) -> np.ndarray:
     """RBO_ext of two lists of equal length, with p = `RBO_P`.
 
     A reader goes on from each rank to the next with probability p. This is the share of documents
@@ -77,15 +80,15 @@ def rank_biased_overlap(shared: np.ndarray) -> np.ndarray:
     Transactions on Information Systems 28 (4), 2010.
 
     Args:
-        shared: X_d, how many documents are among the d best of both lists, [n_queries, k].
+        shares: X_d / d, of the d best the share that both lists have, [n_queries, k].
 
     Returns:
         float64 [n_queries], between 0 and 1.
     """
-    depths = np.arange(1, shared.shape[1] + 1)
-    weights = (1 - RBO_P) * RBO_P ** (depths - 1)
-    weights[-1] += RBO_P ** depths[-1]  # of all that is deeper
-    return np.minimum((weights * shared / depths).sum(axis=1), 1)
+    k = shares.shape[1]
+    weights = (1 - RBO_P) * RBO_P ** np.arange(k)
+    weights[-1] += RBO_P**k  # of all that is deeper
+    return np.minimum((weights * shares).sum(axis=1), 1)
 
 
 def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from disret.command_line import UserError, progress_bar
 from disret.encode.timings import Timings
-from disret.files import kept, remove, text_sha256
+from disret.files import kept, text_sha256
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.index import Index
 from disret.tables import Row
@@ -33,10 +33,7 @@ GOOD = 0.95  # recall of a teacher's search that is worth having
 
 
 def empty_index(kind: str, dimension: int, score_function: str) -> "faiss.Index":
-    """An index without vectors, for inner products.
-
-    Args:
-        kind: of FAISS's index factory, such as `HNSW32`.
+    """An index without vectors, for inner products, of a kind of FAISS's index factory.
 
     Raises:
         UserError: FAISS makes no such index of vectors of this dimension.
@@ -58,7 +55,7 @@ def open_approximate(flat: Index, kind: str, score_function: str, timings: Timin
 
     It is one file in the folder of the flat index, called by its kind and by a digest of its kind
     and vectors, with its checksum beside it. Building holds all of it in memory; a kill costs what
-    was built of it, and none of the vectors. One that is there of other vectors is removed.
+    was built of it, and none of the vectors.
 
     Raises:
         UserError: as `empty_index`, or the vectors cannot train it.
@@ -70,9 +67,6 @@ def open_approximate(flat: Index, kind: str, score_function: str, timings: Timin
     def make(partial: Path) -> None:
         import faiss
 
-        for other in flat.folder.glob(f"{slug}.{'[0-9a-f]' * 8}.index*"):
-            if not other.name.startswith(path.name):
-                remove(other)
         faiss.write_index(_built(flat, kind, score_function, timings), str(partial))
 
     return FaissFile(kept(path, make))

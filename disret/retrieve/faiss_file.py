@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from disret.command_line import UserError, say
+from disret.command_line import UserError
 from disret.files import readable
+from disret.retrieve.ids import Ids
 
 if TYPE_CHECKING:
     import faiss
 
 SAMPLE, TOLERANCE = 100, 0.01  # vectors whose lengths are looked at, and may differ by that
-NOT_OF_SEARCH = ("efConstruction", "verbose")  # FAISS takes them, to no effect on what is found
 
 
 class FaissFile:
@@ -28,7 +28,7 @@ class FaissFile:
         documents: the number of vectors.
         description: such as "IndexIVFFlat, inner product, 4 of 16 lists probed".
         files: the index, and its inverted lists if they are in a file of their own.
-        numbers: int64 [documents], what the index calls each row; None if by its position.
+        is_ordered: whether rows are in the order in which the vectors were added.
         has_vectors: whether all are in it as they were added, so that `search_exactly` sees them.
 
     Raises:
@@ -56,14 +56,17 @@ class FaissFile:
         if (inverted := faiss.try_extract_index_ivf(index)) is not None:
             self.description += f", {inverted.nprobe} of {inverted.nlist} lists probed"
             lists = faiss.downcast_InvertedLists(inverted.invlists)
-            self._sorted = _own_numbers(lists)
+            sizes = enumerate(map(lists.list_size, range(lists.nlist)))
+            held = [faiss.rev_swig_ptr(lists.get_ids(n), size) for n, size in sizes if size]
+            numbers = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *held]))
+            self._sorted = None if (numbers == np.arange(len(numbers))).all() else numbers
             if (name := Path(getattr(lists, "filename", path))).absolute() != path.absolute():
                 self.files.append(name)
-        self.numbers = self._sorted
+        self.is_ordered, self._numbers = self._sorted is None, self._sorted
         for layer in (each for each in layers if hasattr(each, "id_map")):
-            if self._sorted is not None:
+            if not self.is_ordered:
                 raise UserError(f"{path} lost the order of its IDMap by removals; build it anew.")
-            self.numbers = faiss.vector_to_array(layer.id_map)
+            self._numbers = faiss.vector_to_array(layer.id_map)
             faiss.copy_array_to_vector(np.arange(self.documents), layer.id_map)
 
     def rank_by(self, score_function: str) -> None:
@@ -82,17 +85,9 @@ class FaissFile:
             for length in lengths[(np.abs(lengths - 1) > TOLERANCE) & (lengths > 0)]:
                 raise UserError(f"{self.path} has vectors not of length 1, but of {length:.3g}.")
 
-    def check_order(self, ids: Path | str) -> None:
-        """Raise `UserError` unless ids can be given to the vectors in the order of adding."""
-        if self._sorted is not None:
-            raise UserError(
-                f"{self.path} has numbers of its own for its vectors and not their order, so that "
-                f"{ids} cannot be matched to them; these numbers are its ids."
-            )
-        order = np.arange(self.documents)
-        numbers = order if self.numbers is None else self.numbers
-        if (numbers != order).any() and (np.sort(numbers) == order).all():
-            say(f"{self.path} numbers its vectors otherwise; {ids} are in the order of adding.")
+    def own_ids(self) -> Ids | None:
+        """What the index calls its vectors; None if by their positions."""
+        return None if self._numbers is None else Ids(self._numbers)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The hits with the settings that are saved; arguments as of `ForeignIndex.search`."""
@@ -125,9 +120,6 @@ class FaissFile:
 def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str) -> None:
     """Let an index search with these, by FAISS's names such as `efSearch` and `nprobe`.
 
-    Args:
-        name: of the index, for the error.
-
     Raises:
         UserError: this kind of index has no such parameter.
     """
@@ -135,8 +127,6 @@ def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str)
 
     for parameter, value in values.items():
         try:
-            if parameter in NOT_OF_SEARCH:
-                raise RuntimeError
             faiss.ParameterSpace().set_index_parameter(index, parameter, value)
         except RuntimeError:
             kind = type(index).__name__
@@ -156,16 +146,6 @@ def _read(path: Path) -> "faiss.Index":
     if lists:
         raise UserError(f"{path} needs its inverted lists beside it: there is no {lists[1]}.")
     raise UserError(f"{path} cannot be read as a FAISS index; it is none, or is cut off.")
-
-
-def _own_numbers(lists: "faiss.InvertedLists") -> np.ndarray | None:
-    """What inverted lists call their vectors, sorted, unless by their positions."""
-    import faiss
-
-    counts = enumerate(map(lists.list_size, range(lists.nlist)))
-    held = [faiss.rev_swig_ptr(lists.get_ids(number), count) for number, count in counts if count]
-    numbers = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *held]))
-    return None if np.array_equal(numbers, np.arange(len(numbers))) else numbers
 
 
 def _exhaustive(layers: "Sequence[faiss.Index]") -> "faiss.Index | None":

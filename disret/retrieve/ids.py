@@ -1,7 +1,6 @@
 """The document ids of an index by row: lines of a text file, or the values of a column."""
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +43,11 @@ class Ids:
         ids[unique >= 0] = list(map(str, self.values.take(unique[unique >= 0]).to_pylist()))
         return ids[places].reshape(rows.shape)
 
-    def first_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The first row that has the id of each: equal where the documents are. -1 stays -1."""
-        return np.where(rows < 0, -1, self._first[rows])
-
-    @cached_property
-    def _first(self) -> np.ndarray:
-        codes = self.values.dictionary_encode().indices.to_numpy()
-        return np.unique(codes, return_index=True)[1][codes]
+    def document_numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Numbers that are equal where the rows' ids are, for this call; -1, no hit, stays."""
+        unique, places = np.unique(np.maximum(rows, 0), return_inverse=True)
+        codes = self.values.take(unique).dictionary_encode().indices.to_numpy()
+        return np.where(rows < 0, -1, codes[places].reshape(rows.shape))
 
 
 def read_ids(path: Path, is_own: bool = False) -> Ids:
@@ -96,9 +92,7 @@ def column_ids(column: "pa.ChunkedArray", name: str) -> Ids:
     kind, as_text = column.type, pa.large_string()
     is_text = str(kind) in TEXTS
     try:
-        if not (
-            is_text or types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-        ):
+        if not (is_text or types.is_integer(kind) or types.is_floating(kind)):
             raise pa.ArrowInvalid
         values = column.cast(as_text if is_text else pa.int64()).combine_chunks()
     except pa.ArrowInvalid:

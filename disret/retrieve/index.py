@@ -69,11 +69,12 @@ class Index:
     folder: Path
     dimension: int
     shards: tuple[Shard, ...]
-    manifest_sha256: str = ""
+    fingerprint: str = ""  # SHA-256 of the manifest
+    description: str = ""
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if another run has replaced the index since it was opened."""
-        if checksum(self.folder / "manifest.json") != self.manifest_sha256:
+        if checksum(self.folder / "manifest.json") != self.fingerprint:
             raise UserError(f"{self.folder} was replaced by another run meanwhile; run again.")
 
     @property
@@ -166,8 +167,7 @@ def open_index(
         digest = checksum(folder / "manifest.json")
         index = Index(folder, dimension, tuple(shards), digest)
         before_encoding(index.ids())
-        checked = progress_bar(shards, desc="check the index", unit="shard", delay=2)
-        missing = [shard for shard in checked if not is_as_noted(folder / shard.file)]
+        missing = _missing(folder, shards)
         if 0 < len(missing) < len(shards):
             sound = len(shards) - len(missing)
             say(f"{folder}: {sound} of {len(shards)} shards are there and sound; going on.")
@@ -184,6 +184,32 @@ def open_index(
             _build(index, missing, collection, encoder, score_function, index_dtype)
         distributed.wait_for_all()
     return index
+
+
+def open_built(folder: Path, score_function: str | None = None) -> Index:
+    """The index in a folder of `open_index`, whatever it was built from.
+
+    Raises:
+        UserError: it is not whole, or cosines are asked for and it was built for `dot`.
+    """
+    path, ids = folder / "manifest.json", folder / "ids.txt"
+    kinds = {"dimension": int, "score_function": str, "ids_sha256": str, "shards": list}
+    found = read_record(path, {"format": int, **kinds})
+    shards = shards_of(found["shards"]) if found and found["format"] == FORMAT else []
+    is_whole = shards and ids.exists() and checksum(ids) == found["ids_sha256"]
+    if not is_whole or _missing(folder, shards):
+        raise UserError(f"{folder} holds no whole index of format {FORMAT}; build it again.")
+    if score_function == "cos_sim" != found["score_function"]:
+        raise UserError(f"{folder} was built for the dot product; build one for cosines.")
+    name = "cosine" if found["score_function"] == "cos_sim" else "inner product"
+    description = f"{len(shards)} shards, {name}"
+    return Index(folder, found["dimension"], tuple(shards), checksum(path), description)
+
+
+def _missing(folder: Path, shards: Sequence[Shard]) -> list[Shard]:
+    """The shards that are not there or not as they were written."""
+    checked = progress_bar(shards, desc="check the index", unit="shard", delay=2)
+    return [shard for shard in checked if not is_as_noted(folder / shard.file)]
 
 
 def _shards_from(

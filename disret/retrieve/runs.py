@@ -100,11 +100,7 @@ def run_name(identity: Row) -> str:
 
 
 def run_path(folder: Path, identity: Row, depth: int) -> Path:
-    """The file of a run in a folder, named by all that decides its content but weights and texts.
-
-    Args:
-        depth: hits of each query.
-    """
+    """The file of a run, `depth` hits a query, named by what decides it but weights and texts."""
     kind = "{score_function}.{dtype}-{index_dtype}".format_map(identity)
     return folder / f"{run_name(identity)}.{kind}.top{depth}.trec"
 

@@ -63,17 +63,10 @@ def search(
         say(f"faiss finds at most {GPU_MAX_K} hits on a GPU; torch searches.")
         library = "torch"
     found = None
-    if own and library != "torch":
-        try:
-            found = search_with_faiss(blocks(), queries, min(k, total), device)
-        except RuntimeError as error:
-            if library != "faiss":
-                raise
-            say(f"faiss cannot search on {device} ({str(error).splitlines()[0]}); torch does.")
-    if own and not found:
-        found = search_with_torch(blocks(), queries, min(k, total), device)
-    if found:
-        found = found[0], found[1] + documents_in(index.shards[:start])
+    if own:
+        find = search_with_torch if library == "torch" else search_with_faiss
+        scores, rows = find(blocks(), queries, min(k, total), device)
+        found = scores, rows + documents_in(index.shards[:start])
     parts = distributed.gathered_by_first(found)
     if parts is None:
         return None

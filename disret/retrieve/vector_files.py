@@ -1,15 +1,14 @@
 """Files of vectors: .npy, .fvecs and Parquet, mapped or streamed, and exact search in them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
-from disret.data.queries import columns_of
 from disret.data.vectors import VECTOR_COLUMNS, is_of_vectors, one_column
 from disret.files import readable
 from disret.retrieve.ids import Ids, column_ids
@@ -24,33 +23,36 @@ ID_COLUMNS = ("docid", "doc_id", "pid", "corpus-id", "corpus_id", "docno", "_id"
 
 
 @dataclass
-class Vectors:
+class VectorFile:
     """Vectors on disk, which are searched by reading them all.
 
     Attributes:
+        files: `path`, or those in it.
         kind: what they are, such as "float16 vectors".
         read: streams them from the first: float32, float16 or float64 [some, dimension], each block
             to be used before the next is asked for.
-        is_unit: they have length 1 already.
+        own_ids: the ids in the file; None if there are none.
         is_scaled: each is scaled to length 1 on the way.
     """
 
     path: Path
+    files: Sequence[Path]
     dimension: int
     documents: int
     kind: str
     read: Callable[[], Iterator[np.ndarray]]
-    is_unit: bool = False
+    own_ids: Callable[[], Ids | None] = lambda: None
     is_scaled: bool = False
+    is_ordered: ClassVar[bool] = True
 
     @property
     def description(self) -> str:
         """Such as "float16 vectors, cosine"."""
-        return f"{self.kind}, {'cosine' if self.is_unit or self.is_scaled else 'inner product'}"
+        return f"{self.kind}, {'cosine' if self.is_scaled else 'inner product'}"
 
     def rank_by(self, score_function: str) -> None:
         """Scale the vectors as `dot` or `cos_sim` needs them."""
-        self.is_scaled = score_function == "cos_sim" and not self.is_unit
+        self.is_scaled = score_function == "cos_sim"
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The vectors of the greatest product; arguments and result as of `ForeignIndex.search`.
@@ -69,8 +71,7 @@ class Vectors:
         first = 0
         with progress_bar(total=self.documents, desc="search", unit="doc", delay=2) as bar:
             for stored in self.read():
-                with np.errstate(over="ignore"):  # a float64 beyond float32 is named below
-                    block = np.array(stored, dtype=np.float32, order="C")
+                block = np.array(stored, dtype=np.float32, order="C")
                 finite = np.isfinite(block).all(axis=1)
                 if not finite.all():
                     row = first + int(np.argmin(finite))
@@ -82,13 +83,12 @@ class Vectors:
                 bar.update(len(block))
 
 
-def open_npy(path: Path) -> Vectors:
+def open_npy(path: Path) -> VectorFile:
     """The rows of a matrix that `numpy.save` wrote, mapped."""
     try:
         matrix = np.load(readable(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OverflowError, OSError) as error:
-        pickled = "it holds pickled objects" if "objects" in str(error) else "it may be cut off"
-        raise UserError(f"{path} cannot be read as a NumPy array; {pickled}.") from None
+    except (ValueError, EOFError, OverflowError, OSError):
+        raise UserError(f"{path} is no NumPy array of numbers, or it is cut off.") from None
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or matrix.dtype.itemsize > 8:
         raise UserError(
             f"{path} has values of {matrix.dtype} in {matrix.ndim} dimensions; it should have a "
@@ -97,7 +97,7 @@ def open_npy(path: Path) -> Vectors:
     return _mapped(path, matrix)
 
 
-def open_fvecs(path: Path) -> Vectors:
+def open_fvecs(path: Path) -> VectorFile:
     """The vectors of a file in which each, of float32, has its dimension before it, mapped."""
     dimension = int(np.fromfile(readable(path), dtype="<i4", count=1).sum())  # 0 of an empty file
     if dimension < 1 or path.stat().st_size % (4 * (dimension + 1)):
@@ -106,19 +106,21 @@ def open_fvecs(path: Path) -> Vectors:
     return _mapped(path, rows[:, 1:])
 
 
-def _mapped(path: Path, matrix: np.ndarray) -> Vectors:
+def _mapped(path: Path, matrix: np.ndarray) -> VectorFile:
     def read() -> Iterator[np.ndarray]:
         for start in range(0, len(matrix), BLOCK):
             yield matrix[start : start + BLOCK]
 
-    return Vectors(path, matrix.shape[1], len(matrix), f"{matrix.dtype} vectors", read)
+    return VectorFile(path, [path], *matrix.shape[::-1], f"{matrix.dtype} vectors", read)
 
 
-def open_parquet(path: Path) -> Vectors:
+def open_parquet(path: Path) -> VectorFile:
     """A column of vectors of a Parquet file, or of a folder of them in their order, streamed.
 
     It is the first that is called as in `VECTOR_COLUMNS`, or else the only one of lists of floats.
+    The ids are in the column that is called as in `ID_COLUMNS`, in letters of either case.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     with _whole(path) as table:
@@ -140,35 +142,18 @@ def open_parquet(path: Path) -> Vectors:
             yield column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
             first += len(column)
 
-    return Vectors(path, dimension, count, f"vectors of column {name}", read)
+    def own_ids() -> Ids | None:
+        found = [name for name in schema.names if name.lower() in ID_COLUMNS]
+        if len(found) > 1:
+            raise UserError(f"{path} has several columns of ids ({', '.join(found)}); keep one.")
+        if not found:
+            return None
+        column = f"column {found[0]} of {path}"
+        say(f"The ids of the documents are {column}.")
+        return column_ids(pa.chunked_array(list(_column(path, found[0]))), column)
 
-
-def parquet_ids(path: Path, name: str | None) -> Ids | None:
-    """The ids in a column of a Parquet file, or of a folder of them; None without such a column.
-
-    Args:
-        name: of the column. By default it is the one that is called as in `ID_COLUMNS`, in letters
-            of either case, or else what was an index of pandas.
-
-    Raises:
-        UserError: there are several columns of ids, not the one of that name, or no ids in it.
-    """
-    import pyarrow as pa
-
-    with _whole(path) as table:
-        schema = table.schema
-    index = (schema.pandas_metadata or {}).get("index_columns", [])
-    found = [name] if name else [each for each in schema.names if each.lower() in ID_COLUMNS]
-    found = found or [each for each in schema.names if each in index]
-    if len(found) > 1:
-        raise UserError(f"{path} has several columns of ids ({', '.join(found)}); name one.")
-    if name and name not in schema.names:
-        raise UserError(f"{path} has no column {name}. There are: {columns_of(schema)}.")
-    if not found:
-        return None
-    column = f"column {found[0]} of {path}"
-    say(f"The ids of the documents are {column}.")
-    return column_ids(pa.chunked_array(list(_column(path, found[0]))), column)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    return VectorFile(path, files, dimension, count, f"vectors of column {name}", read, own_ids)
 
 
 def _column(path: Path, name: str) -> Iterator["pa.Array"]:

@@ -1,11 +1,11 @@
-"""An ONNX graph in int8: embeddings by row, products in several ways.
+"""An ONNX graph in int8: embeddings by row, products with scales that are set beforehand.
 
-In none of them does a text's vector depend on the texts that run with it, as it would with scales
-of the moment, by the largest value of a whole batch.
+A text's vector does not depend on the texts that run with it, as it would with scales of the
+moment, by the largest value of a whole batch.
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,23 +17,14 @@ if TYPE_CHECKING:
     import onnx
     from tokenizers import Tokenizer
 
-BLOCK = 64  # weights
 LENGTHS = range(1, 65)  # tokens of the texts that are made up
 EVENED = 0.75  # how much of the channels' differences goes into the weights: 0 none, 1 all
 WEIGHT_LEVELS = 63  # of 127, or sums overflow on CPUs without VNNI
 Feeds = Sequence[Mapping[str, np.ndarray]]  # what the graph takes, text by text
-Way = Callable[["onnx.ModelProto", Feeds], "onnx.ModelProto"]
 
 
-def quantise(graph: Path, feeds: Feeds, way: Way, path: Path) -> None:
-    """Write a graph in int8: embeddings by row, products as asked for.
-
-    Args:
-        graph: in float32.
-        feeds: of the texts that set scales.
-        way: one of WAYS.
-        path: where the graph in int8 goes.
-    """
+def quantise(graph: Path, feeds: Feeds, path: Path) -> None:
+    """Write a graph in float32 as one in int8, with scales that the texts of `feeds` set."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -41,15 +32,12 @@ def quantise(graph: Path, feeds: Feeds, way: Way, path: Path) -> None:
         quant_pre_process(graph, path, skip_symbolic_shape=True)
         model = onnx.load(path)
         _quantise_embeddings(model.graph)
-        onnx.save(way(model, feeds), path)
+        quantise_products(model, feeds)
+        onnx.save(model, path)
 
 
 def by_row(table: np.ndarray, levels: int = 127) -> tuple[np.ndarray, np.ndarray]:
-    """A float32 table as int8 of the same shape, and a float32 scale for each row.
-
-    Args:
-        levels: the largest integer.
-    """
+    """A float32 table as int8 of the same shape, `levels` at most, and a scale for each row."""
     scales = np.maximum(np.abs(table).max(axis=1), 1e-12) / levels
     return np.rint(table / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
@@ -89,7 +77,7 @@ def made_up_texts(tokenizer: "Tokenizer") -> list[str]:
     return [tokenizer.decode(random.integers(vocabulary, size=length)) for length in LENGTHS]
 
 
-def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProto":
+def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> None:
     """Put products of uint8 and int8 in place of those of float32 with constant weights.
 
     One scale for all channels of an input does not fit where some channels are far larger than
@@ -99,9 +87,6 @@ def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProt
     Args:
         model: which this changes.
         feeds: of texts; what goes beyond their values later on is cut.
-
-    Returns:
-        The same model.
     """
     from onnx import helper, numpy_helper
 
@@ -149,7 +134,6 @@ def quantise_products(model: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProt
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
-    return model
 
 
 def _ranges(
@@ -191,25 +175,3 @@ def _even(
     least, most = min(0.0, (low * factors).min()), max(0.0, (high * factors).max())
     scale = np.float32(max(most - least, 1e-12) / 255)
     return factors, scale, np.uint8(np.rint(-least / scale))
-
-
-def _by_block(model: "onnx.ModelProto", _feeds: Feeds) -> "onnx.ModelProto":
-    """Weights and inputs in blocks, each with a scale: slower, and nearly exact."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import (
-        DefaultWeightOnlyQuantConfig,
-        MatMulNBitsQuantizer,
-    )
-
-    settings = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=8
-    )
-    quantizer = MatMulNBitsQuantizer(model, algo_config=settings)
-    quantizer.process()
-    return quantizer.model.model
-
-
-# The faster first.
-WAYS: dict[str, Way] = {
-    "scales set beforehand": quantise_products,
-    f"a scale for each {BLOCK} weights": _by_block,
-}

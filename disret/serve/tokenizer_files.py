@@ -10,34 +10,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError
 from disret.encode.tokens import LONGEST
-from disret.files import follow_umask, read_json, whole_file, whole_folder, write_json
+from disret.files import read_json, whole_file, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
 
 NO_LIMIT = 2**31 - 1  # tokens of a text; FastEmbed wants a number
-
-
-def put_model(encoder: "SentenceTransformer", folder: Path) -> None:
-    """Save a model into a folder where there is none yet.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
-    from disret.encode.models import fingerprint, load_encoder
-
-    if (folder / "modules.json").exists():
-        if fingerprint(load_encoder(str(folder), "cpu")) != fingerprint(encoder):
-            raise UserError(f"{folder} holds another model; the export needs another folder.")
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds other files; the export needs a new folder.")
-    else:
-        with whole_folder(folder) as partial:
-            encoder.save_pretrained(str(partial), create_model_card=False)
-            follow_umask(partial)
 
 
 def backend_of(encoder: "SentenceTransformer") -> Any:

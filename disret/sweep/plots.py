@@ -87,12 +87,7 @@ def spread_out(values: Sequence[float], apart: float) -> list[float]:
 
 
 def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source: str) -> None:
-    """Queries per second by batch size.
-
-    Args:
-        lines: by encoder, queries per second by batch size.
-        source: data and machine, for the foot.
-    """
+    """Queries per second by batch size, a line for each encoder; `source` is for the foot."""
     with new_figure(path, 5.6, 4.6, source=source) as (figure, (axes,)):
         for name, speeds in lines.items():
             axes.plot(list(speeds), list(speeds.values()), "o-", label=name)
@@ -109,13 +104,7 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
 def new_figure(
     path: Path, width: float, height: float, panels: int = 1, source: str = "", sharey: bool = False
 ) -> Iterator[Any]:
-    """A figure and its panels side by side; it is saved if the block succeeds.
-
-    Args:
-        path: .png, .pdf or .svg.
-        width, height: in inches.
-        source: for the foot.
-    """
+    """A figure of some inches and its panels side by side; it is saved if the block succeeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -43,12 +43,8 @@ def write_report(
     """Write `sweep.csv` from `scores.csv` and `speed.csv`, then what `draw` makes of it.
 
     Args:
-        folder: of the sweep.
         depth: the teacher's number of layers.
         timed: the folder of the student that was timed, by `size`.
-
-    Returns:
-        The tables.
     """
     speeds = {row["encoder"]: row["queries_per_second"]  # of the last batch size, the largest
               for row in read_rows(folder / "speed.csv")}  # fmt: skip
@@ -85,11 +81,7 @@ def write_report(
 
 
 def draw(folder: Path) -> str:
-    """Write `tables.md` and three figures from `sweep.csv` and `speed.csv`.
-
-    Returns:
-        The tables.
-    """
+    """Write `tables.md` and three figures from `sweep.csv` and `speed.csv`; return the tables."""
     timings = read_rows(folder / "speed.csv")
     teacher, *found = read_sweep(folder)
     sets, largest = list(teacher.scores), max(teacher.speeds)
@@ -165,12 +157,7 @@ def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
 
 
 def speed_table(of_sizes: Sequence[Scored], teacher: Scored, queries: str) -> list[Row]:
-    """Speed-up of each size by batch size, beside the paper's of as many layers on NQ's queries.
-
-    Args:
-        of_sizes: a student of each size.
-        queries: the data set whose queries were encoded.
-    """
+    """Speed-up of a student of each size by batch size, beside the paper's on NQ's queries."""
     rows = []
     for student in of_sizes:
         what = f"{student.layers} of {teacher.layers} layers" if student.choice else student.name

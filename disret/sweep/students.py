@@ -97,8 +97,6 @@ def plan(depth: int, others: list[str]) -> list[Student]:
             check_layers(list(map(int, layers)), of_other)
         except ValueError:
             raise UserError(f"{other}: expected layers such as 0,5.") from None
-        except UserError as error:
-            raise UserError(f"{other}: {error}") from None
         name = " ".join(["from", Path(model).name, *(["layers", *layers] if layers else [])])
         students.append(Student(name, layers, other=model))
     if not students:

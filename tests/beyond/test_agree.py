@@ -2,6 +2,7 @@
 
 import re
 
+import faiss
 import numpy as np
 import pytest
 from conftest import as_rank_0_of, write_collection
@@ -116,6 +117,26 @@ def test_a_teacher_agrees_with_itself(call, owner, teacher, tmp_path):
     for name in ("overlap@3", "overlap@20", "rbo", "first", "first@10", "cosine"):
         assert row[name] == pytest.approx(1, abs=1e-4)
     assert "overlap@3" in outcome.out  # without a cut-off of ten
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
+def test_the_indexes_own_ranking_of_passages(call, owner, teacher, tmp_path, metric):
+    """Several vectors have one number, and some are of other lengths than 1."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((400, 32), dtype=np.float32)
+    index = faiss.IndexIDMap(faiss.IndexFlat(32, metric))
+    index.add_with_ids(vectors, random.integers(0, 40, 400))
+    faiss.write_index(index, str(tmp_path / "passages.faiss"))
+    outcome = call(
+        "beyond/agree", "--index", "passages.faiss", *LOG, "--document-encoder", teacher,
+        "--query-encoder", teacher, "small", "--output", "scores.csv", "--device", "cpu",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    own, other = read_rows(tmp_path / "scores.csv")
+    for name in ("overlap@10", "overlap@100", "rbo", "first", "first@10", "cosine"):
+        assert own[name] == pytest.approx(1, abs=1e-4)
+    assert other["overlap@10"] < 1
+    assert own["score_function"] is None
 
 
 def test_the_worst_show_texts(call, owner, teacher, tmp_path):

@@ -53,8 +53,18 @@ def test_overlap_by_hand():
 def test_no_hit_is_no_hit_in_common():
     """An approximate index may find fewer than k."""
     found = of_rows([[1, -1, -1], [-1, -1, -1]], [[1, 2, -1], [-1, -1, -1]])
-    assert found["overlap@3"] == pytest.approx([1 / 3, 0])
+    assert found["overlap@3"].tolist() == [1, 0]
+    assert found["rbo"] == pytest.approx([1, 0])
     assert found["first"].tolist() == [1, 0]
+    assert of_rows([[1, 2, 3]], [[1, -1, -1]])["overlap@3"] == pytest.approx([1 / 3])
+
+
+def test_passages_of_one_document():
+    """It may be found several times; its first place counts."""
+    rows = [[4, 4, 7, 4]]
+    for name, values in of_rows(rows, rows, [1, 3, 4]).items():
+        assert values.tolist() == pytest.approx([0 if name == "squared_distance" else 1]), name
+    assert of_rows(rows, [[7, 8, 9, 4]], [1, 4])["overlap@4"].tolist() == [1]
 
 
 def test_rbo_by_hand():

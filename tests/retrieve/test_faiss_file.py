@@ -307,7 +307,7 @@ def test_parameters_decide_how_far_it_looks(tmp_path, vectors, queries, kind, lo
 
 @pytest.mark.parametrize(
     "kind, name", [("HNSW4", "nprobe"), ("IVF8,Flat", "efSearch"), ("SQ8", "k_factor_rf"),
-                   ("Flat", "efSearch"), ("HNSW4", "efConstruction"), ("Flat", "verbose")]
+                   ("Flat", "efSearch")]
 )  # fmt: skip
 def test_parameters_that_an_index_lacks(tmp_path, vectors, kind, name):
     index = FaissFile(write(tmp_path / "x.faiss", kind, vectors))

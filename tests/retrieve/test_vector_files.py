@@ -125,7 +125,7 @@ def refused(path, dimension=D):
             np.zeros((3, 20), np.float32),
             "FILE has vectors of 20 dimensions, but those of the encoder have 24.",
         ),
-        (np.array([[{}]]), "FILE cannot be read as a NumPy array; it holds pickled objects."),
+        (np.array([[{}]]), "FILE is no NumPy array of numbers, or it is cut off."),
     ],
 )
 def test_arrays_of_another_shape(tmp_path, matrix, said):

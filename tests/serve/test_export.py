@@ -202,12 +202,7 @@ def test_what_a_report_says_of_the_index(teacher, tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    ("wanted", "int8"),
-    [(0.995, "scales set beforehand"), (0.999, "a scale for each 64 weights")],
-)
-def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, monkeypatch, wanted, int8):
-    monkeypatch.setattr(exports, "INT8_COSINE", wanted)
+def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path):
     model = load_encoder(str(real_teacher), "cpu")
     model[0].model = keep_layers(model[0].model, [0, 5])
     queries = ["what is dense retrieval?", "how many people live in berlin", "über naïve café 東京",
@@ -215,8 +210,8 @@ def test_int8_is_as_exact_as_it_must_be(real_teacher, tmp_path, monkeypatch, wan
                *QUERIES]  # fmt: skip
     checks = export(model, tmp_path / "out", queries)
     assert checks["float32_largest_difference"] < 1e-5
-    assert checks["int8"] == int8
-    assert wanted < checks["int8_mean_cosine"] < 1
+    assert checks["int8"] == "scales set beforehand"
+    assert 0.995 < checks["int8_mean_cosine"] < 1
     encoder = QueryEncoder.from_pretrained(tmp_path / "out", "int8")
     alone = [encoder.encode([query])[0] for query in queries]
     np.testing.assert_allclose(encoder.encode(queries), alone, atol=1e-6)
