@@ -20,10 +20,10 @@ from tiny import save_encoder
 from disret.devices import has_bfloat16, resolve_device, resolve_dtype
 from disret.distil.static import student_of_tokens
 from disret.encode.batches import BatchEncoder
+from disret.encode.encoders import open_encoder
 from disret.encode.models import load_encoder, place
 from disret.retrieve.index import Index, Shard, _write_shard
 from disret.retrieve.search import search
-from disret.serve.backends import TorchEncoder
 
 DEVICE = os.environ.get("DISRET_TEST_DEVICE", "cuda")
 HAS_GPU = torch.cuda.is_available()
@@ -112,7 +112,7 @@ def test_a_static_student(teacher):
 
 @of_a_gpu
 def test_timing_waits_for_the_device(teacher):
-    encoder = TorchEncoder(str(teacher), DEVICE)
+    encoder = open_encoder(str(teacher), device=DEVICE)
     for _ in range(20):
         encoder.run(TEXTS, 16)
         assert torch.cuda.current_stream().query(), "work was still under way"
@@ -195,7 +195,7 @@ def test_the_scripts_in_turn(call, teacher, queries, valid_queries, collection, 
         found[device] = [float(row[header.index("NDCG@10")]) for row in rows]
     assert found[DEVICE] == pytest.approx(found["cpu"], abs=0.01)
     outcome = call(
-        "ispeed", "--encoders", teacher, student, "--queries", queries, "--batch-sizes", 1, 16,
+        "ispeed", "--encoders", teacher, student, "--datasets", queries, "--batch-sizes", 1, 16,
         "--num-runs", 1, "--device", DEVICE, "--dtype", "float32",
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
