@@ -29,26 +29,6 @@ BATCH_SIZES = (4, 8, 16, 32, 64)  # of the timing
 SPEED = ("encoder", "batch_size", "queries_per_second", "parameters", "dataset")  # what is used
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
-    add = parser.add_argument
-    # fmt: off
-    add("--teacher", default="msmarco-bert-base-dot-v5", metavar="MODEL",
-        help="directory or hub name (default: %(default)s)")
-    add("--others", nargs="+", default=[], metavar="MODEL[:LAYERS]",
-        help="models that students start from as well, whole or cut, such as distilbert:0,5")
-    add("--datasets", nargs="+", default=list(datasets()), metavar="NAME|DIR",
-        help="data sets to score on (default: the paper's 15)")
-    add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
-    add("--output", type=Path, required=True, metavar="DIR",
-        help="where tables and figures go; students go to models/, in a folder of that name")
-    add("--jobs", type=threads, default=1, metavar="N",
-        help="students to distil at once: one for each GPU, or for each core of a small CPU")
-    add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
-    # fmt: on
-    return parser.parse_args()
-
-
 def main() -> None:
     args = parse_args()
     for name in args.datasets:
@@ -128,6 +108,26 @@ def time_encoders(args: argparse.Namespace, encoders: list[str], speed: Path) ->
             "--batch-sizes", *BATCH_SIZES, "--output", partial,
         )  # fmt: skip
         partial.replace(speed)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("--teacher", default="msmarco-bert-base-dot-v5", metavar="MODEL",
+        help="directory or hub name (default: %(default)s)")
+    add("--others", nargs="+", default=[], metavar="MODEL[:LAYERS]",
+        help="models that students start from as well, whole or cut, such as distilbert:0,5")
+    add("--datasets", nargs="+", default=list(datasets()), metavar="NAME|DIR",
+        help="data sets to score on (default: the paper's 15)")
+    add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
+    add("--output", type=Path, required=True, metavar="DIR",
+        help="where tables and figures go; students go to models/, in a folder of that name")
+    add("--jobs", type=threads, default=1, metavar="N",
+        help="students to distil at once: one for each GPU, or for each core of a small CPU")
+    add("distil", nargs="*", metavar="-- ARGUMENT", help="arguments of distill.py")
+    # fmt: on
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
