@@ -584,7 +584,7 @@ def test_queries_of_the_hub(script, teacher, queries, tmp_path):
     held_out_texts = [f"where is number {i}" for i in range(20)]
     hub.add_split("train", {"question": [f"{t}\n" for t in texts] + [texts[0], None]})
     hub.add_split("dev", {"question": held_out_texts})
-    hub.about = {"cardData": {"license": "cc-by-4.0"}}
+    hub.about = {"tags": ["license:cc-by-4.0"]}
     named, held_out = "hub:someone/set#question", "hub:someone/set:dev#question"
     here = {"env": hub_environment(tmp_path, hub.url)}
 
