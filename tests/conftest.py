@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items) -> None:
 
 
 def _is_long(item) -> bool:
-    return item.path.name == "test_kills.py" or item.get_closest_marker("real") is not None
+    return any(item.get_closest_marker(name) for name in ("kill", "real", "long"))
 
 
 def set_home(monkeypatch, folder: Path) -> None:

@@ -402,7 +402,7 @@ def test_judgments_of_unknown_documents(call, arguments, collection):
 @pytest.mark.parametrize(
     ("dtype", "index_dtype", "dataset", "published", "tolerance"),
     [("float32", "float32", "nfcorpus", 0.3159, 0.0005),
-     ("auto", "float16", "scifact", 0.6451, 0.002)],
+     pytest.param("auto", "float16", "scifact", 0.6451, 0.002, marks=pytest.mark.long)],
 )  # fmt: skip
 def test_published_scores_of_minilm(
     call,

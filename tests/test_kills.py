@@ -1,6 +1,6 @@
 """Killed at random moments, each script goes on to the bytes of an unbroken run.
 
-One kill of each kind, or with `-m fifty` fifty. The moments are drawn from a seed; the signals take
+One kill of each kind, or with `-m long` fifty. The moments are drawn from a seed; the signals take
 turns. Afterwards nothing half written is left.
 """
 
@@ -119,12 +119,13 @@ def stable(path: Path) -> object:
     return path.read_bytes()
 
 
-FIFTY = [pytest.param(script, count, marks=pytest.mark.fifty) for script, count in KILLS.items()]
+FIFTY = [pytest.param(script, count, marks=pytest.mark.long) for script, count in KILLS.items()]
+ONCE = [(script, 1) for script in KILLS if script != "sweep"]  # which has one in test_sweep.py
 
 
 @pytest.mark.kill
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("script", "count"), [*FIFTY, *((script, 1) for script in KILLS)])
+@pytest.mark.parametrize(("script", "count"), [*FIFTY, *ONCE])
 def test_killed_at_random_moments(start, script, count):
     world = start("unbroken")
     seconds = finish(begin(script, world))
@@ -159,6 +160,7 @@ class CutOff(BaseException):
     """What a kill between two steps comes to, each of which happens whole or not at all."""
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("script", ["distill", "benchmark", "export"])
 def test_cut_off_before_each_step(start, script, call, monkeypatch):
     """A file appears by `Path.replace`: the n-th does not happen, for every n."""

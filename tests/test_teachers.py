@@ -220,7 +220,8 @@ def test_prompts_and_dimensions(call, teacher, texts, tmp_path):
 
 
 @pytest.mark.kill
-def test_killed_ten_times_no_text_is_paid_for_twice(black_box, other, call, tmp_path, home):
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_killed_no_text_is_paid_for_twice(black_box, other, call, tmp_path, home, times):
     """But those of the block in flight; and the vectors are those of an unbroken run."""
     queries, valid = tmp_path / "many.txt", tmp_path / "some.txt"
     queries.write_text("".join(f"query {i} of {i % 11}\n" for i in range(9 * BLOCK)))
@@ -233,7 +234,7 @@ def test_killed_ten_times_no_text_is_paid_for_twice(black_box, other, call, tmp_
     black_box.embed = lambda texts: time.sleep(0.01) or answer(texts)
     chance = random.Random(0)
     kills = sent = 0
-    while kills < 10:
+    while kills < times:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
         target = sent + chance.randint(1, BLOCK)
         while sum(black_box.texts.values()) < target and process.poll() is None:
