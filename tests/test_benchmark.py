@@ -397,12 +397,13 @@ def test_judgments_of_unknown_documents(call, arguments, collection):
     assert not list(paths.INDEXES.rglob("*.faiss"))  # found before the documents were encoded
 
 
+@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize(
     ("dtype", "index_dtype", "dataset", "published", "tolerance"),
     [("float32", "float32", "nfcorpus", 0.3159, 0.0005),
-     pytest.param("auto", "float16", "scifact", 0.6451, 0.002, marks=pytest.mark.long)],
+     ("auto", "float16", "scifact", 0.6451, 0.002)],
 )  # fmt: skip
 def test_published_scores_of_minilm(
     call,

@@ -44,7 +44,7 @@ def test_make_help_lists_the_targets():
         "sweep",
         "paper",
         "test",
-        "kills",
+        "long",
         "infinity",
         "runtimes",
         "lint",
