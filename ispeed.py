@@ -27,6 +27,7 @@ from disret.command_line import UserError, positive, say, threads
 from disret.data.collection import check_name, default_split, find_collections
 from disret.data.download import mirror_from
 from disret.data.queries import read_queries
+from disret.data.text_files import file_of
 from disret.devices import device_name, resolve_device, resolve_dtype, versions
 from disret.encode.encoders import Encoder, named, open_encoder
 from disret.encode.timings import peak_growth
@@ -160,11 +161,11 @@ def load_queries(args: argparse.Namespace) -> dict[str, list[str]]:
         names = sorted(path.name for path in paths.COLLECTIONS.glob("[!.]*") if path.is_dir())
     if not names:
         raise UserError("there are no queries to time on: name data sets or files of queries.")
-    files = [Path(name) for name in names if Path(name).is_file()]
-    names = [name for name in names if not Path(name).is_file()]
+    files = [name for name in names if file_of(name)[0].is_file()]
+    names = [name for name in names if name not in files]
     for name in names:
         check_name(name)
-    query_sets = {file.name: read_queries([file], args.max_sentences) for file in files}
+    query_sets = {Path(file).name: read_queries([file], args.max_sentences) for file in files}
     for name in names:
         split = default_split(name)
         for collection in find_collections(name, mirror_from(args.mirror)):

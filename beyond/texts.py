@@ -20,7 +20,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from disret.command_line import UserError, argument_parser, progress_bar, run
-from disret.data.sentences import sentences_of
+from disret.distil.training_data import sentences_of
 from disret.files import check_writable, readable, whole_file
 
 MANUAL = re.compile(r"\.[1-9][a-z]*$")

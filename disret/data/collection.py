@@ -6,12 +6,12 @@ The corpus is read as a stream and never held; queries and judgments are.
 import difflib
 import functools
 import hashlib
-import itertools
 import json
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ from disret import paths
 from disret.command_line import UserError, say
 from disret.data.catalog import datasets
 from disret.data.download import fetch_folder
-from disret.data.queries import is_text
+from disret.data.text_files import GRADES, IDS, QUERY_IDS, is_text, lines, named, unpacked
 from disret.files import checksum, readable
 
+GRADE = re.compile(r"[-+]?\d{1,6}(\.0*)?")
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 
 
@@ -53,12 +54,11 @@ class Collection:
 
     def fingerprint(self, split: str | None = None) -> str:
         """SHA-256 of the corpus file, or with `split` of the queries and judgments as well."""
-        files = ["corpus.jsonl"]
+        files = [_file(self.folder, "corpus.jsonl")]
         if split is not None:
-            files += ["queries.jsonl", f"qrels/{split}.tsv"]
+            files += [_file(self.folder, "queries.jsonl"), self.folder / "qrels" / f"{split}.tsv"]
         digest = hashlib.sha256()
-        for name in files:
-            path = readable(self.folder / name)
+        for path in map(readable, files):
             status = path.stat()
             digest.update(bytes.fromhex(_checksum(path, status.st_size, status.st_mtime_ns)))
         return digest.hexdigest()
@@ -73,13 +73,13 @@ class Collection:
             UserError: the corpus is missing, or has a broken line, one without `_id` or `text` or,
                 found at its end, a duplicate (the message gives the line number).
         """
-        for start, record in _records(self.folder / "corpus.jsonl", offset):
+        for start, record in _records(_file(self.folder, "corpus.jsonl"), offset):
             # As BEIR's encoders read them.
             yield Document(start, record["_id"], f"{record['title']} {record['text']}".strip())
 
     def queries(self) -> dict[str, str]:
         """All queries, id to text, of every split."""
-        records = _records(self.folder / "queries.jsonl")
+        records = _records(_file(self.folder, "queries.jsonl"))
         return {query["_id"]: query["text"] for _, query in records}
 
     def split_queries(self, split: str) -> list[str]:
@@ -97,10 +97,17 @@ class Collection:
             UserError: a malformed line, or no judgment is left.
         """
         qrels: Qrels = {}
+        twice = 0
         for query, document, grade in self._judgments(split):
-            qrels.setdefault(query, {})[document] = grade
+            twice += document in qrels.setdefault(query, {})
+            qrels[query][document] = grade
+        if twice:
+            say(f"{self.name}: {twice} documents are judged twice; the last grade counts.")
+        if own := sum(grades.get(query, 0) > 0 for query, grades in qrels.items()):
+            say(f"{self.name}: BEIR never counts a document that has its query's id as a hit, but "
+                f"{own} of these are judged relevant.")  # fmt: skip
         known = {query: grades for query, grades in qrels.items() if query in queries}
-        self._check_known("query", "queries", split, len(qrels), len(known))
+        self._check_known("query", "queries", split, list(qrels), queries)
         return known
 
     def judged(self, split: str) -> tuple[dict[str, str], Qrels]:
@@ -118,41 +125,70 @@ class Collection:
         Raises:
             UserError: none of those judged is there.
         """
-        judged = {document for grades in qrels.values() for document in grades}
-        known = judged.intersection(ids)
-        self._check_known("document", "documents", split, len(judged), len(known))
+        judged = list(dict.fromkeys(chain.from_iterable(qrels.values())))
+        self._check_known("document", "documents", split, judged, ids)
 
-    def _check_known(self, one: str, several: str, split: str, judged: int, known: int) -> None:
+    def _check_known(
+        self, one: str, several: str, split: str, judged: Sequence[str], ids: Iterable[str]
+    ) -> None:
+        known = len(set(judged).intersection(ids))
         if not known:
-            raise UserError(f"{self.folder}/qrels/{split}.tsv has no judgment of a known {one}.")
-        if known < judged:
+            path = self.folder / "qrels" / f"{split}.tsv"
+            theirs, ours = (next(iter(each), "") for each in (judged, ids))
+            raise UserError(
+                f"{path} has no judgment of a known {one}: it names {theirs!r} and so on, but the "
+                f"{several} are {ours!r} and so on."
+            )
+        if known < len(judged):
             say(
-                f"{self.name}: the judgments name {judged - known} {several} that the collection "
-                "does not have."
+                f"{self.name}: the judgments name {len(judged) - known} {several} that the "
+                "collection does not have."
             )
 
     def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
-        """Query, document and grade of each judgment: BEIR's three columns, or TREC's four.
+        """Query, document and grade of each judgment.
 
-        The first line may be a header, whose last column is no number.
+        Columns are BEIR's three or TREC's four, or as a header names them, in quotes where CSV
+        writes them so. A first line without a grade in its last column is a header.
         """
-        path = self.folder / "qrels" / f"{split}.tsv"
-        with readable(path).open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                columns = line.rstrip("\r\n").split("\t")
-                if len(columns) == 1:
-                    columns = line.split()
-                has_grade = re.fullmatch(r"\s*[-+]?\d{1,6}\s*", columns[-1])
-                if number == 1 and not has_grade:
-                    continue
-                if len(columns) not in (3, 4) or not has_grade:
-                    raise UserError(
-                        f"{path}, line {number}: expected query, document and a grade of "
-                        "up to six digits."
-                    )
-                yield columns[0], columns[-2], int(columns[-1])
+        path, places, width = self.folder / "qrels" / f"{split}.tsv", None, 0
+        for number, line in lines(path):
+            if not line.strip():
+                continue
+            cells = line.rstrip().split("\t")
+            cells = list(map(_unquoted, cells)) if len(cells) > 1 else line.split()
+            is_first = not width
+            if is_first:
+                width = len(cells)
+                places = _places_in(cells) or ((0, -2, -1) if width in (3, 4) else None)
+            has_grade = places and len(cells) == width and GRADE.fullmatch(cells[places[2]])
+            if has_grade:
+                query, document, grade = (cells[place] for place in places)
+                yield query, document, int(float(grade))
+            elif not (is_first and places):  # a header
+                raise UserError(
+                    f"{path}, line {number}: expected query, document and a grade of up to six "
+                    "digits."
+                )
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes that CSV has around it, as BEIR reads judgments."""
+    return cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell, re.DOTALL) else cell
+
+
+def _places_in(header: Sequence[str]) -> tuple[int, ...] | None:
+    """Where query, document and grade stand, if a line names all three."""
+    names = list(map(named, header))
+    kinds = ((*QUERY_IDS, "query"), (*IDS, "document", "doc"), GRADES)
+    found = [[names.index(name) for name in kind if name in names][:1] for kind in kinds]
+    return tuple(chain.from_iterable(found)) if all(found) else None
+
+
+def _file(folder: Path, name: str) -> Path:
+    """A file of a collection, or where it is gzipped, that."""
+    packed = folder / f"{name}.gz"
+    return packed if packed.exists() and not (folder / name).exists() else folder / name
 
 
 @functools.cache
@@ -184,12 +220,15 @@ def _installed(name: str) -> bool:
     return not is_path and (paths.COLLECTIONS / name).is_dir()
 
 
-def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
+def find_collections(
+    name: str, mirror: str | None = None, others: Iterable[str] = ()
+) -> list[Collection]:
     """The collections behind a name or directory, downloaded on first use.
 
     Args:
         name: a data set of the catalog, or a directory in BEIR's layout.
         mirror: see `disret.data.download.fetch`.
+        others: names beside it; a directory called as another is called with its parent's name.
 
     Returns:
         One collection; several for a data set made of parts (CQADupStack's twelve forums), each
@@ -201,15 +240,18 @@ def find_collections(name: str, mirror: str | None = None) -> list[Collection]:
     check_name(name)
     folder = paths.COLLECTIONS / name
     if name in datasets():
+        if Path(name).is_dir() and not folder.exists():
+            say(f"{name} is BEIR's; the folder that is here is called ./{name}.")
         # BEIR's archives hold one folder of the data set's name.
         needed = ("corpus.jsonl", "queries.jsonl", f"{default_split(name)}.tsv")
         fetch_folder(datasets()[name].archive, folder, needed, mirror, inner=name)
     elif not _installed(name):
         folder = Path(name).resolve()
-        name = folder.name
-    if (folder / "corpus.jsonl").exists():
+        alike = [each for each in others if each != name and Path(each).name == folder.name]
+        name = f"{folder.parent.name}-{folder.name}" if alike else folder.name
+    if _file(folder, "corpus.jsonl").exists():
         return [Collection(name, folder)]
-    parts = sorted(path.parent for path in folder.glob("*/corpus.jsonl"))
+    parts = sorted({path.parent for path in folder.glob("*/corpus.jsonl*")})
     if not parts:
         raise UserError(f"{folder} has no corpus.jsonl; see BEIR for the layout of a collection.")
     return [Collection(f"{name}/{part.name}", part) for part in parts]
@@ -247,7 +289,7 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
     import numpy as np
 
     hashes = array("q")
-    with readable(path).open("rb") as file:
+    with unpacked(path) as file:
         end = file.seek(offset)
         for number, line in enumerate(file, start=1):
             start, end = end, end + len(line)
@@ -272,5 +314,5 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
     first = np.unique(hashes, return_index=True)[1]
     if len(first) < len(hashes):
         second = np.setdiff1d(np.arange(len(hashes)), first)[0]
-        _, record = next(itertools.islice(_records(path, offset), second, None))
+        _, record = next(islice(_records(path, offset), second, None))
         raise UserError(f"{path}, record {second + 1}: a second {record['_id']!r}.")

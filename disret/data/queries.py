@@ -3,22 +3,31 @@
 python -m disret.data.queries        # MS MARCO's, into downloads/
 """
 
-import gzip
 import itertools
-import json
 import random
 import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from disret import paths
-from disret.command_line import UserError, add_mirror, argument_parser, progress_bar, run, say
+from disret.command_line import (
+    UserError,
+    add_mirror,
+    argument_parser,
+    progress_bar,
+    run,
+    say,
+    shortened,
+)
 from disret.data.catalog import MSMARCO_QUERIES
 from disret.data.download import fetch_folder, mirror_from
 from disret.data.hub import HUB, Stream, look_up, parse_name
-from disret.files import kept, readable, text_sha256
+from disret.data.text_files import file_of, is_text, lines, open_table
+from disret.files import kept, text_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,19 +51,18 @@ class Source(NamedTuple):
     weight: float = 1.0
 
 
-def query_source(text: str) -> Path | str:
-    """The type of an argument that names a file, or with `hub:` a data set, of queries.
+def query_source(text: str) -> str:
+    """The type of an argument that names queries: FILE[#COLUMN], or `hub:` and a data set.
 
     Raises:
         UserError: what begins with `hub:` is no name of a data set.
     """
-    if not text.startswith(HUB):
-        return Path(text)
-    parse_name(text)
+    if text.startswith(HUB):
+        parse_name(text)
     return text
 
 
-def weighted_source(text: str) -> tuple[Path | str, float]:
+def weighted_source(text: str) -> tuple[str, float]:
     """The type of an argument that names queries, and perhaps with `@2` how often to show each.
 
     Raises:
@@ -69,12 +77,12 @@ def weighted_source(text: str) -> tuple[Path | str, float]:
 
 
 def read_queries(names: Sequence[Path | str], limit: int | None = None) -> list[str]:
-    """Read queries from files and data sets of the hub, in order.
+    """Read queries from files and data sets of the hub, in order, and say how many there are.
 
-    The name of a file says the format: `.tsv` has `id<TAB>text` lines, `.jsonl` has objects with
-    `text`, anything else one query a line; `.gz` may follow. Blank lines are skipped and counted.
-    Of a data set, `hub:NAME[/CONFIG][:SPLIT]#COLUMN`, each text is taken once, on one line, and a
-    copy of its revision is kept under `downloads/queries`.
+    Files are read as `open_table` does; `log.csv#search term` names a column, else it is the one
+    that is called `text`, `query` or the like, or that is not of ids. Blank lines are skipped and
+    counted. Of a data set, `hub:NAME[/CONFIG][:SPLIT]#COLUMN`, each text is taken once, on one
+    line, and a copy of its revision is kept under `downloads/queries`.
 
     Args:
         limit: stop after so many queries.
@@ -84,10 +92,10 @@ def read_queries(names: Sequence[Path | str], limit: int | None = None) -> list[
 
     Raises:
         UserError: a file is missing, empty or not UTF-8, or has a malformed line (the message
-            gives file and line number); or the hub does not answer, or has no such data set,
-            or that has no such column of texts.
+            gives file and line number), or no column of texts; or the hub does not answer, or has
+            no such data set, or that has no such column.
     """
-    return _read([_look_at(name) for name in names], limit)[0]
+    return _together(_read([_look_at(name) for name in names], limit))
 
 
 def training_queries(
@@ -101,7 +109,8 @@ def training_queries(
     Args:
         names: with each, how often a pass shows its queries; of a number below 1, so many of them
             are taken, always the same. MS MARCO's training queries, if none is given.
-        valid_names: MS MARCO's development queries, if none is given.
+        valid_names: if none is given, those of `names` that are `held_out`, or with none of these
+            MS MARCO's development queries.
         limit: train on so many only.
 
     Returns:
@@ -110,24 +119,55 @@ def training_queries(
     Raises:
         UserError: as `read_queries`, or no validation query is left.
     """
-    is_default = {"training": not names, "validation": not valid_names}
-    if not (names and valid_names):
+    of_msmarco = {"training": not names, "validation": not (names or valid_names)}
+    if not names:
         train, dev = msmarco_queries(mirror)
-        names, valid_names = names or [(train, 1.0)], valid_names or [dev]
+        names, valid_names = [(train, 1.0)], valid_names or [dev]
     to_train = [_look_at(name, weight) for name, weight in names]
-    to_validate = [_look_at(name) for name in valid_names]
-    queries, training = _read(to_train, limit)
-    valid_queries, validation = _read(to_validate)
-    seen = set(queries)
-    unseen = [query for query in valid_queries if query not in seen]
-    if not unseen:
-        raise UserError("every validation query is among the training queries; name others.")
-    if left_out := len(valid_queries) - len(unseen):
-        say(f"left out {left_out} validation queries that are among the training queries.")
-    sources = {"training": training, "validation": validation}
-    for use in filter(is_default.get, sources):
-        sources[use] = [source._replace(name="MS MARCO") for source in sources[use]]
-    return queries, unseen, sources
+    to_validate = [_look_at(name) for name in valid_names]  # before the long work
+    training = _read(to_train, limit)
+    queries = _together(training)
+    if to_validate:
+        validation = _read(to_validate)
+        seen = set(queries)
+        valid = [query for query in _together(validation) if query not in seen]
+        if left_out := len(_together(validation)) - len(valid):
+            say(f"left out {left_out} validation queries that are among the training queries.")
+        if not valid:
+            raise UserError("every validation query is among the training queries; name others.")
+    else:
+        valid = list(dict.fromkeys(itertools.compress(queries, held_out(queries))))
+        out = set(valid)
+        training = [(one, [text for text in own if text not in out]) for one, own in training]
+        validation = [(Source("held out of these"), valid)]
+        say(f"{len(valid):,} of them are held out, to validate on.")
+    sources = {
+        use: [source._replace(count=len(own), **({"name": "MS MARCO"} if of_msmarco[use] else {}))
+              for source, own in found]
+        for use, found in (("training", training), ("validation", validation))
+    }  # fmt: skip
+    return _together(training), valid, sources
+
+
+def held_out(texts: Sequence[str], share: float = 0.02, most: int = 5000) -> np.ndarray:
+    """Which texts to validate on, bool [n_texts]: one at least, and not all.
+
+    A text goes there by its SHA-256, so that neither order nor repetition matters.
+
+    Args:
+        share: of the texts, to validate on; about, as chance has it.
+        most: different texts to validate on.
+
+    Raises:
+        UserError: there are fewer than two different texts.
+    """
+    digests = b"".join(sha256(text.encode()).digest()[:8] for text in texts)
+    drawn = np.frombuffer(digests, "<u8")
+    order = np.unique(drawn)
+    if len(order) < 2:
+        raise UserError("one text is too few to train and to validate on; give two at least.")
+    chosen = max(1, min(int((order / 2.0**64 < share).sum()), most, len(order) - 1))
+    return drawn <= order[chosen - 1]
 
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
@@ -137,106 +177,66 @@ def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:
     return folder / names[0], folder / names[1]
 
 
-def _read(looked: Sequence[Source], limit: int | None = None) -> tuple[list[str], list[Source]]:
-    """The queries of some sources, and these with what has been read of each."""
-    queries: list[str] = []
-    sources = []
-    blank, room = 0, limit
+def _read(looked: Sequence[Source], limit: int | None = None) -> list[tuple[Source, list[str]]]:
+    """Each source with its queries."""
+    found: list[tuple[Source, list[str]]] = []
     for source in looked:
-        own: list[str] = []
-        for text in _texts(source) if room != 0 else ():
-            if text:
-                own.append(text)
-            else:
-                blank += 1
+        room = None if limit is None else limit - len(_together(found))
+        name, texts = _texts(source)
+        own, blank = [], 0
+        for text in texts if room != 0 else ():
+            blank += not text
+            own += [text] if text else []
             if len(own) == room:
                 break
         if not own and room != 0:
             raise UserError(f"{source.name} holds no queries.")
-        room = None if room is None else room - len(own)
+        if own:
+            such = "; ".join(repr(shortened(text)) for text in own[:3])
+            also = f" ({blank:,} blank lines are skipped)" if blank else ""
+            say(f"{name}: {len(own):,} queries{also}, such as: {such}.")
         if source.weight < 1:
             chance = random.Random(0)
             own = [query for query in own if chance.random() < source.weight]
             if not own:
                 raise UserError(f"{source.name}@{source.weight:g} leaves none of its queries.")
-        queries += own
-        sources.append(source._replace(count=len(own), weight=max(1.0, source.weight)))
-    if blank:
-        say(f"skipped {blank} blank lines in {', '.join(source.name for source in looked)}.")
-    return queries, sources
+        found.append((source._replace(weight=max(1.0, source.weight)), own))
+    return found
+
+
+def _together(found: Sequence[tuple[Source, list[str]]]) -> list[str]:
+    return [text for _, own in found for text in own]
 
 
 def _look_at(name: Path | str, weight: float = 1.0) -> Source:
     """A source that is there, of which nothing is read yet."""
-    if isinstance(name, str) and name.startswith(HUB):
+    name = str(name)
+    if name.startswith(HUB):
         return Source(name, 0, *look_up(name), weight)
-    return Source(str(readable(Path(name))), weight=weight)
+    file, column = file_of(name)
+    open_table(file, column).text_column(column)
+    return Source(name, weight=weight)
 
 
-def _texts(source: Source) -> Iterator[str | None]:
-    """The query of each line of a file, or of a copy of a data set; none for a blank line."""
-    file = Path(source.name)
+def _texts(source: Source) -> tuple[str, Iterator[str | None]]:
+    """What is read, for people, and its queries; none for a blank line."""
     if source.revision is not None:
         key = text_sha256(map(str, (*parse_name(source.name), source.revision)), "queries ")[:32]
         file = paths.DOWNLOADS / "queries" / f"{key}.txt"
         kept(file, lambda partial: _copy(source, partial))
-    suffix = Path(file.name.removesuffix(".gz")).suffix
-    parse = {".tsv": _from_tsv, ".jsonl": _from_jsonl}.get(suffix, str.strip)
-    return (text for _, text in read_lines(file, parse))
+        return source.name, (text for _, text in lines(file))
+    file, column = file_of(source.name)
+    table = open_table(file, column)
+    number = table.text_column(column)
 
+    def texts() -> Iterator[str | None]:
+        for line, (text,) in table.rows(number):
+            if text is not None and not is_text(text):
+                raise UserError(f"{file}, line {line}: {shortened(repr(text))} is no text.")
+            yield text and text.strip()
 
-def read_lines(file: Path, parse: Callable[[str], Any]) -> Iterator[tuple[int, Any]]:
-    """The number of each line of a text file, perhaps gzipped, and what it holds, if anything.
-
-    Args:
-        parse: gives what a line holds, or raises `ValueError`.
-
-    Raises:
-        UserError: a line is not UTF-8 or not of that form (the message gives its number), or the
-            file is damaged.
-    """
-    number = 0
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            for number, raw in enumerate(stream, start=1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                yield number, parse(line) if line.strip() else None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}, line {number}: not UTF-8 text.") from None
-    except ValueError as error:
-        raise UserError(f"{file}, line {number}: {error}.") from None
-    except (gzip.BadGzipFile, zlib.error, EOFError):
-        raise UserError(f"{file} is not a whole gzip file.") from None
-
-
-def _from_tsv(line: str) -> str:
-    columns = line.split("\t")
-    if len(columns) != 2 or not columns[1].strip():
-        raise ValueError(f"expected id<TAB>text, found {len(columns)} columns: {line[:60]!r}")
-    return columns[1].strip()
-
-
-def _from_jsonl(line: str) -> str:
-    text = json_object(line).get("text")
-    if not is_text(text) or not text.strip():
-        raise ValueError(f'"text" is missing or no text: {line[:60]!r}')
-    return text.strip()
-
-
-def json_object(line: str) -> dict[str, Any]:
-    """The object that a line of JSON holds, or `ValueError`."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(f"expected a JSON object: {line[:60]!r}")
-    return record
-
-
-def is_text(value: Any) -> bool:
-    """Whether a value of JSON is a text without half a surrogate pair, as cut texts may have."""
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+    is_plain = table.first and len(table.columns) == 1
+    return f"{file}" if is_plain else f"{file}, column {table.columns[number]}", texts()
 
 
 def _copy(source: Source, path: Path) -> None:

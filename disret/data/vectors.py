@@ -1,4 +1,4 @@
-"""Texts with embeddings that somebody has already, to distil from; and which to validate on."""
+"""Texts with embeddings that somebody has already, to distil from."""
 
 import itertools
 import json
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,15 @@ import numpy as np
 from disret import paths
 from disret.command_line import UserError, progress_bar, say, shortened
 from disret.data.hub import BLOCK, FORM, HUB, Stream, look_up, parse_name, reading
-from disret.data.queries import columns_of, is_of_texts, is_text, json_object, read_lines
+from disret.data.queries import columns_of, is_of_texts
+from disret.data.text_files import IDS, QUERY_IDS, TEXTS, is_text, named, objects, suffix_of
 from disret.files import checksum_path, is_as_noted, kept, readable, text_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".npz")
-TEXT_COLUMNS = ("text", "query", "sentence")
+FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".npz")  # but for .npz, perhaps with .gz
+SAME = 0.9999  # cosine of two vectors of a text that differ by a service's noise alone
 VECTOR_COLUMNS = ("embedding", "vector", "emb", "embeddings")
 
 Row = tuple[str, Any, Any]  # where it stands; a text and a vector, or what is in their place
@@ -64,12 +64,12 @@ def read_vectors(sources: Sequence[str]) -> Vectors:
     time, or a data set of the hub another revision.
 
     Args:
-        sources: names. A name says the format: `.parquet`; `.jsonl` or `.jsonl.gz` (objects);
+        sources: names. A name says the format: `.parquet`; `.jsonl` and the like (objects);
             `.npz` (arrays `texts` and `embeddings`); or `hub:NAME[/CONFIG][:SPLIT]`, a data set of
             the hub: what follows a second slash is the config, and the split is `train` unless
-            it is given. The text is in the column `text`, `query` or `sentence`, or in the only
-            one of texts; the vector in `embedding`, `vector`, `emb` or `embeddings`, or in the
-            only one of lists of floats.
+            it is given. The text is in the column that is called so as in `TEXTS`, or in the only
+            one of texts that is not called as ids are; the vector in `embedding`, `vector`, `emb`
+            or `embeddings`, or in the only one of lists of floats. What is taken is said.
 
     Returns:
         Each text once, in order and as it is written there, spaces included.
@@ -87,11 +87,11 @@ def read_vectors(sources: Sequence[str]) -> Vectors:
         path.unlink(missing_ok=True)  # as both are made together
 
     def copy(partial: Path) -> None:
-        named = list(zip(sources, versions, strict=True))
-        for name, version in named:  # before the long work
-            if next(_rows(name, version), None) is None:
+        versioned = list(zip(sources, versions, strict=True))
+        for name, version in versioned:  # before the long work
+            if next(_rows(name, version, tell=True), None) is None:
                 raise UserError(f"{name} holds no rows.")
-        rows = itertools.chain.from_iterable(itertools.starmap(_rows, named))
+        rows = itertools.chain.from_iterable(itertools.starmap(_rows, versioned))
         texts = _copy(rows, partial)
         lines = "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in texts)
         kept(texts_path, lambda file: file.write_bytes(lines.encode()))
@@ -109,28 +109,6 @@ def is_normalised(embeddings: np.ndarray) -> bool:
     rows = np.linspace(0, len(embeddings) - 1, min(len(embeddings), 1000)).astype(int)
     lengths = np.linalg.norm(embeddings[rows], axis=1)
     return bool((np.abs(lengths - 1) <= 1e-3).all())
-
-
-def split(vectors: Vectors, share: float = 0.02, most: int = 5000) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on and row numbers to validate on, ascending, one of each at least.
-
-    A text goes there by its SHA-256, so that the order of the rows does not matter.
-
-    Args:
-        share: of the texts, to validate on; about, as chance has it.
-        most: texts to validate on.
-
-    Raises:
-        UserError: there are fewer than two texts.
-    """
-    count = len(vectors.texts)
-    if count < 2:
-        raise UserError("one text is too few to train and to validate on; give two at least.")
-    digests = b"".join(sha256(text.encode()).digest()[:8] for text in vectors.texts)
-    drawn = np.frombuffer(digests, "<u8")
-    chosen = max(1, min(int((drawn / 2.0**64 < share).sum()), most, count - 1))
-    order = np.argsort(drawn)
-    return np.sort(order[chosen:]), np.sort(order[:chosen])
 
 
 def _copy(rows: Iterable[Row], path: Path) -> Iterable[str]:
@@ -156,14 +134,15 @@ def _copy(rows: Iterable[Row], path: Path) -> Iterable[str]:
                 vectors.seek(row * vector.nbytes)
                 earlier = np.frombuffer(vectors.read(vector.nbytes), "<f4")
                 vectors.seek(0, os.SEEK_END)
-                if not np.isclose(vector, earlier, rtol=1e-3, atol=1e-4).all():
+                lengths = np.linalg.norm(vector) * np.linalg.norm(earlier)
+                if vector @ earlier <= SAME * lengths and (vector != earlier).any():
                     raise UserError(f"{place}: {shortened(text)!r} had another vector before.")
                 repeated += 1
                 continue
             vectors.write(vector.tobytes())
             bar.update()
     if repeated:
-        say(f"left out {repeated} rows that repeat a text and its vector.")
+        say(f"{repeated:,} rows repeat a text, each with the same vector; the first is kept.")
     return seen
 
 
@@ -184,27 +163,28 @@ def _version(name: str) -> str:
         if parse_name(name)[-1]:
             raise UserError(f"{name}: columns of vectors are not named; write {FORM}.")
         return look_up(name)[0]
-    if not name.endswith(FORMATS):
+    if suffix_of(Path(name)) not in FORMATS:
         raise UserError(f"{name} is neither {HUB}NAME nor a file in {', '.join(FORMATS)}.")
     path = readable(Path(name)).resolve()
     return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
 
 
-def _rows(name: str, version: str) -> Iterator[Row]:
+def _rows(name: str, version: str, tell: bool = False) -> Iterator[Row]:
+    """The rows of a source; `tell` says which columns are taken."""
     with reading(name):
         if name.startswith(HUB):
             stream = Stream(name, version)
-            columns = _columns(name, stream.schema())
+            columns = _columns(name, stream.schema(), tell)
             yield from _arrow_rows(name, stream.batches(columns), columns)
-        elif name.endswith(".parquet"):
+        elif (suffix := suffix_of(Path(name))) == ".parquet":
             from pyarrow.parquet import ParquetFile
 
             # Else a row group, perhaps the whole file, is read as one.
             with ParquetFile(name, buffer_size=1 << 18, pre_buffer=False) as file:
-                columns = _columns(name, file.schema_arrow)
+                columns = _columns(name, file.schema_arrow, tell)
                 batches = file.iter_batches(BLOCK, columns=columns, use_threads=False)
                 yield from _arrow_rows(name, batches, columns)
-        elif name.endswith(".npz"):
+        elif suffix == ".npz":
             with np.load(name) as arrays:
                 texts, vectors = arrays["texts"].tolist(), arrays["embeddings"]
             if len(texts) != len(vectors):
@@ -212,7 +192,7 @@ def _rows(name: str, version: str) -> Iterator[Row]:
             for number, (text, vector) in enumerate(zip(texts, vectors, strict=True), start=1):
                 yield f"{name}, row {number}", text, vector
         else:
-            yield from _json_rows(name)
+            yield from _json_rows(name, tell)
 
 
 def _arrow_rows(
@@ -226,23 +206,30 @@ def _arrow_rows(
             yield f"{name}, row {number}", text, vector.values
 
 
-def _json_rows(name: str) -> Iterator[Row]:
+def _json_rows(name: str, tell: bool) -> Iterator[Row]:
     import pyarrow as pa
 
     columns: list[str] = []
-    for number, record in read_lines(Path(name), json_object):
-        if record is None:
-            continue
+    for number, record in objects(Path(name)):
+        if not isinstance(record, dict):
+            raise UserError(f"{name}, line {number}: expected a JSON object.")
         if not columns:
             fields = [(column, pa.infer_type([value])) for column, value in record.items()]
-            columns = _columns(name, pa.schema(fields))
+            columns = _columns(name, pa.schema(fields), tell)
         yield f"{name}, line {number}", *map(record.get, columns)
 
 
-def _columns(name: str, schema: "pa.Schema") -> list[str]:
+def _columns(name: str, schema: "pa.Schema", tell: bool) -> list[str]:
     """The columns of texts and of vectors."""
-    of_texts = one_column(name, "texts", schema, TEXT_COLUMNS, is_of_texts)
-    return [of_texts, one_column(name, "vectors", schema, VECTOR_COLUMNS, is_of_vectors)]
+
+    def is_of_other_texts(field: "pa.Field") -> bool:
+        return is_of_texts(field) and named(field.name) not in IDS + QUERY_IDS
+
+    found = [one_column(name, "texts", schema, TEXTS, is_of_other_texts),
+             one_column(name, "vectors", schema, VECTOR_COLUMNS, is_of_vectors)]  # fmt: skip
+    if tell:
+        say(f"{name}: texts are of column {found[0]}, vectors of column {found[1]}.")
+    return found
 
 
 def one_column(
@@ -258,11 +245,12 @@ def one_column(
         UserError: there is none, or several.
     """
     of_kind = [field.name for field in schema if is_of_kind(field)]
-    found = [column for column in names if column in of_kind][:1] or of_kind
+    called = sorted((c for c in of_kind if named(c) in names), key=lambda c: names.index(named(c)))
+    found = called[:1] or of_kind
     if len(found) != 1:
         raise UserError(
-            f"{name}: a column of {what} must be called {' or '.join(names)}, or be the only one; "
-            f"there are: {columns_of(schema)}."
+            f"{name}: a column of {what} must be called {' or '.join(names[:4])}, or be the only "
+            f"one; there are: {columns_of(schema)}."
         )
     return found[0]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, invocation, is_main_process, say, without_secrets
+from disret.data.text_files import file_of
 from disret.files import (
     check_writable,
     claim,
@@ -65,7 +66,8 @@ class StudentFolder:
                 raise UserError(f"{path} exists: name another output, or overwrite it.")
         elif self.unfinished.exists() and not (resume or overwrite):
             raise UserError(f"{self.unfinished} holds an unfinished run: resume or overwrite it.")
-        inputs = {Path(str(name)).resolve() for name in reads if name and Path(str(name)).exists()}
+        files = [file_of(str(name))[0] for name in reads if name]
+        inputs = {file.resolve() for file in files if file.exists()}
         for place in (path.resolve(), self.unfinished.resolve()):
             if replaced := [one for one in inputs if place in (one, *one.parents)]:
                 raise UserError(
@@ -117,6 +119,7 @@ class StudentFolder:
         self.report |= {
             "teacher_on_hub": teacher.on_hub,
             "encoder_sha256": teacher.index_fingerprint,
+            "log_sha256": text_sha256(texts.queries),
             "queries": dict(zip(("training", "sentences", "validation"), counts, strict=True)),
             "sources": {use: [s._asdict() for s in some] for use, some in texts.sources.items()},
         }

@@ -9,15 +9,18 @@ vectors.parquet, hub:NAME     texts with vectors that are there
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from disret.command_line import UserError, progress_bar, say, without_secrets
-from disret.data.vectors import is_normalised, read_vectors, split
+from disret.data.queries import held_out
+from disret.data.text_files import suffix_of
+from disret.data.vectors import FORMATS, is_normalised, read_vectors
 from disret.encode import models
 from disret.encode.embedding_cache import Rows, embedded
 from disret.encode.service import BLOCK as SERVICE_BLOCK
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 
     from disret.encode.batches import BatchEncoder
 
-VECTORS = (".parquet", ".jsonl", ".jsonl.gz", ".npz")
 EXPORTS = {"onnx": "export", "int8": "export-int8"}  # by suffix, as tables call them
 PRECISIONS = {"export": "float32", "export-int8": "int8"}
 BLOCK = 4096  # queries of an export between two steps of the progress bar
@@ -131,7 +133,8 @@ def open_encoder(
 
 def is_vectors(name: str) -> bool:
     """Whether a name is of texts with vectors that are there."""
-    return name.startswith("hub:") or (name.endswith(VECTORS) and not Path(name).is_dir())
+    path = Path(name)
+    return name.startswith("hub:") or (suffix_of(path) in FORMATS and not path.is_dir())
 
 
 def named(name: str, backend: str) -> str:
@@ -161,6 +164,15 @@ def check_dimensions(teacher: Encoder, students: Sequence[Encoder]) -> None:
                 f"{student.name} gives {student.dimension} dimensions, but the index of "
                 f"{teacher.name} has {teacher.dimension}: it is not a query encoder for this index."
             )
+
+
+def export_fingerprint(settings: Mapping[str, Any], precision: str) -> str:
+    """SHA-256 of what decides the vectors of an export, by its `query_encoder.json`."""
+    files = settings["files"]
+    content = {**settings, "files": [files["tokenizer"], files[precision]]}
+    for no_matter in ("checks", "model_files", "size", "onnxruntime"):
+        content.pop(no_matter, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class ModelEncoder(Encoder):
@@ -244,11 +256,7 @@ class ExportEncoder(Encoder):
         self.max_length = settings["max_length"] or math.inf
         files = settings["files"][self.dtype]
         self.weight_bytes = sum((self.encoder.folder / file).stat().st_size for file in files)
-        content = {**settings, "files": [settings["files"]["tokenizer"], files]}
-        for no_matter in ("checks", "model_files", "size", "onnxruntime"):
-            content.pop(no_matter, None)
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-        self.fingerprint = self.index_fingerprint = digest.hexdigest()
+        self.fingerprint = self.index_fingerprint = export_fingerprint(settings, self.dtype)
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         blocks = progress_bar(range(0, len(queries), BLOCK), desc="encode query", delay=2)
@@ -304,8 +312,8 @@ class VectorEncoder(Encoder):
 
     @cached_property
     def texts(self) -> tuple[list[str], list[str]]:
-        train, valid = ([self.vectors.texts[row] for row in rows] for rows in split(self.vectors))
-        return train, valid
+        texts, out = self.vectors.texts, held_out(self.vectors.texts)
+        return list(compress(texts, ~out)), list(compress(texts, out))
 
     def embed_once(self, queries: list[str]) -> Rows:
         """The vectors that the texts have; `UserError` if one has none."""

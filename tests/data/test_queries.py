@@ -8,13 +8,14 @@ import json
 import random
 import subprocess
 import sys
-from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_hub import DatasetHub, hub_environment
 
 from disret.command_line import UserError
 from disret.data.queries import (
+    held_out,
     msmarco_queries,
     query_source,
     read_queries,
@@ -42,20 +43,20 @@ def test_blank_lines_are_skipped_and_counted(tmp_path, capsys):
     file = tmp_path / "q.txt"
     file.write_text("one\n\n  \ntwo\n")
     assert read_queries([file]) == ["one", "two"]
-    assert "skipped 2 blank lines" in capsys.readouterr().err
+    assert "2 blank lines are skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("q.tsv", b"1\tgood\nno tab\n", r"q\.tsv, line 2: expected id<TAB>text"),
-        ("q.tsv", b"1\ta\tb\n", r"line 1: .*3 columns"),
-        ("q.tsv", b"1\t \n", "line 1"),
-        ("q.jsonl", b'{"text": "good"}\n{"txt": "bad"}\n', r'q\.jsonl, line 2: .*"text"'),
+        ("q.tsv", b"1\tgood\nno tab\n", r"q\.tsv, line 2: 1 columns, not 2"),
+        ("q.tsv", b"1\ta\tb\n", r"say which column has the texts"),
+        ("q.tsv", b"1\t \n", "holds no queries"),
+        ("q.jsonl", b'{"text": "good"}\n{"txt": "bad"}\n', r"q\.jsonl, line 2: there is no 'text'"),
         ("q.jsonl", b"{\n", "line 1"),
         ("q.jsonl", b'{"text": 3}\n', "no text"),
         ("q.txt", b"good\n\xff\xfe\n", r"q\.txt, line 2: not UTF-8"),
-        ("q.jsonl", b'{"text": "half \\ud800"}', 'line 1: "text" is missing or no text'),
+        ("q.jsonl", b'{"text": "half \\ud800"}', "line 1: .* is no text"),
         ("q.txt", b"", "holds no queries"),
         ("q.txt", b"\n\n", "holds no queries"),
         ("q.txt.gz", b"not gzip", "not a whole gzip file"),
@@ -86,10 +87,10 @@ def test_msmarco_archive_of_the_mirror(real_mirror):
 def test_a_weight_stands_behind_a_name(tmp_path):
     odd = tmp_path / "log@2"
     odd.write_text("one\n")
-    assert weighted_source("log.tsv@2") == (Path("log.tsv"), 2.0)
-    assert weighted_source("a/b@c.tsv@0.5") == (Path("a/b@c.tsv"), 0.5)
-    assert weighted_source("a@b.tsv") == (Path("a@b.tsv"), 1.0)
-    assert weighted_source(str(odd)) == (odd, 1.0)
+    assert weighted_source("log.tsv@2") == ("log.tsv", 2.0)
+    assert weighted_source("a/b@c.tsv@0.5") == ("a/b@c.tsv", 0.5)
+    assert weighted_source("a@b.tsv") == ("a@b.tsv", 1.0)
+    assert weighted_source(str(odd)) == (str(odd), 1.0)
     assert weighted_source("hub:org/name#question@3") == ("hub:org/name#question", 3.0)
     with pytest.raises(UserError, match="never shown"):
         weighted_source("log.tsv@0.0")
@@ -113,6 +114,27 @@ def test_sources_keep_their_weights(tmp_path):
     assert again == texts
     with pytest.raises(UserError, match=r"b\.txt@1e-05 leaves none"):
         training_queries([(files[0], 2.0), (files[1], 1e-5)], files[2:])
+
+
+def test_held_out_texts_follow_their_content_and_not_their_order():
+    texts = [f"query {number}" for number in range(10_000)]
+    out = held_out(texts)
+    assert 150 < out.sum() < 250
+    assert (held_out(texts[::-1])[::-1] == out).all()
+    assert (held_out(texts[:5000]) == out[:5000]).all()
+    assert (held_out(texts * 2) == np.tile(out, 2)).all()
+    few = held_out(texts, most=20)
+    assert few.sum() == 20
+    assert not (few & ~out).any()
+
+
+def test_one_text_at_least_is_held_out_and_not_all():
+    for share in (0, 1):
+        assert held_out(["a", "b"], share).sum() == 1
+    assert held_out(["a", "b", "c"], share=1).sum() == 2
+    for alike in (["a"], ["a", "a"]):
+        with pytest.raises(UserError, match="one text is too few"):
+            held_out(alike)
 
 
 # --- The hub --------------------------------------------------------------------------------------
@@ -257,4 +279,4 @@ def test_the_hub_is_not_asked_offline():
     with pytest.raises(UserError, match=r"^hub:a/b#q cannot be read: HF_HUB_OFFLINE is set"):
         read_queries(["hub:a/b#q"])
     assert query_source("hub:a/b#q") == "hub:a/b#q"
-    assert query_source("./hub:a").name == "hub:a"  # a file
+    assert query_source("./hub:a") == "./hub:a"  # a file

@@ -17,7 +17,7 @@ from vector_files import some_vectors, write_vectors
 from disret import files, paths
 from disret.command_line import UserError
 from disret.data import vectors
-from disret.data.vectors import Vectors, is_normalised, read_vectors, split
+from disret.data.vectors import is_normalised, read_vectors
 
 NAMES = ["v.parquet", "v.jsonl", "v.jsonl.gz", "v.npz"]
 TEXTS, EMBEDDINGS = some_vectors(35)
@@ -114,7 +114,7 @@ def test_columns_by_name_or_the_only_one_of_a_kind(tmp_path, suffix):
     for columns, reason in [
         (
             {"a": "x", "b": "y", "emb": floats},
-            r"of texts must be called text or query or sentence, or",
+            r"of texts must be called text or query or queries or query text, or",
         ),
         (
             {"text": "x", "v": floats, "w": floats},
@@ -166,7 +166,7 @@ def test_lines_that_are_no_objects_or_have_no_vector(tmp_path):
     good = '{"text": "a", "embedding": [0.5]}'
     no_vector = "there is no vector, which is a list of numbers"
     for line, reason in [
-        ("{", "expected a JSON object: '{'"),
+        ("{", "no JSON: '{'"),
         ("[1]", "expected a JSON object"),
         ('{"text": "b"}', no_vector),
         ('{"text": "b", "embedding": 3}', no_vector),
@@ -252,7 +252,10 @@ def test_repeated_rows_are_kept_once_and_counted(tmp_path, capsys, name):
     found = read_vectors([first, second])
     assert found.texts == TEXTS
     np.testing.assert_array_equal(found.embeddings, EMBEDDINGS)
-    assert "left out 4 rows that repeat a text and its vector" in capsys.readouterr().err
+    assert (
+        "4 rows repeat a text, each with the same vector; the first is kept"
+        in capsys.readouterr().err
+    )
     assert read_vectors([first]).sha256 == found.sha256
 
 
@@ -274,6 +277,46 @@ def test_a_row_of_a_later_file_is_named(tmp_path):
     third = write_vectors(tmp_path / "c.npz", ["new", TEXTS[17]], EMBEDDINGS[:2])
     with pytest.raises(UserError, match=r"c\.npz, row 2: 'what is ü 17\?' had another vector"):
         read_vectors([first, second, third])
+
+
+def test_noise_of_a_service_is_no_other_vector(tmp_path, capsys):
+    """Its vectors of a text differ by some 0.00003 a value from one request to the next."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, 3072))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    again = vectors + rng.normal(size=vectors.shape) * 2.8e-5
+    assert np.abs(vectors - again).max() > 1e-4
+    texts = [f"text {n}" for n in range(20)]
+    path = write_vectors(tmp_path / "v.jsonl", texts * 2, np.concatenate([vectors, again]))
+    found = read_vectors([path])
+    np.testing.assert_array_equal(found.embeddings, vectors.astype(np.float32))
+    assert "20 rows repeat a text, each with the same vector" in capsys.readouterr().err
+    zero = write_vectors(tmp_path / "z.jsonl", ["a", "a"], np.array([[0.0, 0], [0, 1]]))
+    with pytest.raises(UserError, match="'a' had another vector before"):
+        read_vectors([zero])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".ndjson", ".json"])
+def test_ids_are_no_texts_and_what_is_taken_is_said(tmp_path, capsys, suffix):
+    def write(**columns):
+        path = tmp_path / f"v{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(pa.table(columns), path)
+        else:
+            rows = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
+            lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+            path.write_text(json.dumps(rows) if suffix == ".json" else lines)
+        return str(path)
+
+    vectors = [[0.5, 1.0], [1.0, 0.5]]
+    with pytest.raises(UserError, match=r"a column of texts must be called text or .*id \(string"):
+        read_vectors([write(id=["doc-1", "doc-2"], embedding=vectors)])
+    path = write(doc_id=["d1", "d2"], content=["a cat", "a dog"], embedding=vectors)
+    assert read_vectors([path]).texts == ["a cat", "a dog"]
+    said = capsys.readouterr().err
+    assert said.count(f"{path}: texts are of column content, vectors of column embedding.") == 1
 
 
 # --- What is wrong with a row ---------------------------------------------------------------------
@@ -453,35 +496,6 @@ def test_normalised_embeddings():
         other[row] *= 1.01
         assert not is_normalised(other)
     assert is_normalised(np.tile(unit, (100, 1)))
-
-
-def made_of(texts):
-    return Vectors(texts, np.zeros((len(texts), 1), np.float32), "")
-
-
-def test_a_split_follows_the_texts_and_not_their_order():
-    texts = [f"query {number}" for number in range(10_000)]
-    train, valid = split(made_of(texts))
-    assert sorted([*train, *valid]) == list(range(10_000))
-    assert (np.diff(train) > 0).all()
-    assert (np.diff(valid) > 0).all()
-    assert 150 < len(valid) < 250
-    turned = texts[::-1]
-    assert {turned[row] for row in split(made_of(turned))[1]} == {texts[row] for row in valid}
-    fewer = {texts[row] for row in split(made_of(texts[:5000]))[1]}
-    assert fewer == {texts[row] for row in valid if row < 5000}
-    few = split(made_of(texts), most=20)[1]
-    assert len(few) == 20
-    assert set(few) <= set(valid)
-
-
-def test_a_split_has_one_of_each_at_least():
-    for share in (0, 1):
-        train, valid = split(made_of(["a", "b"]), share)
-        assert (len(train), len(valid)) == (1, 1)
-    assert len(split(made_of(["a", "b", "c"]), share=1)[0]) == 1
-    with pytest.raises(UserError, match="one text is too few"):
-        split(made_of(["a"]))
 
 
 def test_texts_of_a_copy_are_lines_of_json(tmp_path):

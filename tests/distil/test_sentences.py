@@ -5,7 +5,7 @@ import json
 import pytest
 
 from disret.command_line import UserError
-from disret.data.sentences import collection_sentences
+from disret.distil.training_data import collection_sentences
 
 
 def write(folder, *texts):
