@@ -44,7 +44,7 @@ from disret.paths import HOME
 from disret.retrieve.agreement import agreement
 from disret.retrieve.agreement import summary as agreement_summary
 from disret.retrieve.approximate import empty_index, open_approximate
-from disret.retrieve.foreign import ForeignIndex, file_or_rows, open_foreign
+from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import Index, open_index
 from disret.retrieve.metrics import comparisons, metrics
 from disret.retrieve.runs import check_ids, identify, run_path, run_tag, to_run, write_run
@@ -75,7 +75,7 @@ def main() -> None:
     rows: list[Row] = []
     for name in args.datasets:
         with timings.measure("download", 1):
-            collections = find_collections(name, args.mirror)
+            collections = find_collections(name, args.mirror, args.datasets)
         split = args.split or default_split(name)
         parts = [
             score_collection(args, collection, split, encoders, scores, index)
@@ -85,7 +85,7 @@ def main() -> None:
     if is_main_process():
         append_run(args.output.with_suffix(".json"), timings.report(vars(args), args.device))
         print(format_table(summary(rows, scores.main_metric)))
-        print(f"\n{format_table(timings.rows())}\n\nEvery metric is in {args.output}.")
+        print(f"\nEvery metric is in {args.output}, what it took in the .json file beside it.")
     distributed.leave()
 
 
@@ -226,8 +226,8 @@ def parse_args() -> argparse.Namespace:
     either("--extension", default="flat", metavar="KIND",
         help="search an index of this kind of FAISS, such as HNSW32 (default: flat, exact)")
     either("--index", type=Path, metavar="PATH",
-        help="search this index, as it is: FAISS of any kind, .npy, .fvecs, .parquet or a folder")
-    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
+        help="search this index, as it is: FAISS of any kind, .npy, .parquet or a folder")
+    add("--ids", metavar="FILE[#COLUMN]|rows", help="its document ids, one a line")
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="(default: dot)")
     add("--dtype", choices=command_line.DTYPES, default="auto",
         help="precision of the encoders (default: 16 bits where the device is fast in them)")

@@ -1,20 +1,24 @@
 #!/usr/bin/env python
 """How far students agree with their teacher: an index and a log of queries, and no judgments.
 
-    python beyond/agree.py --index documents.faiss --ids ids.txt --queries held-out.tsv \\
+    python beyond/agree.py --index documents.faiss --ids ids.txt --queries log.csv \\
         --document-encoder https://HOST/v1#NAME --query-encoder models/student models/student@int8
-    python beyond/agree.py --index documents.faiss --ids ids.txt --query-encoder models/student \\
+    python beyond/agree.py --index documents.parquet --query-encoder models/student \\
         --document-encoder vectors.parquet     # on those of its texts that distill.py holds out
 
 The index is searched as it is, by the teacher's own queries and by each student's. Of each student
 this prints the overlap@10 (the share of the teacher's ten best that it finds), how often the first
 hit is the same, the rank-biased overlap and the cosine of the queries, each with a 95 % interval,
 and whether the students differ. The table of scores gets a row for each, with more measures.
+
+Of a log that a student was trained on, only the queries that distill.py held out are compared.
 """
 
 import argparse
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +26,32 @@ import numpy as np
 from disret import command_line
 from disret.command_line import UserError, positive, say
 from disret.data.collection import check_name, find_collections
-from disret.data.queries import read_queries
-from disret.data.vectors import split
+from disret.data.queries import held_out, read_queries
+from disret.data.text_files import (
+    IDS,
+    OBJECTS,
+    PARQUET,
+    TABLES,
+    TEXTS,
+    file_of,
+    open_table,
+    suffix_of,
+)
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
-from disret.files import check_writable, text_sha256
+from disret.files import check_writable, read_record, text_sha256
 from disret.paths import HOME
-from disret.retrieve.agreement import agreement, summary, write_worst
-from disret.retrieve.foreign import file_or_rows, open_foreign
+from disret.retrieve.agreement import agreement, retained, summary, write_worst
+from disret.retrieve.foreign import open_foreign
 from disret.retrieve.metrics import comparisons
-from disret.retrieve.runs import identify, run_name
+from disret.retrieve.runs import (
+    check_ids,
+    identify,
+    run_name,
+    run_path,
+    run_tag,
+    write_run,
+)
 from disret.retrieve.scores import encoder_of, read_scores
 from disret.retrieve.search import search
 from disret.tables import Row, append_rows, format_table
@@ -50,56 +70,93 @@ def main() -> None:
     students = [opened(name) for name in args.query_encoder]
     check_dimensions(teacher, students)
     name, queries = read_log(args, teacher)
-    index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
+    of_index = teacher.dimension, args.score_function
+    index = open_foreign(args.index, args.ids, *of_index, is_judged=False)
     ids = index.ids()
 
     scores = args.score_function or ""  # the index's own ranking is all that matters
-    vectors = [query_vectors(each, queries, scores) for each in (teacher, *students)]
-    _, rows = search(index, np.concatenate(vectors), max(10, *args.k_values), device)
+    encoders = [teacher, *students]
+    vectors = [query_vectors(each, queries, scores) for each in encoders]
+    found = search(index, np.concatenate(vectors), max(10, *args.k_values), device)
     index.check_unchanged()
-    hits = np.split(ids.document_numbers(rows), len(vectors))
+    values, rows = (np.split(each, len(encoders)) for each in found)
+    hits = np.split(ids.document_numbers(found[1]), len(encoders))
 
     now = datetime.now().isoformat(" ", "seconds")
     content = text_sha256([text_sha256(queries), index.fingerprint])
     about = partial(identify, name, "log", content, teacher, dtype=dtype,
                     score_function=scores, index_dtype=index.description)  # fmt: skip
     measure = f"overlap@{10 if 10 in args.k_values else args.k_values[0]}"
+    identities = [{"datetime": now, **about(encoder)} for encoder in encoders]
+    if args.save_runs:
+        check_ids(ids, "document")
+        for identity, own_rows, own_values in zip(identities, rows, values, strict=True):
+            save_run(args.save_runs, identity, ids.take(own_rows), own_values)
     table, overlaps = [], {}
-    for student, own_vectors, own_hits in zip(students, vectors[1:], hits[1:], strict=True):
-        per_query = agreement(hits[0], own_hits, vectors[0], own_vectors, args.k_values)
-        row = {"datetime": now, **about(student), **summary(per_query), "retention": None,
-               "documents": index.documents, "queries": len(queries)}  # fmt: skip
-        table.append(row)
-        overlaps[encoder_of(row)] = per_query[measure]
+    for n, identity in enumerate(identities[1:], start=1):
+        per_query = agreement(hits[0], hits[n], vectors[0], vectors[n], args.k_values)
+        table.append({**identity, **summary(per_query), "retention": None,
+                      "documents": index.documents, "queries": len(queries)})  # fmt: skip
+        overlaps[encoder_of(identity)] = per_query[measure]
         if args.worst:
             worst = np.argsort(per_query["rbo"], kind="stable")[:WORST]
-            sides = [ids.take(side[worst, :WORST]) for side in (hits[0], own_hits)]
-            texts = texts_of(args.texts, set(np.concatenate(sides).flat))
-            path = args.worst / f"{run_name(row)}.md"
+            sides = [ids.take(side[worst, :WORST]) for side in (rows[0], rows[n])]
+            texts = texts_of(args, set(np.concatenate(sides).flat))
+            path = args.worst / f"{run_name(identity)}.md"
             asked = [queries[number] for number in worst]
             write_worst(path, asked, per_query["rbo"][worst], *sides, texts)
-            say(f"{path}: where {encoder_of(row)} agrees least.")
+            say(f"{path}: where {encoder_of(identity)} agrees least.")
     append_rows(args.output, table)
     print(format_table([shown(row, measure) for row in table]))
-    print("\n".join([*comparisons(name, measure, overlaps), f"Every measure is in {args.output}."]))
+    meant = dict.fromkeys(retained(row[measure]) for row in table if measure == "overlap@10")
+    said = [*comparisons(name, measure, overlaps), *meant]
+    print("\n".join([*said, f"Every measure is in {args.output}."]))
 
 
 def read_log(args: argparse.Namespace, teacher: Encoder) -> tuple[str, list[str]]:
     """The name of a log and its queries, each once; of vectors, those that they hold out."""
     if args.queries:
-        texts = read_queries(args.queries, args.max_queries)
+        texts = untrained(read_queries(args.queries, args.max_queries), args.query_encoder)
         return Path(args.queries[0]).name, list(dict.fromkeys(texts))
-    if teacher.backend != "vectors":
+    if not teacher.texts:
         raise UserError(f"{teacher.name} has no queries of its own; name a log of queries.")
-    held_out = split(teacher.vectors)[1][: args.max_queries]
-    return teacher.name, [teacher.vectors.texts[row] for row in held_out]
+    return teacher.name, teacher.texts[1][: args.max_queries]
 
 
-def texts_of(collection: str | None, ids: set[str]) -> dict[str, str]:
-    """The texts of some documents by id, where there is a collection to read them from."""
-    parts = find_collections(collection) if collection else []
-    documents = (document for part in parts for document in part.documents())
-    return {document.id: document.text for document in documents if document.id in ids}
+def untrained(texts: list[str], students: Sequence[str]) -> list[str]:
+    """The queries of a log that distill.py held out, if a student was trained on the others."""
+    folders = [Path(name.partition("@")[0]) for name in students]
+    reports = [read_record(folder / "distillation.json", {"log_sha256": str}) for folder in folders]
+    trained_on = {report["log_sha256"] for report in reports if report}
+    if len(set(texts)) > 1 and trained_on:
+        out = held_out(texts)
+        if text_sha256(compress(texts, ~out)) in trained_on:
+            texts = list(compress(texts, out))
+            say(f"{len(texts):,} of them are compared, as a student was trained on the others.")
+    return texts
+
+
+def save_run(folder: Path, identity: Row, hits: np.ndarray, scores: np.ndarray) -> None:
+    """Write hits as a TREC run; queries have their numbers in the log, from 1."""
+    pairs = enumerate(zip(hits.tolist(), scores.tolist(), strict=True), start=1)
+    run = {str(n): {id: score for id, score in zip(*pair, strict=True) if id} for n, pair in pairs}
+    write_run(run_path(folder, identity, hits.shape[1]), run, run_tag(identity))
+
+
+def texts_of(args: argparse.Namespace, ids: set[str]) -> dict[str, str]:
+    """The texts of some documents by id: from a table, a collection, or the index itself."""
+    is_own = not (args.texts or args.ids) and suffix_of(args.index) in PARQUET
+    path, column = file_of(str(args.index) if is_own else args.texts or "")
+    if suffix_of(path) not in (*PARQUET, *OBJECTS, *TABLES):
+        parts = find_collections(args.texts) if args.texts and ids else []
+        documents = chain.from_iterable(part.documents() for part in parts)
+        return {document.id: document.text for document in documents if document.id in ids}
+    table = open_table(path, column)
+    places = table.column(IDS), table.column(TEXTS, column)
+    if None in places and not is_own:
+        raise UserError(f"{path} needs a column of ids and one of texts; it has {table.listed()}.")
+    rows = table.rows(*places) if ids and None not in places else ()
+    return {str(id): text for _, (id, text) in rows if text and str(id) in ids}
 
 
 def shown(row: Row, overlap: str) -> Row:
@@ -119,8 +176,11 @@ def check_before_long_work(args: argparse.Namespace) -> None:
     read_scores(args.output)
     if args.worst:
         check_writable(args.worst / "worst.md")
-    if args.texts:
+    texts_of(args, set())
+    if args.texts and suffix_of(file_of(args.texts)[0]) not in (*PARQUET, *OBJECTS, *TABLES):
         check_name(args.texts)
+    if args.save_runs:
+        check_writable(args.save_runs / "run")
 
 
 def parse_args() -> argparse.Namespace:
@@ -128,8 +188,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--index", type=Path, required=True, metavar="PATH",
-        help="FAISS of any kind, .npy, .fvecs, .parquet or a folder of benchmarks/faiss")
-    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
+        help="FAISS of any kind, .npy, .parquet or a folder of benchmarks/faiss")
+    add("--ids", metavar="FILE[#COLUMN]|rows", help="its document ids, one a line")
     add("--queries", nargs="+", metavar="FILE", help="the log, as distill.py takes it")
     add("--max-queries", type=positive, metavar="N", help="of the log, the first N")
     add("--document-encoder", nargs="+", required=True, metavar="NAME",
@@ -139,12 +199,14 @@ def parse_args() -> argparse.Namespace:
     add("--service-option", nargs="+", default=[], metavar="KEY=VALUE",
         help="more fields of each request to a service")
     add("--score-function", choices=["dot", "cos_sim"],
-        help="check that the index ranks so, and scale vectors for cosines (default: as it does)")
+        help="of .npy and Parquet (default: dot); a FAISS index ranks as it does")
     add("--k-values", nargs="+", type=positive, default=[10, 100], metavar="K",
         help="cut-offs of the overlap (default: 10 100)")
     add("--worst", type=Path, metavar="DIR",
         help="write there the ten queries on which each student agrees least")
-    add("--texts", metavar="NAME|DIR", help="the collection whose texts these show beside the ids")
+    add("--texts", metavar="FILE|NAME|DIR",
+        help="a table with ids and texts, or a collection, whose texts these show beside the ids")
+    add("--save-runs", type=Path, metavar="DIR", help="write TREC run files there")
     add("--output", type=Path, default=HOME / "benchmarks" / "results.csv", metavar="CSV",
         help="table of scores, to which rows are added (default: benchmarks/results.csv)")
     add("--dtype", choices=command_line.DTYPES, default="auto",

@@ -39,18 +39,22 @@ from disret.retrieve.approximate import (
     RECALL,
     TIMES,
     empty_index,
+    exhaustive,
     good_setting,
     open_approximate,
     parse_settings,
     reaching,
+    search_exactly,
+    set_parameters,
 )
-from disret.retrieve.faiss_file import FaissFile, set_parameters
-from disret.retrieve.foreign import ForeignIndex, file_or_rows, open_foreign
+from disret.retrieve.faiss_file import FaissFile
+from disret.retrieve.foreign import ForeignIndex, open_foreign
+from disret.retrieve.ids import Ids
 from disret.retrieve.index import Index, open_index
 from disret.retrieve.metrics import metrics
 from disret.retrieve.runs import Run, identify, to_run
 from disret.retrieve.scores import encoder_of
-from disret.retrieve.search import search
+from disret.retrieve.search import by_document, search
 from disret.tables import Row, append_rows, format_table, read_rows
 
 K = 10
@@ -120,8 +124,8 @@ def exact_runs(
     queries, depth = np.concatenate(vectors), min(DEPTH + 1, documents.documents)
     if isinstance(documents, Index):
         scores, rows = search(documents, queries, depth, device)
-    elif index.has_vectors:
-        scores, rows = index.search_exactly(queries, depth)
+    elif exhaustive(index) is not None:
+        scores, rows = by_document(partial(search_exactly, index), documents.ids(), queries, depth)
     else:
         return []
     hits = np.split(documents.ids().take(rows), len(vectors))
@@ -131,7 +135,7 @@ def exact_runs(
 
 def measure(
     index: FaissFile,
-    ids: Sequence[str],
+    ids: Ids,
     task: Task,
     encoders: Sequence[Encoder],
     vectors: np.ndarray,
@@ -164,10 +168,10 @@ def measure(
     rows: list[list[Row]] = [[] for _ in encoders]
     with progress_bar(total=len(settings) * len(encoders), desc="search", unit="setting") as bar:
         for setting in settings:
-            index.set_parameters(setting)
+            set_parameters(index.index, setting, str(index.path))
             label = ", ".join(f"{name} {value:.12g}" for name, value in setting.items())
             for number, own in enumerate(vectors):  # in turn, so that a drift of speed meets all
-                scores, found = index.search(own, count)
+                scores, found = by_document(index.search, ids, own, count)
                 run = to_run(task.queries, ids.take(found), scores, K)
                 searching = seconds(partial(index.search, k=count), own[:, None], threads)
                 both = None if encoding[number] is None else encoding[number] + searching
@@ -261,7 +265,9 @@ def open_indexes(
             task.collection.check_judged(task.split, task.qrels, ids)
 
     if args.index:
-        index = open_foreign(args.index, args.ids, teacher.dimension, args.score_function)
+        index = open_foreign(
+            args.index, args.ids, teacher.dimension, args.score_function, bool(task.qrels)
+        )
         check(index.ids())
         return index, FaissFile(index.path)
     flat = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)
@@ -277,7 +283,7 @@ def check_before_long_work(
     if args.index:
         if tasks != 1:
             raise UserError("an index is of one data set without parts; name it, or a log.")
-        FaissFile(args.index).set_parameters(setting)
+        set_parameters(FaissFile(args.index).index, setting, str(args.index))
     else:
         empty = empty_index(args.extension, dimension, args.score_function)
         set_parameters(empty, setting, args.extension)
@@ -296,7 +302,7 @@ def parse_args() -> argparse.Namespace:
     index.add_argument("--extension", metavar="KIND",
         help="of FAISS's index factory, such as HNSW32, IVF1024,Flat, SQ8 or PQ48,RFlat")
     index.add_argument("--index", type=Path, metavar="FILE", help="a FAISS index that is there")
-    add("--ids", type=file_or_rows, metavar="FILE|rows", help="its document ids, one a line")
+    add("--ids", metavar="FILE[#COLUMN]|rows", help="its document ids, one a line")
     add("--search-parameters", nargs="+", default=[], metavar="NAME=V,V",
         help="values of efSearch, nprobe, k_factor_rf …; of one parameter several, of others one")
     add("--document-encoder", nargs="+", required=True, metavar="NAME", help="the teacher")

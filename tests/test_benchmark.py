@@ -266,7 +266,7 @@ def test_precisions(call, arguments):
 
 
 def test_stages_are_reported(call, arguments):
-    outcome = call("benchmark", *arguments, "--mirror", arguments[1].parent)
+    call("benchmark", *arguments, "--mirror", arguments[1].parent)
     report = arguments[arguments.index("--output") + 1].with_suffix(".json")
     (run,) = json.loads(report.read_text())
     timings = {stage["stage"]: stage for stage in run["stages"]}
@@ -279,7 +279,6 @@ def test_stages_are_reported(call, arguments):
     assert run["processes"] == 1
     assert "torch" in run["versions"]
     assert "mirror" not in run["arguments"]
-    assert "padding_percent" in outcome.out
     call("benchmark", *arguments)
     assert len(json.loads(report.read_text())) == 2
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from disret.retrieve.agreement import RETAINED, retained
+
 spec = importlib.util.spec_from_file_location("tables", ROOT / "evaluations" / "tables.py")
 tables = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tables)
@@ -72,6 +74,18 @@ def test_speed(tmp_path, monkeypatch):
     ]  # fmt: skip
     tables.plot_speed(rows, tmp_path / "speed.svg")
     assert "timed on queries of nq and fiqa; a chip" in (tmp_path / "speed.svg").read_text()
+
+
+def test_what_agree_says_of_an_overlap():
+    table = tables.TABLES["agreement"]()
+    shown = [(float(row["overlap@10"].split()[0]), row["lowest"], row["highest"]) for row in table]
+    assert shown == [(start, f"{low} %", f"{high} %") for start, low, high in RETAINED]
+    assert retained(0.75) == (
+        "Students that found 0.7 to 0.8 of their teacher's ten best kept 85.7 to 99.2 % of its "
+        "nDCG@10, where that was measured."
+    )
+    assert "0.8 to 1.0" in retained(1.0)
+    assert "0.0 to 0.3" in retained(0)
 
 
 def test_agreement(tmp_path, monkeypatch):

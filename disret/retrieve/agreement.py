@@ -17,6 +17,10 @@ from disret.retrieve.metrics import interval
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
 BOTH = "✓"
 LETTERS = 100  # of a document's text that a person is shown
+# From each overlap@10 on, the least and the most retention of students that were measured, in
+# percent (evaluations/README.md, Agreement).
+RETAINED = ((0.0, 27.8, 48.7), (0.3, 62.0, 78.4), (0.4, 52.1, 88.8), (0.5, 74.0, 93.7),
+            (0.6, 76.0, 97.1), (0.7, 85.7, 99.2), (0.8, 95.0, 100.3))  # fmt: skip
 
 
 def agreement(
@@ -101,6 +105,17 @@ def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
     return columns
 
 
+def retained(overlap: float) -> str:
+    """What an overlap@10 has meant for retention, in a sentence."""
+    place = max(n for n, (start, _, _) in enumerate(RETAINED) if overlap >= start)
+    start, low, high = RETAINED[place]
+    end = [*(first for first, _, _ in RETAINED[1:]), 1.0][place]
+    return (
+        f"Students that found {start:.1f} to {end:.1f} of their teacher's ten best kept {low} to "
+        f"{high} % of its nDCG@10, where that was measured."
+    )
+
+
 def write_worst(
     path: Path,
     queries: Sequence[str],
@@ -127,7 +142,8 @@ def write_worst(
              f"{BOTH} marks a document that both found.\n"]  # fmt: skip
     for number, query in enumerate(queries):
         first, second = ([id for id in side[number] if id] for side in (teacher, student))
-        parts += [f"## {number + 1}. {_harmless(query)}\n", f"Agreement {scores[number]:.4f}\n",
+        parts += [f"## {number + 1}. {_harmless(query)}\n",
+                  f"Rank-biased overlap {scores[number]:.4f}\n",
                   "| rank | teacher | student |\n|---:|:---|:---|"]  # fmt: skip
         for rank, (left, right) in enumerate(zip_longest(first, second, fillvalue=""), 1):
             parts.append(f"| {rank} | {cell(left, second)} | {cell(right, first)} |")
@@ -137,5 +153,6 @@ def write_worst(
 
 
 def _harmless(text: str) -> str:
-    """A text on one line; nothing in it ends a cell or begins HTML or code."""
-    return re.sub(r"([\\`<|])", r"\\\1", " ".join(text.split()))
+    """A text on one line, where nothing ends a cell, begins HTML or code, or steers a terminal."""
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)
+    return re.sub(r"([\\`<|])", r"\\\1", " ".join(shown.split()))

@@ -1,7 +1,6 @@
 """A FAISS index of any kind: opened mapped, checked, and searched as it is saved or otherwise."""
 
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,10 @@ class FaissFile:
     numbers, and the first of those that are equal stands for all.
 
     Attributes:
-        documents: the number of vectors.
         description: such as "IndexIVFFlat, inner product, 4 of 16 lists probed".
         files: the index, and its inverted lists if they are in a file of their own.
         is_ordered: whether rows are in the order in which the vectors were added.
-        has_vectors: whether all are in it as they were added, so that `search_exactly` sees them.
+        layers: the index and what it wraps, to change ids or vectors, from the outermost.
 
     Raises:
         UserError: it is not an index of float vectors, or was never trained.
@@ -39,18 +37,16 @@ class FaissFile:
         import faiss
 
         self.path, self.files = path, [path]
-        self._index = index = _read(path)
+        self.index = index = _read(path)
         if not index.is_trained:
             raise UserError(f"{path} was never trained, so it has no vectors.")
         self.dimension, self.documents = index.d, index.ntotal
         names = {faiss.METRIC_INNER_PRODUCT: "inner product", faiss.METRIC_L2: "L2"}
         self._metric = names.get(index.metric_type, "another metric")
         self._is_distance = not faiss.is_similarity_metric(index.metric_type)
-        layers = [index]  # from the outermost; those that change ids or vectors
+        self.layers = layers = [index]
         while hasattr(layers[-1], "index"):
             layers.append(faiss.downcast_index(layers[-1].index))
-        self._exhaustive = _exhaustive(layers)
-        self.has_vectors = self._exhaustive is not None
         self.description = f"{' of '.join(type(each).__name__ for each in layers)}, {self._metric}"
         self._sorted = None
         if (inverted := faiss.try_extract_index_ivf(index)) is not None:
@@ -79,9 +75,12 @@ class FaissFile:
 
         if self._metric != "inner product" and (score_function, self._metric) != ("cos_sim", "L2"):
             raise UserError(f"{self.path} ranks by {self._metric}, not as {score_function} does.")
-        if score_function == "cos_sim" and isinstance(self._exhaustive, faiss.IndexFlat):
+        core = self.layers[-1]
+        core = faiss.downcast_index(getattr(core, "refine_index", getattr(core, "storage", core)))
+        is_changed = any(isinstance(layer, faiss.IndexPreTransform) for layer in self.layers)
+        if score_function == "cos_sim" and isinstance(core, faiss.IndexFlat) and not is_changed:
             rows = np.linspace(0, self.documents - 1, SAMPLE).astype(np.int64)
-            lengths = np.linalg.norm(self._exhaustive.reconstruct_batch(rows), axis=1)
+            lengths = np.linalg.norm(core.reconstruct_batch(rows), axis=1)
             for length in lengths[(np.abs(lengths - 1) > TOLERANCE) & (lengths > 0)]:
                 raise UserError(f"{self.path} has vectors not of length 1, but of {length:.3g}.")
 
@@ -91,22 +90,9 @@ class FaissFile:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The hits with the settings that are saved; arguments as of `ForeignIndex.search`."""
-        return self._ranked(*self._index.search(queries, k))
+        return self.ranked(*self.index.search(queries, k))
 
-    def search_exactly(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The hits among all vectors, whatever the settings, where it `has_vectors`."""
-        import faiss
-
-        options = {}
-        if isinstance(self._exhaustive, faiss.IndexIVFFlat):
-            options["params"] = faiss.SearchParametersIVF(nprobe=self._exhaustive.nlist)
-        return self._ranked(*self._exhaustive.search(queries, k, **options))
-
-    def set_parameters(self, values: Mapping[str, float]) -> None:
-        """Search with these from now on; raises `UserError` if this kind of index lacks one."""
-        set_parameters(self._index, values, str(self.path))
-
-    def _ranked(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def ranked(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores that fall, and rows, where FAISS gives distances, and numbers of its own."""
         missing = rows == -1
         if self._is_distance:
@@ -115,24 +101,6 @@ class FaissFile:
             rows = np.searchsorted(self._sorted, rows)
         scores[missing], rows[missing] = -np.inf, -1
         return scores, rows
-
-
-def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str) -> None:
-    """Let an index search with these, by FAISS's names such as `efSearch` and `nprobe`.
-
-    Raises:
-        UserError: this kind of index has no such parameter.
-    """
-    import faiss
-
-    for parameter, value in values.items():
-        try:
-            faiss.ParameterSpace().set_index_parameter(index, parameter, value)
-        except RuntimeError:
-            kind = type(index).__name__
-            raise UserError(
-                f"{name} ({kind}) has no parameter {parameter} of its search."
-            ) from None
 
 
 def _read(path: Path) -> "faiss.Index":
@@ -146,17 +114,3 @@ def _read(path: Path) -> "faiss.Index":
     if lists:
         raise UserError(f"{path} needs its inverted lists beside it: there is no {lists[1]}.")
     raise UserError(f"{path} cannot be read as a FAISS index; it is none, or is cut off.")
-
-
-def _exhaustive(layers: "Sequence[faiss.Index]") -> "faiss.Index | None":
-    """What of an index searches all vectors as they were added; None if nothing does."""
-    import faiss
-
-    if any(isinstance(layer, faiss.IndexPreTransform) for layer in layers):
-        return None
-    core = layers[-1]
-    if isinstance(core, faiss.IndexRefine):
-        core = faiss.downcast_index(core.refine_index)
-    elif isinstance(core, faiss.IndexHNSWFlat | faiss.IndexNSGFlat):
-        core = faiss.downcast_index(core.storage)
-    return core if isinstance(core, faiss.IndexFlat | faiss.IndexIVFFlat) else None

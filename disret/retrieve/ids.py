@@ -1,13 +1,15 @@
 """The document ids of an index by row: lines of a text file, or the values of a column."""
 
+import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from disret.command_line import UserError, shortened
-from disret.files import readable
+from disret.command_line import UserError, say, shortened
+from disret.data.text_files import IDS, PARQUET, file_of, open_table, parquet_column, suffix_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +38,11 @@ class Ids:
         for start in range(0, len(self), BLOCK):
             yield from map(str, self.values[start : start + BLOCK].to_pylist())
 
+    @cached_property
+    def are_unique(self) -> bool:
+        """Whether no two rows have one id."""
+        return len(self.values.unique()) == len(self)
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The ids of rows, int64 of any shape, as str objects; "" for -1, which is no hit."""
         unique, places = np.unique(rows, return_inverse=True)
@@ -50,54 +57,66 @@ class Ids:
         return np.where(rows < 0, -1, codes[places].reshape(rows.shape))
 
 
-def read_ids(path: Path, is_own: bool = False) -> Ids:
-    """The lines of a text file; a byte order mark and empty last lines do not count.
-
-    Args:
-        is_own: this project wrote it, so that each line is an id whatever it looks like.
-
-    Raises:
-        UserError: there is no such file, it is not UTF-8, or a line is no id.
-    """
+def own_ids(path: Path) -> Ids:
+    """The lines of a file that this project wrote, each an id whatever it looks like."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
+    return Ids(pc.split_pattern(pa.array([text], pa.large_string()), "\n").values)
+
+
+def read_ids(name: str) -> Ids:
+    """The document ids of FILE[#COLUMN]; empty last lines do not count.
+
+    Raises:
+        UserError: there is no such file or column, several could be meant, or a line is no id.
+    """
+    import pyarrow as pa
+
+    path, wanted = file_of(name)
+    table = open_table(path, wanted)
+    number = 0 if len(table.columns) == 1 else table.column(IDS, wanted)
+    if number is None:
+        raise table.unclear("ids")
+    called = f"column {table.columns[number]} of {path}"
+    if table.first is None:
+        say(f"The ids of the documents are {called}.")
+    if suffix_of(path) in PARQUET:
+        parts = list(parquet_column(path, table.columns[number]))
+        return column_ids(pa.chunked_array(parts), called)
+    found = [(line, "" if value is None else value) for line, (value,) in table.rows(number)]
+    while found[1:] and found[-1][1] == "":
+        found.pop()
+    for line, value in found or [(1, "")]:
+        if re.search(NOT_AN_ID, str(value)):
+            raise UserError(f"line {line} of {path} is {shortened(str(value))!r}; it should be a "
+                            "document id and nothing else.")  # fmt: skip
     try:
-        text = readable(path).read_text(encoding="utf-8-sig")  # which makes every end of line \n
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no UTF-8 text; it should have a document id a line.") from None
-    lines = pc.split_pattern(pa.array([text.rstrip("\n")], pa.large_string()), "\n").values
-    row = -1 if is_own else pc.index(pc.match_substring_regex(lines, NOT_AN_ID), True).as_py()
-    if row != -1:
-        said = f"line {row + 1} of {path} is {shortened(lines[row].as_py())!r}"
-        raise UserError(f"{said}; it should be a document id and nothing else.")
-    return Ids(lines)
+        values = pa.chunked_array([pa.array([value for _, value in found])])
+    except pa.ArrowException:
+        raise UserError(f"{path} has document ids of several types; write them as text.") from None
+    return column_ids(values, f"{path}")
 
 
 def column_ids(column: "pa.ChunkedArray", name: str) -> Ids:
-    """The values of a column, however Arrow stores them.
-
-    Args:
-        name: what the column is called in errors.
-
-    Raises:
-        UserError: some are neither text nor whole numbers, or missing.
-    """
+    """The values of a column; `UserError`, by its name, for one that is no text or whole number."""
     import pyarrow as pa
     from pyarrow import compute as pc
     from pyarrow import types
 
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind, as_text = column.type, pa.large_string()
-    is_text = str(kind) in TEXTS
+    kind, text = column.type, pa.large_string()
     try:
-        if not (is_text or types.is_integer(kind) or types.is_floating(kind)):
+        if types.is_floating(kind) or types.is_decimal(kind):
+            column = column.cast(pa.int64())
+        elif not (types.is_integer(kind) or str(kind) in TEXTS):
             raise pa.ArrowInvalid
-        values = column.cast(as_text if is_text else pa.int64()).combine_chunks()
-    except pa.ArrowInvalid:
+        values = column.cast(text).combine_chunks()
+    except pa.ArrowException:
         raise UserError(f"{name} has {kind} values that are no text or whole numbers.") from None
-    row = pc.index(pc.fill_null(values.cast(as_text), ""), pa.scalar("", as_text)).as_py()
+    row = pc.index(pc.fill_null(values, ""), pa.scalar("", text)).as_py()
     if row != -1:
         raise UserError(f"{name} has no document id in row {row}.")
     return Ids(values)

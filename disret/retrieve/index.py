@@ -30,7 +30,7 @@ from disret.files import (
     whole_folder,
     write_json,
 )
-from disret.retrieve.ids import Ids, read_ids
+from disret.retrieve.ids import Ids, own_ids
 
 if TYPE_CHECKING:
     from disret.encode.batches import BatchEncoder
@@ -90,7 +90,7 @@ class Index:
 
     def ids(self) -> Ids:
         """The document id of each row."""
-        return read_ids(self.folder / "ids.txt", is_own=True)
+        return own_ids(self.folder / "ids.txt")
 
     def blocks(self, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
         """Stream the vectors of some shards as they are on disk, in their order.

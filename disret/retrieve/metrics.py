@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from disret.command_line import say
 from disret.data.collection import Qrels
 from disret.retrieve.runs import Run
 
@@ -13,12 +14,19 @@ RESAMPLES: dict[str, Any] = {"n_resamples": 9999, "batch": 256, "rng": 0}
 
 
 def metrics(qrels: Qrels, run: Run, k_values: Sequence[int]) -> dict[str, float]:
-    """NDCG, MAP, Recall and P at each k, and MRR@10, as BEIR's `EvaluateRetrieval` gives them."""
+    """NDCG, MAP, Recall and P at each k, and MRR@10, as BEIR's `EvaluateRetrieval` gives them.
+
+    It is said if no hit is judged, as then the ids of both sides may not be of the same documents.
+    """
     from beir.retrieval.evaluation import EvaluateRetrieval
 
     by_kind = EvaluateRetrieval.evaluate(qrels, run, list(k_values))
     # It sorts all that it gets, and MRR@10 looks at ten.
     first_ten = {query: dict(itertools.islice(hits.items(), 10)) for query, hits in run.items()}
+    if not any(qrels.get(query, {}).keys() & hits.keys() for query, hits in first_ten.items()):
+        hit, judged = (next(itertools.chain(*each.values()), None) for each in (first_ten, qrels))
+        say(f"none of the first 10 hits of any query is in the judgments: hits are {hit!r} and so "
+            f"on, judged documents {judged!r} and so on.")  # fmt: skip
     mrr = EvaluateRetrieval.evaluate_custom(qrels, first_ten, [10], "mrr")
     scores = {name: value for kind in by_kind for name, value in kind.items()}
     return {**scores, "MRR@10": mrr["MRR@10"]}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from disret.command_line import UserError
+from disret.command_line import UserError, shortened
 from disret.data.collection import Qrels
+from disret.data.text_files import lines
 from disret.files import readable, whole_file
 from disret.tables import Row
 
@@ -39,20 +40,34 @@ def to_run(query_ids: Sequence[str], hits: np.ndarray, scores: np.ndarray, k: in
 
 
 def read_run(path: Path, qrels: Qrels) -> Run:
-    """The hits of a TREC run file.
+    """The hits of a TREC run file, without those that have their query's own id, as BEIR does.
 
     Raises:
-        UserError: it is none, or has no query that the judgments are about.
+        UserError: it is none (the message gives the line), or has no query that the judgments are
+            about.
     """
-    import pytrec_eval
-
-    try:
-        with readable(path).open(encoding="utf-8") as file:
-            run = pytrec_eval.parse_run(file)
-    except (OSError, ValueError, AssertionError) as error:
-        raise UserError(f"{path} cannot be read as a TREC run: {error}") from None
+    run: Run = {}
+    for number, line in lines(path):
+        cells = line.split()
+        if not cells:
+            continue
+        try:
+            query, _, document, _, score, _ = cells
+            value = float(score)
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: expected query, Q0, document, rank, score and tag, found "
+                f"{len(cells)} columns: {shortened(line)!r}."
+            ) from None
+        if value != value:
+            raise UserError(f"{path}, line {number}: the score {score} is no number.")
+        if document in run.setdefault(query, {}):
+            raise UserError(f"{path}, line {number}: {document} is a hit of {query} once more.")
+        run[query][document] = value
     if not run.keys() & qrels.keys():
         raise UserError(f"{path} has none of the queries that the judgments are about.")
+    for query, hits in run.items():
+        hits.pop(query, None)
     return run
 
 
@@ -101,7 +116,8 @@ def run_name(identity: Row) -> str:
 
 def run_path(folder: Path, identity: Row, depth: int) -> Path:
     """The file of a run, `depth` hits a query, named by what decides it but weights and texts."""
-    kind = "{score_function}.{dtype}-{index_dtype}".format_map(identity)
+    kind = "{score_function}.{dtype}-{index_dtype}".format_map(identity).strip(".")
+    kind = re.sub(r"[^\w.+-]+", "-", kind)
     return folder / f"{run_name(identity)}.{kind}.top{depth}.trec"
 
 

@@ -1,27 +1,24 @@
 """Exact search that streams over the shards of an index and keeps the best so far."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from disret import distributed
 from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.devices import world_size
+from disret.retrieve.ids import Ids
 from disret.retrieve.index import Index, documents_in, one_ahead
-
-if TYPE_CHECKING:
-    from disret.retrieve.faiss_file import FaissFile
-    from disret.retrieve.foreign import ForeignIndex
 
 GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
 QUERIES = 1024  # whose scores with a block are held on the GPU at once: 0.3 GB
 
 
 def search(
-    index: "Index | ForeignIndex | FaissFile",
+    index: Any,
     queries: np.ndarray,
     k: int,
     device: str = "cpu",
@@ -29,7 +26,7 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the documents of the greatest inner product with each query.
 
-    An index of another program searches as it does by itself, on the CPU.
+    Any but an `Index` searches as it does by itself, on the CPU.
 
     Under `torchrun` the ranks share out the shards; all call this with the same queries.
 
@@ -160,3 +157,36 @@ def search_with_torch(
             first += len(block)
         scores, rows = (torch.cat(column).cpu().numpy() for column in zip(*best, strict=True))
     return scores, rows
+
+
+def by_document(
+    search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    ids: Ids,
+    queries: np.ndarray,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best documents of each query, where several rows may be of one: by its best (MaxP).
+
+    Args:
+        search: of queries and a number of hits; as `ForeignIndex.search`.
+    """
+    depth = k
+    while True:
+        scores, rows = search(queries, min(depth, len(ids)))
+        if ids.are_unique:
+            return scores, rows
+        numbers = ids.document_numbers(rows)
+        firsts = [np.unique(own, return_index=True)[1] for own in numbers]
+        best = [np.sort(places[own[places] >= 0])[:k]
+                for own, places in zip(numbers, firsts, strict=True)]  # fmt: skip
+        is_enough = [
+            len(places) == k or own[-1] == -1 for own, places in zip(rows, best, strict=True)
+        ]
+        if depth >= len(ids) or all(is_enough):
+            break
+        depth *= 4
+    found = np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1)
+    for query, places in enumerate(best):
+        for to, of in zip(found, (scores, rows), strict=True):
+            to[query, : len(places)] = of[query, places]
+    return found

@@ -1,5 +1,6 @@
 """How far students agree with a teacher, of whom there is a service, a model or vectors."""
 
+import json
 import re
 
 import faiss
@@ -11,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
 from disret import paths
-from disret.data.vectors import read_vectors, split
+from disret.data.queries import held_out
 from disret.encode.service import FIXED_TEXTS
 from disret.query_encoder import QueryEncoder
 from disret.tables import read_rows
@@ -45,13 +46,16 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
     assert torch["cosine"] > 0.7
     assert export["overlap@10"] == pytest.approx(torch["overlap@10"], abs=0.02)
     assert torch["retention"] is None
-    header, _, first, second, compared, last = outcome.out.splitlines()
+    header, _, first, second, compared, *meant, last = outcome.out.splitlines()
     assert re.split(r"  +", header.strip()) == [
         "query encoder", "overlap@10", "first hit", "rank-biased overlap", "cosine"
     ]  # fmt: skip
     assert re.match(rf"student +{torch['overlap@10']:.3f} ± 0\.\d+ ", first)
     assert second.startswith("student@onnx ")
     assert re.match(r"held-out\.tsv: overlap@10 of student@onnx is (higher|lower) ", compared)
+    said = r"Students that found 0\.\d to \S+ of their teacher's ten best kept \S+ to \S+ % of its"
+    assert all(re.match(said, line) for line in meant)
+    assert meant
     assert last == "Every measure is in scores.csv."
     (worst,) = (tmp_path / "worst").glob("*student.torch.md")
     assert "doc-" in worst.read_text()
@@ -96,8 +100,46 @@ def test_vectors_bring_a_log(call, kept, tmp_path):
     assert outcome.status == 0, outcome.err
     (row,) = read_rows(tmp_path / "scores.csv")
     assert row["dataset"] == "vectors.npz"
-    assert row["queries"] == len(split(read_vectors(["vectors.npz"]))[1])
+    assert row["queries"] == held_out(kept).sum()
     assert list((tmp_path / "worst").glob("*.md"))
+
+
+def test_from_a_spreadsheet_to_agreement(call, owner, tmp_path):
+    """One log in CSV: what is held out of training is what is compared on, and the card says it."""
+    texts = [line.split("\t")[1] for line in (tmp_path / "log.tsv").read_text().splitlines()]
+    rows = [f'2026-01-{n % 28 + 1:02},"{text}, please",{n}\n' for n, text in enumerate(texts)]
+    (tmp_path / "log.csv").write_text("date,search term,clicks\n" + "".join(rows))
+    teacher = f"{owner.address}#tiny"
+    made = call(
+        "distill", "--teacher", teacher, "--init-with", "small", "--queries", "log.csv", "--recipe",
+        "best", "--num-epochs", 2, "--output", "student", "--device", "cpu",
+    )  # fmt: skip
+    assert made.status == 0, made.err
+    assert "log.csv, column search term: 900 queries, such as: 'what is 0, please'; " in made.err
+    held = int(re.search(r"^(\d+) of them are held out, to validate on", made.err, re.M)[1])
+    report = json.loads((tmp_path / "student/distillation.json").read_text())
+    assert report["queries"] == {"training": 900 - held, "sentences": 0, "validation": held}
+    assert call("disret.serve.export", "student", "--queries", "log.csv").status == 0
+    students = ["--query-encoder", "student", "student@onnx"]
+    outcome = call(
+        "beyond/agree", *INDEX, "--queries", "log.csv", "--document-encoder", teacher, *students
+    )
+    assert outcome.status == 0, outcome.err
+    assert f"{held} of them are compared, as a student was trained on the others" in outcome.err
+    (torch, export) = read_rows(tmp_path / "scores.csv")
+    assert (torch["dataset"], torch["queries"]) == ("log.csv", held)
+    # The same queries for another student, which knows nothing of them: all.
+    call("beyond/agree", *INDEX, "--queries", "log.csv", "--document-encoder", teacher, *SMALL)
+    assert read_rows(tmp_path / "scores.csv")[-1]["queries"] == 900
+
+    assert call("beyond/publish", "student", "--results", "scores.csv").status == 0
+    card = (tmp_path / "student/README.md").read_text()
+    assert "| started from | `small` and a layer by least squares |" in card
+    low, high = torch["overlap@10 low"], torch["overlap@10 high"]
+    shown = f"{torch['overlap@10']:.4f} ({low:.3f} to {high:.3f})"
+    assert re.search(rf"\| log\.csv +\| student +\| {re.escape(shown)} ", card)
+    assert re.search(rf"\| log\.csv +\| student@onnx +\| {export['overlap@10']:.4f} \(", card)
+    assert f"{torch['cosine']:.4f} (" in card
 
 
 def test_a_query_without_a_vector_is_named(call, kept, tmp_path):
@@ -147,7 +189,7 @@ def test_the_worst_show_texts(call, owner, teacher, tmp_path):
     assert outcome.status == 0, outcome.err
     (path,) = (tmp_path / "worst").glob("held-out.tsv.log.small.torch.md")
     assert re.search(r"\| 1 \| (✓ )?d\d+: title \d+ thing \d+ ", path.read_text())
-    scores = re.findall(r"Agreement (.*)", path.read_text())
+    scores = re.findall(r"Rank-biased overlap (.*)", path.read_text())
     assert len(scores) == 10
     assert scores == sorted(scores)
 

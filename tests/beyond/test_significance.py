@@ -21,3 +21,17 @@ def test_a_part_has_to_be_named(call, tmp_path):
     outcome = call("beyond/significance", "--dataset", tmp_path / "forums", "a.trec", "b.trec")
     assert outcome.status == 2
     assert "forums has parts; name one, such as" in outcome.err
+
+
+def test_one_judged_query(call, tmp_path, collection):
+    """Both scores, and nothing that one query could not say."""
+    (collection / "qrels/test.tsv").write_text("q0\td0\t1\n")
+    for name, found in (("a", "d0"), ("b", "d1")):
+        write_run(tmp_path / f"{name}.trec", {"q0": {found: 1.0}}, name)
+    runs = [tmp_path / f"{name}.trec" for name in "ab"]
+    outcome = call("beyond/significance", "--dataset", collection, *runs)
+    assert outcome.status == 0, outcome.err
+    assert (
+        "nDCG@10 1.0000 and 0.0000, -1.0000: better on 0, worse on 1 of 1 queries, p = 1.0000"
+        in (outcome.out)
+    )

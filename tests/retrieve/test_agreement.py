@@ -208,7 +208,7 @@ def test_the_worst_are_written_for_a_person(tmp_path):
 
 ## 1. who?
 
-Agreement 0.1235
+Rank-biased overlap 0.1235
 
 | rank | teacher | student |
 |---:|:---|:---|
@@ -218,7 +218,7 @@ Agreement 0.1235
 
 ## 2. why?
 
-Agreement 1.0000
+Rank-biased overlap 1.0000
 
 | rank | teacher | student |
 |---:|:---|:---|
@@ -231,6 +231,8 @@ def test_texts_do_no_harm(tmp_path):
     text = written(tmp_path / "w.md", "# a\n\n# b | c", ["a|b"], [], texts)
     assert "## 1. # a # b \\| c\n" in text
     assert "| 1 | a\\|b: one two \\| three \\`four \\<!-- \\\\\\| five |  |\n" in text
+    text = written(tmp_path / "w.md", "a\x00\x1b[31m b\u202ec \u200d\u200d", [], [], {})
+    assert "## 1. a [31m b c \u200d\u200d\n" in text  # nothing that steers a terminal
 
 
 anything = st.text(st.characters(exclude_categories=["Cs"]))

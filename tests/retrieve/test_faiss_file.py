@@ -6,6 +6,7 @@ import pytest
 
 from disret.command_line import UserError
 from disret.encode.timings import resident_bytes
+from disret.retrieve.approximate import exhaustive, search_exactly, set_parameters
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.foreign import open_foreign
 
@@ -263,9 +264,9 @@ def test_all_vectors_are_searched_where_they_are_there(
     numbers = np.random.default_rng(3).permutation(N) * 3 - 701 if numbered else None
     path = write(tmp_path / "x.faiss", kind, vectors, metric, numbers)
     index = FaissFile(path)
-    assert index.has_vectors
+    assert exhaustive(index) is not None
     order = np.argsort(np.argsort(numbers)) if numbered and "IDMap" not in kind else np.arange(N)
-    scores, rows = index.search_exactly(queries, K)
+    scores, rows = search_exactly(index, queries, K)
     np.testing.assert_array_equal(rows, order[best(vectors, queries)])
     products = np.sort(queries @ vectors.T, axis=1)[:, : -K - 1 : -1]
     is_l2 = metric == faiss.METRIC_L2
@@ -278,7 +279,7 @@ def test_all_vectors_are_searched_where_they_are_there(
     "kind", ["PQ4x4", "SQ8", "HNSW8_SQ8", "IVF8,SQ8", "RaBitQ", "PCA16,Flat", "RaBitQ,Refine(SQ8)"]
 )
 def test_codes_are_not_the_vectors(tmp_path, vectors, kind):
-    assert not FaissFile(write(tmp_path / "x.faiss", kind, vectors)).has_vectors
+    assert exhaustive(FaissFile(write(tmp_path / "x.faiss", kind, vectors))) is None
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_parameters_decide_how_far_it_looks(tmp_path, vectors, queries, kind, lo
     index = FaissFile(path)
     found = []
     for values in (low, high):
-        index.set_parameters(values)
+        set_parameters(index.index, values, str(index.path))
         found.append(recall(index.search(queries, K)[1], best(vectors, queries)))
     assert found[0] < 0.97
     assert found[1] > max(found[0], 0.98)
@@ -312,4 +313,4 @@ def test_parameters_decide_how_far_it_looks(tmp_path, vectors, queries, kind, lo
 def test_parameters_that_an_index_lacks(tmp_path, vectors, kind, name):
     index = FaissFile(write(tmp_path / "x.faiss", kind, vectors))
     with pytest.raises(UserError, match=rf"x\.faiss \(Index\w+\) has no parameter {name} of its"):
-        index.set_parameters({name: 4})
+        set_parameters(index.index, {name: 4}, str(index.path))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from disret.command_line import UserError
-from disret.retrieve.ids import Ids, column_ids, read_ids
+from disret.retrieve.ids import Ids, column_ids, own_ids, read_ids
 
 HITS = np.array([[2, 0], [0, -1]])
 
@@ -31,13 +31,13 @@ def test_lines_however_they_end(tmp_path, mark, end, last):
     [
         (b"", "line 1 of FILE is ''; it should be a document id and nothing else."),
         (b"d0\n\nd2\nd3\n", "line 2 of FILE is ''; it should be a document id and nothing else."),
-        (b"d0\n \n", "line 2 of FILE is ' '; it"),
-        (b"0\td0\n1\td1\n", r"line 1 of FILE is '0\td0'; it"),
-        (b'{"_id": "d0"}\n', """line 1 of FILE is '{"_id": "d0"}'; it"""),
+        (b"0\td0\n1\td1\n", "FILE begins as .tsv does; call it so."),
+        (b'{"_id": "d0"}\n', "FILE begins as .jsonl does; call it so."),
         (b'id\n"d0"\n', """line 2 of FILE is '"d0"'; it"""),
-        ("d0\nd1\n".encode("utf-16-le"), r"line 1 of FILE is 'd\x000\x00'; it"),
-        ("d0\nd1\n".encode("utf-16"), "FILE is no UTF-8 text; it should have a document id a line"),
-        (b"a\n\xff\n", "FILE is no UTF-8 text; it"),
+        (b"d0\nd\0\n", r"line 2 of FILE is 'd\x00'; it"),
+        ("d0\nd1\n".encode("utf-16-le"), "FILE is UTF-16 text or none at all; save it as UTF-8."),
+        ("d0\nd1\n".encode("utf-16"), "FILE is UTF-16 text; save it as UTF-8."),
+        (b"a\n\xff\n", "FILE, line 2: not UTF-8 text; save it as UTF-8."),
     ],
 )
 def test_lines_that_are_no_ids(tmp_path, content, said):
@@ -56,7 +56,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_own_lines_are_ids_whatever_they_look_like(tmp_path):
     names = ["a", "two words", "a\ttab", "ünïcode", '"', "{}"]
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    ids = read_ids(tmp_path / "ids.txt", is_own=True)
+    ids = own_ids(tmp_path / "ids.txt")
     assert list(ids) == names
     assert ids.take(np.array([[5, 0], [0, 1]])).tolist() == [["{}", "a"], ["a", "two words"]]
 

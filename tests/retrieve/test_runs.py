@@ -1,5 +1,7 @@
 """Runs: what counts as a hit, and their files."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -48,10 +50,49 @@ def test_trec_run(tmp_path):
     assert run == {"q": {"a": 1.0, "b": 2.0}}
 
 
-def test_other_files_are_refused(tmp_path):
-    (tmp_path / "other").write_text("no run\n")
-    with pytest.raises(UserError, match="TREC run"):
-        read_run(tmp_path / "other", QRELS)
+GOOD = "q1 Q0 d1 1 9.0 t\nq1 Q0 d3 2 8.0 t\nq2 Q0 d2 1 9.5 t\n"
+RUN = {"q1": {"d1": 9.0, "d3": 8.0}, "q2": {"d2": 9.5}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD.encode(),
+        f"{GOOD}\n\n".encode(),
+        f"\ufeff{GOOD}".encode(),
+        GOOD.replace("\n", "\r\n").encode(),
+        GOOD.replace(" ", "\t").encode(),
+        GOOD.replace(" ", "   ").encode(),
+        gzip.compress(GOOD.encode(), mtime=0),
+        f"{GOOD}q2 Q0 q2 3 7.5 t\n".encode(),  # the query itself, as BEIR ignores it
+    ],
+    ids=["as usual", "blank lines", "mark", "Windows", "tabs", "spaces", "gzip", "own document"],
+)
+def test_runs_of_other_tools(tmp_path, content):
+    (tmp_path / "r.trec").write_bytes(content)
+    assert read_run(tmp_path / "r.trec", {"q1": {"d1": 1}}) == RUN
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no run\n", "line 1: expected query, Q0, document, rank, score and tag, found 2 columns"),
+        (GOOD + "q2\td4\t2\n", "line 4: expected query, .* found 3 columns: 'q2"),
+        ("q1 Q0 d1 1 9.0\n", "line 1: expected .* found 5 columns"),
+        ("q1 Q0 d1 1 best t\n", "line 1: expected .* found 6 columns"),
+        (GOOD + "q1 Q0 d1 3 1.0 t\n", "line 4: d1 is a hit of q1 once more"),
+        (GOOD.replace("8.0", "nan"), "line 2: the score nan is no number"),
+        (GOOD.encode("utf-16"), "is UTF-16 text"),
+    ],
+)
+def test_runs_that_are_refused(tmp_path, content, said):
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "r.trec").write_bytes(content)
+    with pytest.raises(UserError, match=rf"r\.trec.*{said}"):
+        read_run(tmp_path / "r.trec", {"q1": {"d1": 1}})
+
+
+def test_a_run_of_other_queries(tmp_path):
     write_run(tmp_path / "r.trec", {"q": {"a": 1.0}}, "tag")
     with pytest.raises(UserError, match="none of the queries"):
         read_run(tmp_path / "r.trec", {"another": {"d": 1}})

@@ -35,11 +35,6 @@ def write_npy(path, vectors):
     np.save(path, vectors)
 
 
-def write_fvecs(path, vectors):
-    counts = np.full((len(vectors), 1), vectors.shape[1], dtype="<i4")
-    np.hstack([counts, vectors.astype("<f4").view("<i4")]).tofile(path)
-
-
 def write_parquet(path, vectors, name="emb", fixed=False, value=None, **columns):
     value = value or pa.from_numpy_dtype(vectors.dtype)
     kind = pa.list_(value, vectors.shape[1]) if fixed else pa.list_(value)
@@ -53,7 +48,6 @@ WRITERS = {
     "float64.npy": lambda path, vectors: write_npy(path, vectors.astype(np.float64)),
     "big-endian.NPY": lambda path, vectors: np.save(path.open("wb"), vectors.astype(">f4")),
     "columns.npy": lambda path, vectors: write_npy(path, np.asfortranarray(vectors)),
-    "x.fvecs": write_fvecs,
     "list.parquet": write_parquet,
     "double.parquet": lambda path, vectors: write_parquet(path, vectors.astype(np.float64)),
     "fixed.parquet": lambda path, vectors: write_parquet(path, vectors, fixed=True),
@@ -125,7 +119,7 @@ def refused(path, dimension=D):
             np.zeros((3, 20), np.float32),
             "FILE has vectors of 20 dimensions, but those of the encoder have 24.",
         ),
-        (np.array([[{}]]), "FILE is no NumPy array of numbers, or it is cut off."),
+        (np.array([[{}]]), "FILE should be a NumPy array of numbers, but is of Python objects."),
     ],
 )
 def test_arrays_of_another_shape(tmp_path, matrix, said):
@@ -134,25 +128,20 @@ def test_arrays_of_another_shape(tmp_path, matrix, said):
 
 
 @pytest.mark.parametrize("kept", [0, 3, 60, 5050])
-@pytest.mark.parametrize("name", ["float32.npy", "x.fvecs", "list.parquet"])
+@pytest.mark.parametrize("name", ["float32.npy", "list.parquet"])
 def test_a_file_cut_off(tmp_path, vectors, name, kept):
     path = tmp_path / name
     WRITERS[name](path, vectors)
     path.write_bytes(path.read_bytes()[:kept])
-    assert "cut off" in refused(path) or refused(path) in (
-        "FILE has no vectors.",
-        "FILE is no .fvecs file.",
-    )
+    assert "cut off" in refused(path) or refused(path) == "FILE has no vectors."
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_numbers(tmp_path, vectors, value):
     vectors[612, 3] = value
-    for name in ("x.npy", "x.fvecs", "x.parquet"):
+    for name in ("x.npy", "x.parquet"):
         path = tmp_path / name
-        {".npy": write_npy, ".fvecs": write_fvecs, ".parquet": write_parquet}[path.suffix](
-            path, vectors
-        )
+        {".npy": write_npy, ".parquet": write_parquet}[path.suffix](path, vectors)
         assert refused(path) == "row 612 of FILE has values that are not numbers."
 
 
