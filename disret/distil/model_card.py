@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from disret.distil.student_folder import read_report
-from disret.files import whole_file
+from disret.encode.encoders import EXPORTS, PRECISIONS, export_fingerprint
+from disret.files import read_record, whole_file
 from disret.retrieve.scores import newest_scores
 from disret.tables import Row, markdown_table
 
@@ -57,7 +58,9 @@ The licences of the teacher, of a model that the student started from and of the
 apply to this model as well; look them up before you pass it on.
 {licences}"""
 IN_THIS_FOLDER = "\nIn this folder; from elsewhere, put its path for the dot:\n"
-RETENTION = "Retention is the share of the teacher's own nDCG@10, on the same index, that is kept."
+RETENTION = """Retention is the share of the teacher's own nDCG@10, on the same index, that is kept;
+overlap@10 that of the teacher's ten best documents that are found; cosine that of the two vectors
+of a query. In brackets: 95 % intervals."""
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `beyond/publish.py` on this folder."
 
 
@@ -73,11 +76,6 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
 
     report = read_report(folder)
     arguments, counts, size = report["arguments"], report["queries"], report["size"]
-    start = {
-        "subset": f"layers {', '.join(map(str, arguments['layers'] or []))} of the teacher",
-        "static": "the teacher's embedding of each token"
-        + (", and of words that it splits" if arguments.get("words") else ""),
-    }.get(arguments["init_with"], f"`{arguments['init_with']}`")
     own = [arguments["teacher"]] if report.get("sources") == {} else ["MS MARCO"]  # of vectors
     sources = ", ".join(arguments["queries"] or own)
     if counts["sentences"]:
@@ -95,8 +93,8 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
         path=hub_name or ".",
         where="" if hub_name else IN_THIS_FOLDER,
         teacher=arguments["teacher"] if is_elsewhere else Path(arguments["teacher"]).name,
-        results=_results(report, scores),
-        start=start,
+        results=_results(folder, report, scores),
+        start=_start(arguments),
         **size,
         training=counts["training"],
         queries=sources,
@@ -121,18 +119,50 @@ def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(["", *lines, ""]) if lines else ""
 
 
-def _results(report: Mapping[str, Any], scores: Sequence[Row]) -> str:
-    """The newest score on each data set as a Markdown table."""
-    teacher, student = report["inputs"]["teacher_sha256"][:16], report["student_sha256"][:16]
-    own = newest_scores(scores, itemgetter("query_weights"), teacher).get(student)
-    if not own:
+def _start(arguments: Mapping[str, Any]) -> str:
+    """What the student was before training."""
+    kind, layers = arguments["init_with"], arguments["layers"]
+    some = f"layers {', '.join(map(str, layers))} of " if layers else ""
+    if kind == "static":
+        if vocabulary := arguments.get("vocabulary"):
+            return f"a vector for each token of `{vocabulary}`, by least squares"
+        words = ", and of words that it splits" if arguments.get("words") else ""
+        return f"the teacher's embedding of each token{words}"
+    if kind == "subset":
+        return f"{some}the teacher"
+    through = " and a layer by least squares" if arguments.get("projection") == "ridge" else ""
+    return f"{some}`{kind}`{through}"
+
+
+def _results(folder: Path, report: Mapping[str, Any], scores: Sequence[Row]) -> str:
+    """The newest scores of the student and its exports on each data set as a Markdown table."""
+    weights = {"": report["student_sha256"]}
+    exported = read_record(folder / "onnx" / "query_encoder.json", {"files": dict}) or {"files": {}}
+    for suffix, kind in EXPORTS.items():
+        if PRECISIONS[kind] in exported["files"]:
+            weights[f"@{suffix}"] = export_fingerprint(exported, PRECISIONS[kind])
+    teacher = report["inputs"]["teacher_sha256"][:16]
+    newest = newest_scores(scores, itemgetter("query_weights"), teacher)
+    found = [(suffix, dataset, row) for suffix, digest in weights.items()
+             for dataset, row in newest.get(digest[:16], {}).items()]  # fmt: skip
+    if not found:
         return NO_RESULTS
-    shown = [name for name in next(iter(own.values()))
-             if "@" in name and name.startswith(("NDCG", "Recall", "MRR"))]  # fmt: skip
+    kinds = ("NDCG", "Recall", "MRR", "overlap@10", "cosine")
+    names = dict.fromkeys(name for *_, row in found for name, value in row.items()
+                          if value is not None and name.startswith(kinds)
+                          and not name.endswith((" low", " high")))  # fmt: skip
     table = markdown_table([
-        {"data set": dataset,
-         **{name: f"{row[name]:.4f}" for name in shown if row[name] is not None},
+        {"data set": dataset, "encoder": f"student{suffix}",
+         **{name: _with_interval(row, name) for name in names},
          "retention": None if row["retention"] is None else f"{row['retention']:.1f} %"}
-        for dataset, row in own.items()
+        for suffix, dataset, row in found
     ])  # fmt: skip
     return f"{table}\n\n{RETENTION}"
+
+
+def _with_interval(row: Row, name: str) -> str | None:
+    """A value, with its 95 % interval where that is known."""
+    if row.get(name) is None:
+        return None
+    low, high = row.get(f"{name} low"), row.get(f"{name} high")
+    return f"{row[name]:.4f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")

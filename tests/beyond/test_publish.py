@@ -101,7 +101,7 @@ def test_alone_and_joined(call, kind, teacher, distil, collection, tmp_path):
     assert "Not scored yet" in (student / "README.md").read_text()
     again = call("beyond/publish", student, "--router", "--results", tmp_path / "scores.csv")
     assert again.status == 0, again.err
-    row = rf"\| things +\| +{alone['NDCG@10']:.4f} \|"
+    row = rf"\| things +\| student +\| +{alone['NDCG@10']:.4f} \|"
     assert re.search(row, (student / "README.md").read_text())
     assert (student / "model.safetensors").stat().st_mtime_ns == written
 
