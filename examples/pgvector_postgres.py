@@ -1,39 +1,39 @@
 """Search a PostgreSQL table of the teacher's vectors, in pgvector, with a student's queries.
 
-python -m examples.pgvector_postgres TEACHER STUDENT documents.txt "dbname=mine" "a query"
+`--export` writes what `beyond/agree.py --index documents.parquet` searches.
+
+python -m examples.pgvector_postgres STUDENT "dbname=mine" "a query" --table documents
+python -m examples.pgvector_postgres STUDENT "dbname=mine" --export documents.parquet
 """
 
 import argparse
-from pathlib import Path
 
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+from psycopg.sql import SQL, Identifier
 
 from disret.query_encoder import QueryEncoder
 
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("student")
+parser.add_argument("database")
+parser.add_argument("query", nargs="?")
+for name, column in (("table", "documents"), ("id", "id"), ("text", "text")):
+    parser.add_argument(f"--{name}", default=column)
+parser.add_argument("--column", default="embedding", help="of type vector")
+parser.add_argument("--export", metavar="FILE", help="write ids, texts and vectors there")
+args = parser.parse_args()
 
-def fill(connection: psycopg.Connection, teacher: str, documents: list[str]) -> None:
-    """What stands already: the teacher has embedded the documents, once."""
-    from sentence_transformers import SentenceTransformer  # the search below needs no torch
-
-    vectors = SentenceTransformer(teacher, device="cpu").encode_document(documents).tolist()
-    connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    connection.execute(f"CREATE TABLE documents (text text, embedding vector({len(vectors[0])}))")
-    rows = zip(documents, map(str, vectors), strict=True)  # pgvector reads "[0.1, 0.2]"
-    connection.cursor().executemany("INSERT INTO documents VALUES (%s, %s)", rows)
-
-
-def main(teacher: str, student: str, documents: str, database: str, query: str) -> None:
-    with psycopg.connect(database) as connection:
-        if not connection.execute("SELECT to_regclass('documents')").fetchone()[0]:
-            fill(connection, teacher, Path(documents).read_text(encoding="utf-8").splitlines())
-        vector = QueryEncoder.from_pretrained(student).encode([query])[0].tolist()
-        nearest = "SELECT text, embedding <#> %s AS distance FROM documents ORDER BY 2 LIMIT 10"
-        for text, distance in connection.execute(nearest, [str(vector)]):
+names = {name: Identifier(vars(args)[name]) for name in ("table", "id", "text", "column")}
+with psycopg.connect(args.database) as connection:
+    if args.query:
+        vector = QueryEncoder.from_pretrained(args.student).encode([args.query])[0].tolist()
+        nearest = "SELECT {text}, {column} <#> %s FROM {table} ORDER BY 2 LIMIT 10"
+        for text, distance in connection.execute(SQL(nearest).format(**names), [str(vector)]):
             print(f"{-distance:.4f}\t{text}")  # <#> is minus the dot product
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("teacher", "student", "documents", "database", "query"):
-        parser.add_argument(name)
-    main(**vars(parser.parse_args()))
+    if args.export:
+        every = "SELECT {id}::text, {text}, {column}::real[] FROM {table}"
+        rows = connection.execute(SQL(every).format(**names)).fetchall()
+        columns = zip(("id", "text", "embedding"), zip(*rows, strict=True), strict=True)
+        pq.write_table(pa.table({name: list(values) for name, values in columns}), args.export)

@@ -1,40 +1,37 @@
 """Search a Qdrant collection of the teacher's vectors with a student's queries.
 
-python -m examples.qdrant_local TEACHER STUDENT documents.txt FOLDER "a query"
+python -m examples.qdrant_local STUDENT FOLDER "a query" --collection documents --text text
+python -m examples.qdrant_local STUDENT FOLDER --export documents.parquet  # for agree.py --index
 """
 
 import argparse
-from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from qdrant_client import QdrantClient
-from qdrant_client.models import Distance, VectorParams
 
 from disret.query_encoder import QueryEncoder
 
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("student")
+parser.add_argument("folder", help="of a server: QdrantClient('http://localhost:6333') below")
+parser.add_argument("query", nargs="?")
+parser.add_argument("--collection", default="documents")
+parser.add_argument("--text", default="text", help="the field of a payload with the text")
+parser.add_argument("--export", metavar="FILE", help="write ids, texts and vectors there")
+args = parser.parse_args()
 
-def fill(client: QdrantClient, teacher: str, documents: list[str]) -> None:
-    """What stands already: the teacher has embedded the documents, once."""
-    from sentence_transformers import SentenceTransformer  # the search below needs no torch
-
-    vectors = SentenceTransformer(teacher, device="cpu").encode_document(documents)
-    params = VectorParams(size=vectors.shape[1], distance=Distance.DOT)
-    client.create_collection("documents", vectors_config=params)
-    payload = [{"text": text} for text in documents]
-    client.upload_collection("documents", vectors, payload, ids=range(len(documents)))
-
-
-def main(teacher: str, student: str, documents: str, folder: str, query: str) -> None:
-    client = QdrantClient(path=folder)  # of a server: QdrantClient("http://localhost:6333")
-    if not client.collection_exists("documents"):
-        fill(client, teacher, Path(documents).read_text(encoding="utf-8").splitlines())
-    encoder = QueryEncoder.from_pretrained(student)
-    for hit in client.query_points("documents", encoder.encode([query])[0], limit=10).points:
-        print(f"{hit.score:.4f}\t{hit.payload['text']}")
-    client.close()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("teacher", "student", "documents", "folder", "query"):
-        parser.add_argument(name)
-    main(**vars(parser.parse_args()))
+client = QdrantClient(path=args.folder)
+if args.query:
+    vector = QueryEncoder.from_pretrained(args.student).encode([args.query])[0]
+    for hit in client.query_points(args.collection, vector, limit=10).points:
+        print(f"{hit.score:.4f}\t{hit.payload[args.text]}")
+if args.export:
+    count = client.count(args.collection).count  # of millions: in pages, by scroll's offset
+    points, _ = client.scroll(args.collection, limit=count, with_vectors=True)
+    rows = [
+        {"id": str(point.id), "text": point.payload[args.text], "embedding": point.vector}
+        for point in points
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), args.export)
+client.close()
