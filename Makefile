@@ -33,7 +33,7 @@ DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
 
-.PHONY: help setup example dist bench speed data sweep paper test long infinity runtimes lint tables clean
+.PHONY: help setup example dist bench speed data sweep paper test long services runtimes lint tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -130,9 +130,9 @@ test: setup $(TEST_TOOLS)  ## run the tests
 long: setup $(TEST_TOOLS)  ## run the tests that take long: fifty kills, published scores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxschedchunk 1 -m long
 
-infinity:  ## install a server that others wrote, in .venv-infinity, for its tests
-	$(PYTHON) -m venv .venv-infinity
-	.venv-infinity/bin/pip install --disable-pip-version-check -r tests/infinity.txt
+services:  ## install a real embedding server, in .venv-services, for its tests
+	$(PYTHON) -m venv .venv-services
+	.venv-services/bin/pip install --disable-pip-version-check -r tests/services.txt
 
 runtimes:  ## install FastEmbed and transformers.js, for the tests of exports in them
 	$(PYTHON) -m venv .venv-fastembed

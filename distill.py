@@ -58,7 +58,7 @@ def main() -> None:
     prepared = distributed.decided_by_first(lambda: prepare(args, folder, device))
     if prepared is not None:
         distil(args, folder, device, *prepared)
-    if is_main_process() and not (args.dry_run or (args.output / "README.md").exists()):
+    if is_main_process() and args.dry_run is None and not (args.output / "README.md").exists():
         write_model_card(args.output)
     distributed.leave()
 
@@ -71,14 +71,16 @@ def prepare(
         args.teacher, device=device, dtype=resolve_dtype(args.teacher_dtype, device),
         batch_size=args.eval_batch_size, options=args.service_option, prompt=args.teacher_prompt,
         truncate_dim=args.truncate_dim, max_seq_length=args.max_seq_length,
+        long_texts=args.long_texts,
     )  # fmt: skip
     texts = read_texts(
         teacher, args.queries, args.valid_queries, args.max_queries, args.adapt, args.seed,
         mirror_from(args.mirror),
     )  # fmt: skip
-    if args.dry_run:
-        return teacher.announce(texts.training + texts.valid)
+    if args.dry_run is not None:
+        return teacher.announce(texts.training + texts.valid, args.dry_run)
     start = load_start(args, teacher)
+    texts = texts.without(teacher.skipped(texts.training + texts.valid))
     if folder.identify(vars(args), teacher, start, texts):
         return say(f"{args.output} is finished already.")
     teacher.announce(texts.training + texts.valid)
@@ -140,13 +142,9 @@ def init_from_layers(teacher: "SentenceTransformer", layers: list[int]) -> "Sent
 
 
 def init_from_model(
-    teacher: Encoder,
-    other: "SentenceTransformer",
-    projection: str,
-    texts: list[str],
-    seed: int,
+    teacher: Encoder, other: "SentenceTransformer", projection: str, texts: list[str], seed: int,
     device: str,
-) -> "SentenceTransformer":
+) -> "SentenceTransformer":  # fmt: skip
     """A student with another model's transformer, aligned with the teacher's space.
 
     Pooling is the teacher's, if that is known. A Dense layer leads to the teacher's dimension: a
@@ -246,15 +244,16 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument_group("teacher: the encoder of the documents").add_argument
     add("--teacher", nargs="+", required=True, metavar="ENCODER",
-        help="a model, https://HOST/v1#NAME, or files of texts and vectors (.parquet, .jsonl, "
-        ".npz, hub:NAME)")
+        help="a model, https://HOST/v1#NAME, or vectors (.parquet, .jsonl, .npz, hub:NAME)")
     add("--service-option", nargs="+", default=[], metavar="KEY=VALUE",
         help="more fields of each request to a service, such as dimensions=256")
     add("--teacher-prompt", metavar="TEXT|NAME", help="before its queries (default: its own)")
     add("--teacher-dtype", choices=command_line.DTYPES, default="auto",
         help="precision of its embeddings (default: 16 bits where the device is fast in them)")
     add("--truncate-dim", type=positive, metavar="N", help="keep N dimensions (Matryoshka)")
-    add("--dry-run", action="store_true", help="say what would be embedded, and stop")
+    add("--long-texts", choices=["refuse", "cut", "skip"], default="refuse", help="of a service")
+    add("--dry-run", "--price", type=command_line.positive_float, nargs="?", const=0.0,
+        metavar="DOLLARS", help="say what would be embedded, at so many a million tokens; stop")
 
     group = parser.add_argument_group("student: how it starts, and where it goes")
     add, either = group.add_argument, group.add_mutually_exclusive_group().add_argument
@@ -268,10 +267,10 @@ def parse_args() -> argparse.Namespace:
     either("--overwrite", action="store_true", help="replace what is at --output")
 
     add = parser.add_argument_group("texts").add_argument
-    add("--queries", nargs="+", type=weighted_source, default=[], metavar="FILE[@N]",
-        help="tsv, jsonl, text, .gz, or hub:NAME#COLUMN; shown N times (default: MS MARCO's)")
+    add("--queries", nargs="+", type=weighted_source, default=[], metavar="FILE[#COLUMN][@N]",
+        help="csv, tsv, jsonl, parquet, text or hub:NAME; shown N times (default: MS MARCO's)")
     add("--valid-queries", nargs="+", type=query_source, default=[], metavar="FILE",
-        help="queries to validate on (default: MS MARCO's dev queries)")
+        help="to validate on (default: one in fifty of --queries, or MS MARCO's dev queries)")
     add("--max-queries", type=positive, metavar="N", help="train on the first N queries only")
     add("--adapt", metavar="NAME|DIR", help="also train on sentences of this collection")
     add("--keep-order", action="store_true", help="do not shuffle them")

@@ -34,6 +34,12 @@ class EmbeddingService(LocalServer):
         paths: what they asked for.
         reorder: answer in another order, as the protocol allows.
         as_floats: answer with lists, whatever encoding was asked for.
+        most: texts of a request, or if there is none any number.
+        longest: letters of a text, or if there is none any number.
+        refusal: status and words of a request that is too large.
+        item: what becomes of an item of the answer, from it and its text.
+        poison: a text that ends in an error of the server's own.
+        route: where embeddings are.
     """
 
     def __init__(self, embed: Callable[[list[str]], np.ndarray] = letters) -> None:
@@ -45,6 +51,13 @@ class EmbeddingService(LocalServer):
         self.paths: list[str] = []
         self.reorder = False
         self.as_floats = False
+        self.most: int | None = None
+        self.longest: int | None = None
+        self.refusal = 413, "batch size {} > maximum allowed batch size {}"
+        self.item: Callable[[dict, str], dict] = lambda item, text: item
+        self.poison = ""
+        self.route = "/v1/embeddings"
+        self.headers: list[dict[str, str]] = []
         self.lock = Lock()
         service = self
 
@@ -57,12 +70,25 @@ class EmbeddingService(LocalServer):
                     fault = service.faults.pop(0) if service.faults else None
                     service.requests.append(body)
                     service.paths.append(self.path)
-                if self.path.partition("?")[0] != "/v1/embeddings":
+                    service.headers.append(dict(self.headers))
+                longest = max(map(len, body["input"]))
+                if self.path.partition("?")[0] != service.route:
                     self.answer(404, {"error": {"message": "no such route"}})
                 elif service.key and self.headers["Authorization"] != f"Bearer {service.key}":
                     self.answer(401, {"error": {"message": f"no {self.headers['Authorization']}"}})
                 elif body["model"] != "tiny":
                     self.answer(404, {"error": {"message": f"no model {body['model']}"}})
+                elif service.most and len(body["input"]) > service.most:
+                    status, words = service.refusal
+                    said = words.format(len(body["input"]), service.most)
+                    self.answer(status, {"message": said, "code": status})
+                elif service.longest and longest > service.longest:
+                    said = f"`inputs` must have less than 512 tokens. Given: {longest}"
+                    self.answer(413, {"message": said, "code": 413, "type": "Validation"})
+                elif service.poison and service.poison in body["input"]:
+                    self.answer(500, {"error": {"message": "json: unsupported value: NaN"}})
+                elif isinstance(fault, tuple):  # a status, and what comes with it
+                    self.answer(*fault)
                 elif isinstance(fault, int):
                     self.answer(fault, {"error": {"message": "for a while"}})
                 elif fault == "cut":
@@ -106,13 +132,15 @@ class EmbeddingService(LocalServer):
         if self.reorder:
             rows.reverse()
         as_floats = self.as_floats or body.get("encoding_format") != "base64"
+
+        def item(row: int, vector: np.ndarray) -> dict:
+            packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            embedding = vector.tolist() if as_floats else packed
+            return {"object": "embedding", "index": row, "embedding": embedding}
+
         return {
             "object": "list",
             "model": body["model"],
-            "data": [
-                {"object": "embedding", "index": row, "embedding": vector.tolist() if as_floats
-                 else base64.b64encode(vector.astype("<f4").tobytes()).decode()}
-                for row, vector in rows
-            ],
+            "data": [self.item(item(row, vector), texts[row]) for row, vector in rows],
             "usage": {"prompt_tokens": 1, "total_tokens": 1},
         }  # fmt: skip

@@ -45,7 +45,7 @@ def test_make_help_lists_the_targets():
         "paper",
         "test",
         "long",
-        "infinity",
+        "services",
         "runtimes",
         "lint",
         "tables",

@@ -33,7 +33,7 @@ RECIPE = (
     Setting("lr_schedule", None, "linear", "cosine", "decay of the rate to 0"),
     Setting("warmup_steps", not_negative, 1000, None, "steps in which the rate rises"),
     Setting("eval_steps", positive, 2000, None, "steps between checkpoints"),
-    Setting("dropout", bool, True, False, "as the student's model has it"),
+    Setting("dropout", None, True, False, "as the student's model has it"),
     Setting("mixed_precision", bool, False, True, "bfloat16, or float16 on GPUs without it"),
     Setting("projection", ("random", "relu", "ridge"), "random", "ridge",
             "layer behind another model: random, with ReLU as the authors', or least squares"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from disret import paths
-from disret.command_line import UserError
+from disret.command_line import UserError, say
 from disret.data.collection import find_collections
 from disret.data.queries import Source, training_queries
 from disret.encode.models import prompt_of, tokenizer_settings
@@ -50,6 +50,17 @@ class Texts(NamedTuple):
     def training(self) -> list[str]:
         """All texts to train on."""
         return self.queries + self.sentences
+
+    def without(self, texts: set[str]) -> "Texts":
+        """All but some texts, which are counted."""
+        if not texts:
+            return self
+        say(f"{len(texts):,} texts are left out, as the teacher gives no vector of them.")
+        kept = np.array([text not in texts for text in self.training])
+        parts = ([text for text in part if text not in texts]
+                 for part in (self.queries, self.sentences, self.valid))  # fmt: skip
+        weights = None if self.weights is None else self.weights[kept]
+        return Texts(*parts, weights, self.sources)
 
 
 def read_texts(

@@ -1,17 +1,20 @@
 """Vectors of queries on disk, computed once for all runs: a kill costs the block in flight."""
 
 import os
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from disret import paths
-from disret.command_line import progress_bar
+from disret.command_line import UserError, progress_bar
 from disret.encode.batches import check_finite
-from disret.files import check_free_space, kept, read_record, write_json
+from disret.files import check_free_space, kept, lock, read_record, write_json
 
 T = TypeVar("T")  # tokenised texts
 BLOCK = 4096  # texts encoded and written together
@@ -107,3 +110,96 @@ def embedded(
         noted.unlink()
 
     return np.load(kept(path, make), mmap_mode="r")
+
+
+class TextVectors:
+    """Vectors by text, in a file that grows, so that none is paid for twice.
+
+    Beside the vectors, float32 [n, dimension], lie 20 bytes a row: half the SHA-256 of the text and
+    the CRC-32 of the vector. A row counts once both are on the disk itself.
+
+    Args:
+        key: SHA-256 of all that decides the vectors, for the files' names.
+    """
+
+    def __init__(self, key: str, dimension: int) -> None:
+        self.path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.vectors"
+        self.dimension = dimension
+        self._records, self._bytes = self.path.with_suffix(".texts"), 4 * dimension
+        self._places: dict[bytes, int] = {}
+        self._seen = -1  # bytes of records that are in it
+        with lock(self.path):
+            self._read()
+
+    def fill(
+        self,
+        texts: Iterable[str],
+        embed: Callable[..., Sequence[np.ndarray | None]],
+        block_size: int,
+    ) -> None:
+        """Embed the texts that are not there; of several processes one does.
+
+        Args:
+            embed: texts to a vector each, or None; calls its second argument with how many are
+                done. What its error has as `paid` is kept.
+            block_size: texts that are written together, at the end of which a kill costs nothing.
+        """
+        with lock(self.path):
+            self._read()
+            missing = self.missing(texts)
+            check_free_space(self.path, len(missing) * self._bytes, "the vectors")
+            with progress_bar(total=len(missing), desc="teacher", unit="text") as bar:
+                for start in range(0, len(missing), block_size):
+                    block = missing[start : start + block_size]
+                    try:
+                        self.add(block, embed(block, bar.update))
+                    except UserError as error:
+                        self.add(block, getattr(error, "paid", []))
+                        raise
+
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """Each of the texts that has no vector, once."""
+        unique = list(dict.fromkeys(texts))
+        return list(compress(unique, self.rows(unique) == -1))
+
+    def rows(self, texts: Iterable[str]) -> np.ndarray:
+        """Where the vectors of texts are, int64 [n_texts]; -1 for none."""
+        digests = (sha256(text.encode()).digest()[:16] for text in texts)
+        return np.array([self._places.get(digest, -1) for digest in digests], dtype=np.int64)
+
+    def array(self) -> np.memmap:
+        """All vectors, float32 [n, dimension], read-only."""
+        return np.memmap(self.path, "<f4", "r").reshape(-1, self.dimension)
+
+    def add(self, texts: Sequence[str], vectors: Sequence[np.ndarray | None]) -> None:
+        """Append texts with vectors, float32 [dimension] each; None is left out."""
+        place = self.path.stat().st_size // self._bytes
+        rows, records = [], []
+        for text, vector in zip(texts, vectors, strict=False):
+            if vector is not None:
+                digest = sha256(text.encode()).digest()[:16]
+                rows.append(np.asarray(vector, "<f4").tobytes())
+                records.append(digest + zlib.crc32(rows[-1]).to_bytes(4, "big"))
+                self._places[digest] = place + len(rows) - 1
+        for path, parts in ((self.path, rows), (self._records, records)):
+            with path.open("ab") as file:
+                file.write(b"".join(parts))
+                file.flush()
+                os.fsync(file.fileno())
+                self._seen = file.tell()
+
+    def _read(self) -> None:
+        """Learn what there is; what a kill left behind the last whole row goes."""
+        with self.path.open("a+b") as vectors, self._records.open("a+b") as noted:
+            if noted.tell() == self._seen:
+                return
+            count = min(noted.tell() // 20, vectors.tell() // self._bytes)
+            for file, size in ((vectors, self._bytes), (noted, 20)):
+                file.truncate(count * size)
+                file.seek(0)
+            self._places.clear()
+            for place in range(count):
+                digest, crc = noted.read(16), noted.read(4)
+                if zlib.crc32(vectors.read(self._bytes)).to_bytes(4, "big") == crc:
+                    self._places[digest] = place
+            self._seen = 20 * count

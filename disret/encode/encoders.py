@@ -9,6 +9,7 @@ vectors.parquet, hub:NAME     texts with vectors that are there
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import compress
@@ -17,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret.command_line import UserError, progress_bar, say, without_secrets
+from disret.command_line import UserError, progress_bar, say, shortened, without_secrets
 from disret.data.queries import held_out
 from disret.data.text_files import suffix_of
 from disret.data.vectors import FORMATS, is_normalised, read_vectors
 from disret.encode import models
-from disret.encode.embedding_cache import Rows, embedded
+from disret.encode.batches import normalised
+from disret.encode.embedding_cache import Rows, TextVectors, embedded
 from disret.encode.service import BLOCK as SERVICE_BLOCK
-from disret.encode.service import Service, parsed_options
+from disret.encode.service import FIXED_TEXTS, Service, spelt_alike
 from disret.encode.timings import Timings
-from disret.files import text_sha256
+from disret.files import lock, text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 EXPORTS = {"onnx": "export", "int8": "export-int8"}  # by suffix, as tables call them
 PRECISIONS = {"export": "float32", "export-int8": "int8"}
+SAME = 0.999  # cosine of a service's two answers to one text; it rounds, and batches differently
+CHARACTERS = 4  # of a token, roughly, in English
 BLOCK = 4096  # queries of an export between two steps of the progress bar
 
 
@@ -73,8 +77,12 @@ class Encoder:
         """Embed queries as a service would, and wait until the device has finished."""
         self.encode_query(queries)
 
-    def announce(self, texts: Sequence[str]) -> None:
-        """Say what embedding the texts takes."""
+    def skipped(self, texts: Sequence[str]) -> set[str]:
+        """Texts that get no vector, as was asked for; `UserError` for another reason."""
+        return set()
+
+    def announce(self, texts: Sequence[str], price: float | None = None) -> None:
+        """Say what embedding the texts takes; `price` is dollars of a million tokens sent."""
         say(f"{self.name}: {len(texts):,} texts to embed, in {self.dtype} on {self.device}.")
 
 
@@ -89,6 +97,7 @@ def open_encoder(
     prompt: str | None = None,
     truncate_dim: int | None = None,
     max_seq_length: int | None = None,
+    long_texts: str = "refuse",
     timings: Timings | None = None,
 ) -> Encoder:
     """Open what a name of the grammar above means; several names are files of vectors.
@@ -101,6 +110,7 @@ def open_encoder(
         prompt: put before each query: a text, or of a model the name of one of its prompts.
         truncate_dim: of a model, keep so many coordinates.
         max_seq_length: of a model, cut texts to so many tokens.
+        long_texts: of a service, that of `Service`.
 
     Raises:
         UserError: it is not there, or does not embed texts, or has no such thing as is asked of it.
@@ -122,13 +132,36 @@ def open_encoder(
         url, _, model = name.partition("#")
         if not model:
             raise UserError(f"{without_secrets(url)} names no model: write https://HOST/v1#NAME.")
-        return ServiceEncoder(Service(url, model, parsed_options(options), prompt or ""), timings)
+        service = Service(url, model, parsed_options(options), prompt or "", long_texts)
+        return ServiceEncoder(service, timings)
+    if re.match(r"[\w.-]+(:\d+)?/\S*#", name) and not Path(name).exists():
+        raise UserError(f"{name}: did you mean http://{name} or https://{name}?")
     folder, _, suffix = name.rpartition("@")
     if suffix in EXPORTS and not Path(name).exists():
         return ExportEncoder(folder, EXPORTS[suffix], num_threads, timings)
     return ModelEncoder(
         name, device, dtype, batch_size, prompt, truncate_dim, max_seq_length, timings
     )
+
+
+def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields of a request from `KEY=VALUE`, whose value is JSON or else a text.
+
+    Raises:
+        UserError: there is no `=`, or the field is one that this project sets.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UserError(f"expected KEY=VALUE, got {pair!r}.")
+        if key in ("input", "model"):
+            raise UserError(f"{key} is set for each request and is no option.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
 
 
 def is_vectors(name: str) -> bool:
@@ -270,31 +303,64 @@ class ExportEncoder(Encoder):
 
 
 class ServiceEncoder(Encoder):
-    """An embedding service; a text is sent once, however often it is asked for."""
+    """An embedding service; a text is sent once, whatever texts are beside it, in all runs."""
 
     backend, is_local = "service", False
 
     def __init__(self, service: Service, timings: Timings) -> None:
         self.service, self.name, self.timings = service, service.name, timings
-        self.fingerprint, self.normalises = service.fingerprint, service.normalises
-        self.index_fingerprint = text_sha256([without_secrets(service.url), service.model])
+        self.fingerprint = service.fingerprint
+        self.index_fingerprint = text_sha256([spelt_alike(service.url), service.model])
         self.size = models.Description(0, 0, service.dimension)
+        lengths = np.linalg.norm(service.of_fixed_texts, axis=1)
+        self.normalises = bool(np.allclose(lengths, 1, atol=1e-3))
+        self._stored = TextVectors(
+            text_sha256([self.fingerprint], f"service {self.dimension}"), self.dimension
+        )
+        with lock(self._stored.path):
+            self._check_unchanged()
 
     def embed_once(self, queries: list[str]) -> Rows:
-        places = {text: place for place, text in enumerate(dict.fromkeys(queries))}
-        key = text_sha256(places, f"service {self.fingerprint}")
-        vectors = embedded(
-            key, list, self.service.embed, list(places), self.dimension, SERVICE_BLOCK
-        )
-        return Rows(vectors, np.array([places[text] for text in queries]))
+        self._stored.fill(queries, self.service.embed, SERVICE_BLOCK)
+        rows = self._stored.rows(queries)
+        if (rows == -1).any():
+            text = queries[int(np.argmin(rows))]
+            raise UserError(f"{self.name} has no vector of {shortened(text)!r}, which is skipped.")
+        return Rows(self._stored.array(), rows)
+
+    def skipped(self, texts: Sequence[str]) -> set[str]:
+        if self.service.long_texts != "skip":
+            return set()
+        self._stored.fill(texts, self.service.embed, SERVICE_BLOCK)
+        return set(self._stored.missing(texts))
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
         """By requests of `batch_size` queries, one after the other."""
         for start in range(0, len(queries), batch_size):
             self.service.embed(queries[start : start + batch_size])
 
-    def announce(self, texts: Sequence[str]) -> None:
-        self.service.announce(list(dict.fromkeys(texts)))
+    def announce(self, texts: Sequence[str], price: float | None = None) -> None:
+        missing, unique = self._stored.missing(texts), len(set(texts))
+        tokens = sum(len(self.service.prompt) + len(text) for text in missing) / CHARACTERS
+        there = f" ({unique - len(missing):,} are there)" if len(missing) < unique else ""
+        cost = f", about ${tokens / 1e6 * price:,.2f}" if price else ""
+        sent = f"{len(missing):,} texts to send{there}"
+        say(f"{self.name}: {sent}, roughly {tokens:,.0f} tokens{cost}.")
+
+    def _check_unchanged(self) -> None:
+        """Compare the answers to fixed texts with those of an earlier start, or keep them."""
+        of_text = dict(zip(FIXED_TEXTS, self.service.of_fixed_texts, strict=True))
+        if missing := self._stored.missing(of_text):
+            self._stored.add(missing, [of_text[text] for text in missing])
+        earlier = self._stored.array()[self._stored.rows(of_text)]
+        now = self.service.of_fixed_texts
+        cosine = float((normalised(earlier) * normalised(now)).sum(axis=1).min())
+        if cosine < SAME:
+            raise UserError(
+                f"{self.name} has changed: its vectors of fixed texts have a cosine of "
+                f"{cosine:.3f} to those of an earlier run. An index and a student of the earlier "
+                f"ones do not fit; to begin anew, delete {self._stored.path}."
+            )
 
 
 class VectorEncoder(Encoder):
@@ -319,6 +385,6 @@ class VectorEncoder(Encoder):
         """The vectors that the texts have; `UserError` if one has none."""
         return Rows(self.vectors.embeddings, self.vectors.rows(queries))
 
-    def announce(self, texts: Sequence[str]) -> None:
+    def announce(self, texts: Sequence[str], price: float | None = None) -> None:
         count, dimension = self.vectors.embeddings.shape
         say(f"{self.name}: {count:,} vectors of {dimension} dimensions.")

@@ -1,26 +1,26 @@
 """An embedding service that speaks OpenAI's `/v1/embeddings`, as a teacher without weights."""
 
+import base64
 import hashlib
 import json
 import os
+import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import numpy as np
 
-from disret import paths
-from disret.command_line import UserError, say, without_secrets
+from disret.command_line import UserError, shortened, without_secrets
 from disret.encode.batches import normalised
-from disret.files import lock, read_record, write_json
 
-REQUEST = 64  # texts of a request
+REQUEST = 64  # texts of a request, until a service refuses as many
 AT_ONCE = 8  # requests
 BLOCK = 2 * REQUEST * AT_ONCE  # texts between two writings to disk, which a kill can cost
 ATTEMPTS = 8  # at a request that is refused for a while, with pauses that grow
 TIMEOUT = 120  # seconds
-CHARACTERS = 4  # of a token, roughly, in English
 # Embedded at each start: a service that answers otherwise than before has changed its model.
 FIXED_TEXTS = (
     "what is dense retrieval?",
@@ -28,7 +28,12 @@ FIXED_TEXTS = (
     "wie hoch ist der Berg",
     "12 angry men 1957",
 )
-SAME = 0.999  # cosine of two answers to one text; services round, and batch differently
+OF_SIZE = r"batch|token|length|long|size|too (many|large|big)|larg|limit|maximum|exceed"
+HERE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # names of one host
+
+
+class _TooLarge(Exception):
+    """A service refuses a request for its size; with what it says."""
 
 
 class Service:
@@ -40,149 +45,204 @@ class Service:
         model: as the service calls it.
         options: more fields of each request, such as `{"dimensions": 256}`.
         prompt: put before each text.
+        long_texts: of texts that it refuses as too long: refuse them, cut or skip them.
 
     Attributes:
         name: the model and the host.
-        dimension: of its vectors.
-        normalises: whether these have length 1.
-        fingerprint: SHA-256 of what decides them, as far as it is known: address, model, options
+        of_fixed_texts: its vectors of `FIXED_TEXTS`.
+        fingerprint: SHA-256 of what decides vectors, as far as it is known: address, model, options
             and prompt.
 
     Raises:
-        UserError: it is not there, refuses, or answers with something else than embeddings; or its
-            answers to some fixed texts are not those of an earlier start.
+        UserError: it is not there, refuses, or answers with something else than embeddings.
     """
 
     def __init__(
-        self, url: str, model: str, options: Mapping[str, Any] | None = None, prompt: str = ""
+        self,
+        url: str,
+        model: str,
+        options: Mapping[str, Any] | None = None,
+        prompt: str = "",
+        long_texts: str = "refuse",
     ) -> None:
-        from openai import OpenAI
+        import openai
 
-        self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
+        self.url, host = address_of(url)
+        self.model, self.prompt, self.long_texts = model, prompt, long_texts
         self.options = dict(options or {})
-        self.name = f"{model} of {host_of(url)}"
-        content = [without_secrets(self.url), model, self.options, prompt]
+        self.name = f"{model} of {host}"
+        content = [spelt_alike(self.url), model, self.options, prompt]
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self._size, self._encoding, self._longs = REQUEST, "base64", 0
         address, _, query = self.url.partition("?")
-        self._client = OpenAI(
-            base_url=address, max_retries=ATTEMPTS, timeout=TIMEOUT,
-            # A service on this machine may want no key, but the client does.
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            default_query=dict(parse_qsl(query)) or None,
-        )  # fmt: skip
-        vectors = self._request(FIXED_TEXTS)
+        key = api_key()
+        try:
+            self._patient = openai.OpenAI(
+                base_url=address, max_retries=ATTEMPTS, timeout=TIMEOUT,
+                # A service on this machine may want no key, but the client does.
+                api_key=key or "none", default_query=dict(parse_qsl(query)) or None,
+                default_headers={"api-key": key} if key and "api-version" in query else None,
+            )  # fmt: skip
+        except (ImportError, ValueError) as error:  # of a proxy
+            raise UserError(f"{proxy_of(address)} cannot be used: {error}") from None
+        self._client = self._patient.with_options(max_retries=1)  # with a host that is not there
+        rows: list[np.ndarray | None] = [None] * len(FIXED_TEXTS)
+        self._embed(FIXED_TEXTS, rows, 0)
+        self._client, vectors = self._patient, np.stack(rows)
         self.dimension = vectors.shape[1]
-        self.normalises = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
-        self._check_unchanged(vectors)
-
-    def announce(self, texts: Sequence[str]) -> None:
-        """Say what embedding some texts will send."""
-        tokens = sum(len(self.prompt) + len(text) for text in texts) / CHARACTERS
-        say(
-            f"{self.name}: {len(texts):,} texts to embed, roughly {tokens:,.0f} tokens, in "
-            f"requests of {REQUEST}."
-        )
+        if (normalised(vectors) @ normalised(vectors)[0]).min() > 1 - 1e-6:
+            raise UserError(f"{self.name} gives different texts the same vector.")
+        self.of_fixed_texts = vectors
 
     def embed(
         self, texts: Sequence[str], progress: Callable[[int], object] = lambda count: None
-    ) -> np.ndarray:
+    ) -> list[np.ndarray | None]:
         """Embed texts, several requests at a time.
 
         Args:
             progress: called with the number of texts of each answer.
 
         Returns:
-            float32 [n_texts, dimension].
+            float32 [dimension] each; None for a text that is skipped.
 
         Raises:
-            UserError: the service refuses for good, or answers with something else.
+            UserError: the service refuses for good, or answers with something else. Its `paid` is
+                what was answered before.
         """
-        parts = [texts[start : start + REQUEST] for start in range(0, len(texts), REQUEST)]
-        vectors = []
-        pool = ThreadPoolExecutor(AT_ONCE)
-        try:
-            for answer in pool.map(self._request, parts):
-                vectors.append(answer)
-                progress(len(answer))
-        finally:
-            pool.shutdown(cancel_futures=True)  # after a refusal, what waits is not sent
-        return np.concatenate(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+        rows: list[np.ndarray | None] = [None] * len(texts)
+        pool, start, waiting = ThreadPoolExecutor(AT_ONCE), 0, deque()
 
-    def _request(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n_texts, dimension], in the order of the texts."""
+        def send(start: int, part: Sequence[str]) -> None:
+            self._embed(part, rows, start)
+            progress(len(part))
+
+        try:
+            while start < len(texts) or waiting:
+                if start < len(texts) and len(waiting) < AT_ONCE:
+                    part = texts[start : start + self._size]
+                    waiting.append(pool.submit(send, start, part))
+                    start += len(part)
+                else:
+                    waiting.popleft().result()
+        except UserError as error:
+            pool.shutdown(cancel_futures=True)  # what waits is not sent
+            error.paid = rows
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return rows
+
+    def _embed(self, texts: Sequence[str], rows: list[np.ndarray | None], start: int) -> None:
+        """Put vectors into `rows`; a request that is too large is halved."""
+        try:
+            rows[start : start + len(texts)] = self._request(texts)
+            return
+        except _TooLarge as error:
+            reason = str(error)
+        if len(texts) > 1:
+            half, longs = len(texts) // 2, self._longs
+            self._embed(texts[:half], rows, start)
+            self._embed(texts[half:], rows, start + half)
+            if self._longs == longs:  # else it was for a text that is too long by itself
+                self._size = min(self._size, half)
+            return
+        self._longs += 1
+        if self.long_texts == "refuse" or len(texts[0]) < 2:
+            long = f"{shortened(texts[0])!r}, of {len(texts[0]):,} letters"
+            raise UserError(f"{self.name} refuses {long}: {reason}. Cut or skip long texts.")
+        if self.long_texts == "cut":
+            self._embed([texts[0][: len(texts[0]) // 2]], rows, start)
+
+    def _request(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The vectors of some texts, by one request."""
         import openai
 
+        body = {"model": self.model, "input": [self.prompt + text for text in texts],
+                "encoding_format": self._encoding, **self.options}  # fmt: skip
         try:
-            answer = self._client.embeddings.create(
-                model=self.model,
-                input=[self.prompt + text for text in texts],
-                extra_body=self.options or None,
-            )
-            rows = sorted(answer.data, key=lambda row: row.index)
-            vectors = np.array([row.embedding for row in rows], dtype=np.float32)
+            answer = self._client.post("/embeddings", body=body, cast_to=object)
         except openai.AuthenticationError as error:
-            raise UserError(
-                f"{self.name} does not accept the key: {_reason(error)}; set the variable "
-                "OPENAI_API_KEY."
-            ) from None
+            raise UserError(f"{self.name} does not accept the key: {_reason(error)}; set the "
+                            "variable OPENAI_API_KEY.") from None  # fmt: skip
         except openai.APIConnectionError as error:
-            reason = type(error.__cause__ or error).__name__
-            raise UserError(f"cannot reach {without_secrets(self.url)} ({reason}).") from None
+            raise UserError(unreachable(self.url, error)) from None
         except openai.APIStatusError as error:
-            raise UserError(f"{self.name} answers {error.status_code}: {_reason(error)}.") from None
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.name} answers with something else than embeddings ({type(error).__name__})."
-            ) from None
-        wanted = (len(texts), getattr(self, "dimension", vectors.shape[-1]))
-        if vectors.shape != wanted:
-            raise UserError(f"{self.name} gives vectors of shape {vectors.shape}, not {wanted}.")
-        if not np.isfinite(vectors).all():
-            raise UserError(f"{self.name} gives vectors with values that are not numbers.")
+            reason, status = _reason(error), error.status_code
+            is_nan = status >= 500 and "nan" in reason.lower()
+            if (
+                (status == 429 or status >= 500)
+                and self._client is not self._patient
+                and not is_nan
+            ):
+                self._client = self._patient
+                return self._request(texts)
+            is_refused = status in (400, 422)
+            if is_refused and "base64" in body.values() and re.search("base64|encoding", reason):
+                self._encoding = "float"
+                return self._request(texts)
+            if status == 413 or (is_refused and re.search(OF_SIZE, reason, re.IGNORECASE)):
+                raise _TooLarge(f"{status}: {reason}") from None
+            if is_nan and len(texts) > 1:  # which of the texts it is
+                self._client = self._patient.with_options(max_retries=0)
+                raise _TooLarge from None
+            about = f" for {shortened(texts[0])!r}" if len(texts) == 1 else ""
+            raise UserError(f"{self.name} answers {status}{about}: {reason}.") from None
+        except (openai.OpenAIError, ValueError, TypeError) as error:
+            raise UserError(f"{self.name} answers with something else than embeddings "
+                            f"({type(error).__name__}).") from None  # fmt: skip
+        return self._vectors(answer, texts)
+
+    def _vectors(self, answer: Any, texts: Sequence[str]) -> list[np.ndarray]:
+        """What an answer holds, in the order of the texts."""
+        rows = answer.get("data") if isinstance(answer, dict) else answer
+        if isinstance(answer, dict) and not rows and (said := answer.get("error")):
+            said = said.get("message", said) if isinstance(said, dict) else said
+            raise UserError(f"{self.name} answers with an error: {_one_line(str(said))}.")
+        if not isinstance(rows, list) or not all(
+            isinstance(r, dict) and "embedding" in r for r in rows
+        ):
+            shown = shortened(_one_line(str(answer)))
+            raise UserError(f"{self.name} answers with something else than embeddings: {shown!r}.")
+        if len(rows) != len(texts):
+            raise UserError(f"{self.name} gives {len(rows)} vectors of {len(texts)} texts.")
+        places = [row.get("index") for row in rows]
+        if set(places) != {None}:
+            if len(set(places)) < len(places):
+                raise UserError(f"{self.name} repeats an index among its {len(rows)} vectors, so "
+                                "that nobody knows whose they are.")  # fmt: skip
+            rows = sorted(rows, key=lambda row: row["index"])
+        vectors = [
+            self._vector(row["embedding"], text) for row, text in zip(rows, texts, strict=True)
+        ]
+        sizes = {len(vector) for vector in vectors} | {getattr(self, "dimension", len(vectors[0]))}
+        if len(sizes) > 1:
+            sizes = ", ".join(map(str, sorted(sizes)))
+            raise UserError(f"{self.name} gives vectors of several dimensions: {sizes}.")
         return vectors
 
-    def _check_unchanged(self, vectors: np.ndarray) -> None:
-        """Compare the answers to fixed texts with those of an earlier start."""
-        path = paths.DOWNLOADS / "embeddings" / f"{self.fingerprint[:32]}.service.json"
-        with lock(path):
-            known = read_record(path, {"vectors": list})
-            if known is None:
-                write_json(path, {"service": self.name, "vectors": vectors.tolist()})
-                return
-        earlier = np.array(known["vectors"], dtype=np.float32)
-        cosine = 0.0
-        if earlier.shape == vectors.shape:
-            cosine = float((normalised(earlier) * normalised(vectors)).sum(axis=1).min())
-        if cosine < SAME:
-            raise UserError(
-                f"{self.name} has changed: its vectors of fixed texts have a cosine of "
-                f"{cosine:.3f} to those of an earlier run. An index and a student of the earlier "
-                f"ones do not fit; to begin anew, delete {path}."
-            )
-
-
-def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Fields of a request from `KEY=VALUE`, whose value is JSON or else a text.
-
-    Raises:
-        UserError: there is no `=`, or the field is one that this project sets.
-    """
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise UserError(f"expected KEY=VALUE, got {pair!r}.")
-        if key in ("input", "model", "encoding_format"):
-            raise UserError(f"{key} is set for each request and is no option.")
+    def _vector(self, value: Any, text: str) -> np.ndarray:
+        """A vector, float32 [dimension], from floats or base64."""
         try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
+            if isinstance(value, str):
+                vector = np.frombuffer(base64.b64decode(value), "<f4")
+            else:
+                vector = np.array(value, dtype=np.float32)  # None becomes NaN
+        except (ValueError, TypeError):
+            raise UserError(f"{self.name} answers with something else than embeddings.") from None
+        if vector.ndim == 2 and len(vector) > 1:
+            raise UserError(f"{self.name} gives a vector for each token: it does not pool.")
+        vector = vector.reshape(-1)
+        if not np.isfinite(vector).all():
+            what = "values that are not numbers"
+        elif not vector.any():
+            what = "zeros alone"
+        else:
+            return vector
+        raise UserError(f"{self.name} gives a vector of {what} for {shortened(text)!r}.")
 
 
-def host_of(url: str) -> str:
-    """The host of a service's address.
+def address_of(url: str) -> tuple[str, str]:
+    """The address that `/embeddings` lies under, and its host.
 
     Raises:
         UserError: it is no address, or has no path.
@@ -194,16 +254,67 @@ def host_of(url: str) -> str:
         host = None
     if not host:
         raise UserError(f"{without_secrets(url)} is no address of a service.")
-    if not parts.path.strip("/"):
-        raise UserError(
-            f"{without_secrets(url)} has no path; embedding services lie under one, most under /v1."
-        )
-    return host
+    path = parts.path.rstrip("/").removesuffix("/embeddings")
+    if not path:
+        raise UserError(f"{without_secrets(url)} has no path; embedding services lie under one, "
+                        "most under /v1.")  # fmt: skip
+    return urlunsplit(parts._replace(path=path, fragment="")), host
+
+
+def spelt_alike(url: str) -> str:
+    """An address as every spelling of it comes out, without secrets."""
+    parts = urlsplit(url)
+    host = "localhost" if parts.hostname in HERE else parts.hostname
+    port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    return without_secrets(urlunsplit(parts._replace(netloc=f"{host}:{port}")))
+
+
+def api_key() -> str:
+    """The key of the environment, without white space around it.
+
+    Raises:
+        UserError: it holds what no key does.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if re.search(r"[^!-~]", key):
+        what = "white space" if re.search(r"\s", key) else "a letter that is not ASCII"
+        raise UserError(f"the variable OPENAI_API_KEY holds {what}, which no key does.")
+    return key
+
+
+def proxy_of(url: str) -> str:
+    """The variable of the proxy that an address is asked through; empty if none is."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    parts, proxies = urlsplit(url), getproxies_environment()
+    if proxy_bypass_environment(parts.netloc):
+        return ""
+    name = next((name for name in (parts.scheme, "all") if name in proxies), None)
+    return f"the proxy of {name.upper()}_PROXY" if name else ""
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """Why an address is not reached, in a sentence."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    said = " ".join(map(str, chain))
+    reason = type(chain[1] if len(chain) > 1 else error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = "its certificate is not trusted; SSL_CERT_FILE names a file of those that are"
+    elif proxy := proxy_of(url):
+        reason = f"asked through {proxy}, {reason}; NO_PROXY={urlsplit(url).hostname} goes past it"
+    return f"cannot reach {without_secrets(url)} ({reason})."
 
 
 def _reason(error: Any) -> str:
     """What a service says, in one line and without the key."""
     body = error.body if isinstance(error.body, dict) else {}
-    text = str(body.get("message") or body.get("detail") or error.message)
-    key = os.environ.get("OPENAI_API_KEY")
-    return " ".join((text.replace(key, "…") if key else text).split())[:200]
+    return _one_line(
+        str(body.get("message") or body.get("detail") or body.get("error") or error.message)
+    )
+
+
+def _one_line(text: str) -> str:
+    key = api_key()
+    return " ".join((text.replace(key, "…") if key else text).split())[:200].rstrip(".")

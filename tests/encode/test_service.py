@@ -1,5 +1,9 @@
 """A teacher behind OpenAI's protocol: what is sent, what comes back, and what goes wrong."""
 
+import ssl
+import subprocess
+import time
+
 import numpy as np
 import pytest
 from embedding_service import KEY, EmbeddingService, letters
@@ -7,7 +11,8 @@ from embedding_service import KEY, EmbeddingService, letters
 from disret import paths
 from disret.command_line import UserError
 from disret.encode import service as service_module
-from disret.encode.service import FIXED_TEXTS, REQUEST, Service, parsed_options
+from disret.encode.encoders import open_encoder, parsed_options
+from disret.encode.service import FIXED_TEXTS, REQUEST, Service, address_of
 
 TEXTS = [f"text number {i} of {i % 7}" for i in range(3 * REQUEST + 5)]
 
@@ -33,12 +38,12 @@ def test_vectors_in_the_order_of_the_texts(server, reorder, as_floats):
     service = Service(server.address, "tiny")
     assert service.dimension == 16
     done = []
-    found = service.embed(TEXTS, done.append)
+    found = np.stack(service.embed(TEXTS, done.append))
     np.testing.assert_allclose(found, letters(TEXTS), atol=1e-6)
     assert found.dtype == np.float32
     assert sum(done) == len(TEXTS)
     assert server.texts == {**dict.fromkeys(TEXTS, 1), **dict.fromkeys(FIXED_TEXTS, 1)}
-    assert service.embed([]).shape == (0, 16)
+    assert service.embed([]) == []
 
 
 def test_prompt_and_options_are_sent(server):
@@ -71,11 +76,13 @@ def test_refusals_for_a_while_are_waited_for(server):
     [
         (400, "answers 400: for a while"),
         (403, "answers 403"),
-        ("few", r"vectors of shape \(4, 16\), not \(5, 16\)"),
-        ("nan", "values that are not numbers"),
-        ("dimension", r"vectors of shape \(5, 15\), not \(5, 16\)"),
-        ("ragged", "something else than embeddings"),
-        ("html", "something else than embeddings"),
+        ("few", "gives 4 vectors of 5 texts"),
+        ("nan", "a vector of values that are not numbers for 'text number 0 of 0'"),
+        ("dimension", "vectors of several dimensions: 15, 16"),
+        ("ragged", "vectors of several dimensions: 15, 16"),
+        ("html", "something else than embeddings: '<html>welcome</html>'"),
+        ((200, {"error": {"message": "no endpoints", "code": 404}}), "an error: no endpoints"),
+        ((200, {"error": "Unexpected endpoint"}), "an error: Unexpected endpoint"),
     ],
 )
 def test_answers_that_are_refused(server, fault, says):
@@ -83,7 +90,7 @@ def test_answers_that_are_refused(server, fault, says):
     server.faults = [fault]
     with pytest.raises(UserError, match=says):
         service.embed(TEXTS[:5])
-    assert service.embed(TEXTS[:5]).shape == (5, 16)
+    assert len(service.embed(TEXTS[:5])) == 5
 
 
 @pytest.mark.parametrize("fault", [429, 500, "cut"])
@@ -94,7 +101,9 @@ def test_a_service_that_stays_away(server, impatient, fault):
         service.embed(["a"])
 
 
-@pytest.mark.parametrize("url", ["https://host", "http://host/", "https:///v1", "http://[/v1"])
+@pytest.mark.parametrize(
+    "url", ["https://host", "http://host/", "https:///v1", "http://[/v1", "http://host/embeddings"]
+)
 def test_addresses_that_are_none(url):
     with pytest.raises(UserError, match=r"no path|no address"):
         Service(url, "tiny")
@@ -127,18 +136,244 @@ def test_the_key(server, monkeypatch):
         assert not path.is_file() or KEY.encode() not in path.read_bytes()
 
 
-def test_a_service_that_changes_its_model_is_noticed(server):
-    Service(server.address, "tiny")
+# --- In all runs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(server):
+    return lambda **more: open_encoder(f"{server.address}#tiny", **more)
+
+
+def sent(server):
+    """Texts that were sent beside the fixed ones since the last call."""
+    found = {text: n for text, n in server.texts.items() if not text.endswith(FIXED_TEXTS)}
+    server.texts.clear()
+    return found
+
+
+def test_a_service_that_changes_its_model_is_noticed(server, opened):
+    opened()
     server.embed = lambda texts: letters(texts) * (1 + 1e-4)  # it rounds
-    Service(server.address, "tiny")
+    opened()
     server.embed = lambda texts: letters([text[::-1].replace("e", "c") for text in texts])
     with pytest.raises(UserError, match=r"has changed: its vectors of fixed texts have a cosine"):
-        Service(server.address, "tiny")
-    (record,) = (paths.DOWNLOADS / "embeddings").glob("*.service.json")
+        opened()
+    (record,) = (paths.DOWNLOADS / "embeddings").glob("*.vectors")
     record.unlink()
-    Service(server.address, "tiny")
+    opened()
 
 
-def test_what_will_be_sent_is_said(server, capsys):
-    Service(server.address, "tiny", prompt="q ").announce(["a" * 38] * 1000)
-    assert "tiny of 127.0.0.1: 1,000 texts to embed, roughly 10,000 to" in capsys.readouterr().err
+def test_a_text_is_sent_once_whatever_is_beside_it(server, opened):
+    np.testing.assert_allclose(opened().embed_once(TEXTS)[:], letters(TEXTS), atol=1e-6)
+    assert sent(server) == dict.fromkeys(TEXTS, 1)
+    more = ["a new one", *TEXTS[50:], TEXTS[0], "a new one"]
+    np.testing.assert_allclose(opened().embed_once(more)[:], letters(more), atol=1e-6)
+    assert sent(server) == {"a new one": 1}
+    assert server.address.startswith("http://127.0.0.1:")
+    for spelling in ("http://localhost:", "HTTP://127.0.0.1:"):
+        other = spelling + server.address.removeprefix("http://127.0.0.1:")
+        for end in ("", "/", "/embeddings"):
+            open_encoder(f"{other}{end}#tiny".replace("HTTP", "http")).embed_once(TEXTS)
+    assert sent(server) == {}
+    for other in ({"prompt": "q "}, {"options": ["dimensions=8"]}):
+        opened(**other).embed_once(TEXTS[:3])
+        assert len(sent(server)) == 3
+
+
+def test_a_dry_run_counts_what_is_missing(server, opened, capsys):
+    texts = ["a" * 38 + str(n) for n in range(10, 60)]
+    opened(prompt="q ").announce([*texts, *texts])
+    said = "tiny of 127.0.0.1: 50 texts to send, roughly 525 tokens.\n"
+    assert capsys.readouterr().err == said
+    opened(prompt="q ").embed_once(texts[:30])
+    capsys.readouterr()
+    opened(prompt="q ").announce(texts, price=1000.0)
+    said = "tiny of 127.0.0.1: 20 texts to send (30 are there), roughly 210 tokens, about $0.21.\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("damage", ["cut", "texts cut", "other bytes"])
+def test_what_is_kept_is_whole(server, opened, damage):
+    """A row that is cut off or damaged is asked for again, and no other."""
+    opened().embed_once(TEXTS)
+    sent(server)
+    (vectors,) = (paths.DOWNLOADS / "embeddings").glob("*.vectors")
+    texts = vectors.with_suffix(".texts")
+    if damage == "other bytes":
+        whole = vectors.read_bytes()
+        vectors.write_bytes(whole[:-64] + bytes(64))
+    else:
+        file = vectors if damage == "cut" else texts
+        file.write_bytes(file.read_bytes()[:-3])
+    np.testing.assert_allclose(opened().embed_once(TEXTS)[:], letters(TEXTS), atol=1e-6)
+    assert sent(server) == {TEXTS[-1]: 1}
+
+
+def test_what_was_paid_is_kept(server, opened, monkeypatch):
+    """Of a block in which one text is refused, the others."""
+    server.longest = 100
+    texts = [*TEXTS[:150], "long " * 30, *TEXTS[150:]]
+    with pytest.raises(UserError, match=r"refuses 'long long .*…', of 150 letters: 413: "):
+        opened().embed_once(texts)
+    answered = sent(server)
+    assert len(answered) > 100
+    server.longest = None
+    opened().embed_once(texts)
+    assert sent(server).keys() == set(texts) - answered.keys()
+
+
+# --- As services are ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("most", "status", "words"),
+    [
+        (32, 413, "batch size {} > maximum allowed batch size {}"),
+        (10, 400, "batch size is invalid, it should not be larger than {1}.: input.contents"),
+        (1, 422, "List should have at most {1} item, too long"),
+    ],
+)
+def test_fewer_texts_a_request(server, most, status, words):
+    server.most, server.refusal = most, (status, words)
+    service = Service(server.address, "tiny")
+    np.testing.assert_allclose(service.embed(TEXTS), letters(TEXTS), atol=1e-6)
+    assert max(server.texts.values()) == 1
+    refused = sum(len(body["input"]) > most for body in server.requests)
+    before = len(server.requests)
+    service.embed(TEXTS)
+    assert sum(len(body["input"]) > most for body in server.requests[before:]) == 0
+    assert refused < 40
+
+
+@pytest.mark.parametrize("long_texts", ["cut", "skip"])
+def test_long_texts(server, opened, long_texts, capsys):
+    server.longest = 100
+    long = "long " * 30
+    texts = [*TEXTS, long]
+    encoder = opened(long_texts=long_texts)
+    if long_texts == "skip":
+        assert encoder.skipped(texts) == {long}
+        texts.remove(long)
+    found = encoder.embed_once(texts)[:]
+    wanted = letters([text[:75] if text == long else text for text in texts])
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert max(len(body["input"]) for body in server.requests[-1:]) <= REQUEST
+    assert encoder.service._size == REQUEST  # which was not at fault
+
+
+def test_floats_where_base64_is_refused(server):
+    said = {"error": {"message": "encoding_format 'base64' is not supported, use 'float'"}}
+    server.faults = [(400, said)]
+    service = Service(server.address, "tiny")
+    np.testing.assert_allclose(service.embed(TEXTS), letters(TEXTS), atol=1e-6)
+    assert {body["encoding_format"] for body in server.requests[1:]} == {"float"}
+    Service(server.address, "tiny", {"encoding_format": "float"})
+    assert server.requests[-1]["encoding_format"] == "float"
+
+
+def without_index(item, text):
+    return {name: value for name, value in item.items() if name != "index"}
+
+
+@pytest.mark.parametrize(
+    "item", [without_index, lambda item, text: {**item, "embedding": [item["embedding"]]}]
+)
+def test_other_forms_of_an_answer(server, item):
+    server.item, server.as_floats = item, True
+    found = Service(server.address, "tiny").embed(TEXTS)
+    np.testing.assert_allclose(found, letters(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"index": 0}, "repeats an index among its 4 vectors, so that nobody knows whose"),
+        ({"embedding": [[0.5, 1], [1, 0.5]]}, "gives a vector for each token: it does not pool"),
+        ({"embedding": [0.0] * 16}, "gives a vector of zeros alone for 'what is dense retrieval"),
+        ({"embedding": [None] * 16}, "gives a vector of values that are not numbers for 'what is"),
+        ({"embedding": [0.5] * 16}, "gives different texts the same vector"),
+        ({"embedding": "no base64"}, "answers with something else than embeddings"),
+        ({"embedding": None}, "gives a vector of values that are not numbers for 'what is"),
+    ],
+)
+def test_what_is_no_embedding(server, change, said):
+    server.item = lambda item, text: {**item, **change}
+    with pytest.raises(UserError, match=f"tiny of 127.0.0.1 {said}"):
+        Service(server.address, "tiny")
+
+
+def test_the_text_that_a_server_fails_at_is_named(server):
+    service = Service(server.address, "tiny")
+    service._patient = service._client = service._patient.with_options(max_retries=0)
+    server.poison = TEXTS[70]
+    with pytest.raises(UserError, match=f"answers 500 for '{TEXTS[70]}': json: unsupported value"):
+        service.embed(TEXTS)
+
+
+def test_azures_addresses(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.route = "/openai/deployments/emb/embeddings"
+    base = server.url + "/openai/deployments/emb"
+    for url in (f"{base}?api-version=2024-02-01", f"{base}/embeddings?api-version=2024-02-01"):
+        service = Service(url, "tiny")
+        assert service.dimension == 16
+        assert server.paths[-1] == "/openai/deployments/emb/embeddings?api-version=2024-02-01"
+        assert server.headers[-1]["api-key"] == KEY
+        assert address_of(url)[0] == f"{base}?api-version=2024-02-01"
+
+
+def test_an_address_without_a_scheme(server):
+    bare = server.address.removeprefix("http://")
+    with pytest.raises(UserError, match=f"{bare}#tiny: did you mean http://{bare}#tiny or https"):
+        open_encoder(f"{bare}#tiny")
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [("sk-a\nb", "holds white space"), ("sk-ä", "holds a letter that is not ASCII")],
+)
+def test_keys_that_are_none(server, monkeypatch, key, says):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match=f"the variable OPENAI_API_KEY {says}"):
+        Service(server.address, "tiny")
+    assert not server.requests
+
+
+def test_a_key_from_a_file(server, monkeypatch):
+    server.key = KEY
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\r\n")
+    assert Service(server.address, "tiny").dimension == 16
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("HTTP_PROXY", "http://127.0.0.1:9", "asked through the proxy of HTTP_PROXY, ConnectError"),
+        ("ALL_PROXY", "http://127.0.0.1:9", "asked through the proxy of ALL_PROXY, ConnectError"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "the proxy of ALL_PROXY cannot be used: .*socksio"),
+    ],
+)
+def test_proxies(server, monkeypatch, variable, value, says):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, value)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=says):
+        Service(server.address, "tiny")
+    assert time.monotonic() - start < 20  # 40 seconds of patience would be for nothing
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    if not value.startswith("socks"):
+        assert Service(server.address, "tiny").dimension == 16
+
+
+def test_a_certificate_that_nobody_trusts(server, tmp_path):
+    files = [tmp_path / name for name in ("key.pem", "cert.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", files[0],
+               "-out", files[1], "-days", "2", "-subj", "/CN=localhost"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files[1], files[0])
+    server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+    with pytest.raises(UserError, match=r"its certificate is not trusted; SSL_CERT_FILE names"):
+        Service(server.address.replace("http:", "https:"), "tiny")
