@@ -99,7 +99,7 @@ def load_start(args: argparse.Namespace, teacher: Encoder) -> "SentenceTransform
     if args.init_with == "subset":
         if teacher.model is None:
             raise UserError(f"{teacher.name} has no layers: start from another model, or static.")
-        return init_from_layers(teacher.model, args.layers)
+        return init_from_layers(teacher.query_model, args.layers)
     if args.init_with == "static":
         if teacher.model is None and not args.vocabulary:
             raise UserError(f"{teacher.name} has no tokens: name a model with a vocabulary.")
@@ -147,7 +147,7 @@ def init_from_model(
 ) -> "SentenceTransformer":  # fmt: skip
     """A student with another model's transformer, aligned with the teacher's space.
 
-    Pooling is the teacher's, if that is known. A Dense layer leads to the teacher's dimension: a
+    Pooling is the teacher's, if it has one. A Dense layer leads to the teacher's dimension: a
     random one where the dimensions differ, or always one of least squares. Behind it was ReLU in
     the authors' code, which cannot reach negative coordinates.
     """
@@ -156,9 +156,10 @@ def init_from_model(
     from sentence_transformers.sentence_transformer import modules as st
 
     transformer_of(other)  # or refuse
-    poolings = [module for module in teacher.model or other if isinstance(module, st.Pooling)]
+    modules = [*(teacher.query_model or ()), *other]
+    poolings = [module for module in modules if isinstance(module, st.Pooling)]
     if not poolings:
-        raise UserError("the teacher has no pooling that a student could copy.")
+        raise UserError(f"neither {teacher.name} nor the other model pools its tokens.")
     width = other[0].get_embedding_dimension()
     pooling = st.Pooling(width, poolings[0].pooling_mode, poolings[0].include_prompt)
     pooled = pooling.get_embedding_dimension()

@@ -111,7 +111,14 @@ class QueryEncoder:
             vectors_of: Any = _Static(folder / graph, settings, precision)
         else:
             vectors_of = _Graph(folder / graph, settings, num_threads)
-        return cls(folder, settings, Tokenizer.from_file(str(folder / tokenizer)), vectors_of)
+        tokens = Tokenizer.from_file(str(folder / tokenizer))
+        encoder = cls(folder, settings, tokens, vectors_of)
+        encoder._loaded_by = (folder, precision, num_threads)
+        return encoder
+
+    def __reduce__(self) -> tuple:
+        """By pickle goes where it was loaded from; another process loads it itself."""
+        return QueryEncoder.from_pretrained, self._loaded_by
 
     def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.

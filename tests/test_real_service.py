@@ -79,8 +79,7 @@ def test_from_a_spreadsheet_to_a_student(address, script, real_teacher, tmp_path
     again = run("distill", *common, "models/another", "--dry-run")
     assert "0 texts to send (280 are there)" in again.err
     report = json.loads((tmp_path / "models/student/distillation.json").read_text())
-    curve = [point["mse"] for point in report["validation_mse"]]
-    assert min(curve) < curve[0]
+    assert report["validation_mse_after"] < 1e-3  # of vectors of 384 dimensions and length 1
 
     agreed = run("beyond/agree", "--queries", "log.csv", "--index", "documents.parquet", "--worst",
                  "worst", "--document-encoder", teacher, "--query-encoder", "models/student",

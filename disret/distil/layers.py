@@ -29,12 +29,15 @@ def transformer_of(model: "SentenceTransformer") -> "PreTrainedModel":
     """The transformer that an encoder begins with; `UserError` if it begins with something else."""
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    if not isinstance(model[0], Transformer):
-        raise UserError(
-            f"a {type(model[0]).__name__} has no layers that a student could start from; name a "
-            "transformer model."
-        )
-    return model[0].model
+    first = model[0]
+    if not isinstance(first, Transformer) or not hasattr(first.model.config, "num_hidden_layers"):
+        kind = type(first.model if isinstance(first, Transformer) else first).__name__
+        raise UserError(f"a {kind} has no layers that a student could start from; name a "
+                        "transformer of texts.")  # fmt: skip
+    if getattr(first.model, "peft_config", None):
+        raise UserError("the model has a LoRA adapter; merge it into the weights first, by "
+                        "merge_and_unload of peft.")  # fmt: skip
+    return first.model
 
 
 def keep_layers(model: "PreTrainedModel", layers: Sequence[int]) -> "PreTrainedModel":
@@ -107,7 +110,8 @@ def _shortened(config: "PreTrainedConfig", layers: Sequence[int]) -> "PreTrained
     count = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     settings: dict[str, Any] = {**config.to_dict(), count: len(layers)}
     for name, value in settings.items():
-        if "layer" not in name or not isinstance(value, list):
+        # Longformer has a window of attention by layer.
+        if not ("layer" in name or name == "attention_window") or not isinstance(value, list):
             continue
         if len(value) == depth and not name.endswith(("only_layers", "layer_indices")):
             settings[name] = [value[layer] for layer in layers]

@@ -1,5 +1,6 @@
 """A student without transformer layers: the mean of an embedding for each token."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ def student_of_tokens(
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
     from tokenizers import Tokenizer
 
+    if isinstance(teacher[0], StaticEmbedding):
+        return copy.deepcopy(teacher).float()
     backend = getattr(teacher.tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UserError(
@@ -135,17 +138,22 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
     """The teacher's vector of each token as a query of its own, float32 [vocabulary, dimension]."""
     import torch
 
-    prompt, word = prompt_of(teacher, "query"), "a"
-    query = teacher.preprocess([word], prompt=prompt, task="query")["input_ids"][0].tolist()
-    alone = tokenizer.encode(word, add_special_tokens=False).ids
-    places = [n for n in range(len(query)) if query[n : n + len(alone)] == alone]
+    prompt = prompt_of(teacher, "query")
+    query = teacher.preprocess(["a"], prompt=prompt, task="query")["input_ids"][0].tolist()
+    words = [tokenizer.encode(word, add_special_tokens=False).ids for word in ("a", " a")]
+    places = [(n, n + len(word)) for word in words for n in range(len(query))
+              if query[n : n + len(word)] == word]  # fmt: skip
     if not places:
         raise UserError(
             f"the teacher's tokenizer joins the prompt {prompt!r} with the query's first word, so "
             "tokens have no place of their own behind it."
         )
-    before, after = query[: places[-1]], query[places[-1] + len(alone) :]
-    tokens = torch.arange(tokenizer.get_vocab_size()).split(BATCH)
+    start, end = max(places)
+    before, after = query[:start], query[end:]
+    tables = (m for m in teacher.transformers_model.modules() if isinstance(m, torch.nn.Embedding))
+    known = next(tables).num_embeddings
+    count = tokenizer.get_vocab_size()
+    tokens = torch.arange(min(count, known)).split(BATCH)
     weights = []
     with torch.inference_mode():
         for block in progress_bar(tokens, desc="teacher, vocabulary"):
@@ -154,4 +162,5 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
             ids = torch.stack(rows, dim=1).to(teacher.device)
             features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             weights.append(teacher(features, task="query")["sentence_embedding"].float().cpu())
-    return torch.cat(weights)
+    table = torch.cat(weights)
+    return torch.nn.functional.pad(table, (0, 0, 0, count - len(table)))  # of what it does not know

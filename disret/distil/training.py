@@ -1,6 +1,7 @@
 """What sentence-transformers' trainer needs for distillation: data, order, validation, watch."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,10 @@ def trainer_settings(
     Args:
         dtype: bfloat16 or float16 for mixed precision, float32 for none.
     """
+    # Else accelerate takes its precision from there.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = {"bfloat16": "bf16", "float16": "fp16"}.get(
+        dtype, "no"
+    )
     steps = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": recipe["eval_steps"]}
     return SentenceTransformerTrainingArguments(
         output_dir=str(checkpoints),

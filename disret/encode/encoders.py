@@ -48,6 +48,7 @@ class Encoder:
     name: str  # for people and tables, an export's that of its model
     backend: str  # torch, export, export-int8, service or vectors
     model: "SentenceTransformer | None" = None  # if its weights are at hand in torch
+    query_model: "SentenceTransformer | None" = None  # of it what queries go through
     fingerprint: str  # SHA-256 of what decides its vectors of queries
     index_fingerprint: str  # without what is put before a query or cut off: of the documents'
     on_hub: str | None = None  # its name on the model hub, if it is there
@@ -83,7 +84,6 @@ class Encoder:
 
     def announce(self, texts: Sequence[str], price: float | None = None) -> None:
         """Say what embedding the texts takes; `price` is dollars of a million tokens sent."""
-        say(f"{self.name}: {len(texts):,} texts to embed, in {self.dtype} on {self.device}.")
 
 
 def open_encoder(
@@ -232,7 +232,8 @@ class ModelEncoder(Encoder):
         if prompt is not None or truncate_dim is not None:
             self.fingerprint = models.fingerprint(model)
         self.model, self.size, self.max_length = model, models.describe(model), model.max_seq_length
-        self.normalises = any(isinstance(module, Normalize) for module in model)
+        self.query_model = models.query_side(model)
+        self.normalises = any(isinstance(module, Normalize) for module in self.query_model)
 
     @cached_property
     def batches(self) -> "BatchEncoder":
@@ -245,8 +246,8 @@ class ModelEncoder(Encoder):
     def uncast(self) -> "SentenceTransformer":
         """The model where it embeds; in float32, unless its files hold less."""
         if any(parameter.itemsize < 4 for parameter in self.model.parameters()):
-            return self.batches.model
-        return self.model.to(self.device)
+            return models.query_side(self.batches.model)
+        return self.query_model.to(self.device)
 
     @property
     def weight_bytes(self) -> int:
@@ -255,6 +256,12 @@ class ModelEncoder(Encoder):
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         return self.batches.encode_query(queries)
+
+    def announce(self, texts: Sequence[str], price: float | None = None) -> None:
+        prompt = models.prompt_of(self.model, "query")
+        behind = f", each behind {prompt!r}," if prompt else ""
+        where = f"in {self.dtype} on {self.device}"
+        say(f"{self.name}: {len(texts):,} texts to embed{behind} {where}.")
 
     def embed_once(self, queries: list[str]) -> Rows:
         key = text_sha256(queries, f"{self.fingerprint} {self.max_length} {self.dtype}")

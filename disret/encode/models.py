@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from disret.command_line import UserError, say
 from disret.data.hub import hub_obstacle
 from disret.devices import has_bfloat16
+from disret.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -46,15 +47,27 @@ def load_encoder(
     import transformers
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
-    from sentence_transformers.util import is_sentence_transformer_model
+    from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 
     def load(place: str, **where: bool) -> SentenceTransformer:
         settings = {"dtype": torch.float32 if dtype == "float32" else dtype}
+        kind, tokens = (
+            read_json(Path(load_file_path(place, file, **where) or "")) or {}
+            for file in ("config_sentence_transformers.json", "tokenizer_config.json")
+        )
+        if kind.get("model_type") == "SparseEncoder":
+            raise UserError(f"{name} gives sparse vectors, for which this is not made.")
         # On the CPU all of it fits; what is wanted of it moves.
         model = SentenceTransformer(place, device="cpu", model_kwargs=settings, **where)
         if not is_sentence_transformer_model(place, **where):
             say(f"note: {name} is a plain transformer; as an encoder, it takes the mean of its "
                 "tokens.")  # fmt: skip
+        if tokens.get("add_eos_token") and model.tokenizer("a")["input_ids"][-1] != (
+            model.tokenizer.eos_token_id
+        ):
+            say(f"note: the tokenizer of {name} is said to end a text with "
+                f"{model.tokenizer.eos_token}, and does not: vectors that other libraries made may "
+                "be others.")  # fmt: skip
         return model
 
     transformers.utils.logging.set_verbosity_error()
@@ -74,10 +87,51 @@ def load_encoder(
                         f"{more}; get its files anew.")  # fmt: skip
     if not _knows_words(model.tokenizer):
         raise UserError(f"the tokenizer of {name} knows no word; are its files missing?")
+    if getattr(model.tokenizer, "pad_token", "") is None:
+        raise UserError(f"the tokenizer of {name} has no token to pad with; set its pad_token.")
+    _fit_positions(model)
     own = model.max_seq_length  # infinite, and not to be set, of static embeddings
     if max_seq_length and own != math.inf:
         model.max_seq_length = min(max_seq_length, own or max_seq_length)
     return model.eval().to(device)
+
+
+def _fit_positions(model: "SentenceTransformer") -> None:
+    """Cut texts to the positions that a transformer has an embedding of."""
+    import torch
+
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+            first = 0 if table.padding_idx is None else table.padding_idx + 1
+            most, own = table.num_embeddings - first, model.max_seq_length
+            if own is None or most < own < math.inf:
+                model.max_seq_length = most
+
+
+def query_side(model: "SentenceTransformer") -> "SentenceTransformer":
+    """What queries go through, as a model of its own: of a Router, its way for them.
+
+    Raises:
+        UserError: a Router has no way of that name.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    modules: list[Any] = []
+    for module in model:
+        if isinstance(module, Router) and "query" not in module.sub_modules:
+            ways = ", ".join(module.sub_modules)
+            raise UserError(f"a Router of the model has no way called query, but {ways}.")
+        modules += module.sub_modules["query"] if isinstance(module, Router) else [module]
+    if len(modules) == len(model):
+        return model
+    return SentenceTransformer(
+        modules=modules,
+        prompts=model.prompts,
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+        device=str(model.device),
+    ).eval()
 
 
 def tokenizer_of(name: str) -> "Tokenizer":
@@ -105,7 +159,11 @@ def _loaded(name: str, load: Callable[..., Any]) -> Any:
         place = str(Path(name).resolve()) if is_local else name
         return load(place, local_files_only=obstacle is not None)
     except Exception as error:
+        if isinstance(error, UserError):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "custom code" in reason:
+            reason = "it has code of its own, which is not run."
         if is_local:
             why = f"{name} is not a model that sentence-transformers can load: {reason}"
         elif obstacle:
@@ -166,6 +224,7 @@ def with_dimensions(model: "SentenceTransformer", dimensions: int) -> "SentenceT
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
+    model = query_side(model)
     whole = model.get_embedding_dimension()
     if dimensions > whole:
         raise UserError(f"the model has {whole} dimensions, so {dimensions} cannot be kept.")
