@@ -146,6 +146,8 @@ class Service:
             if self._longs == longs:  # else it was for a text that is too long by itself
                 self._size = min(self._size, half)
             return
+        if texts[0] in FIXED_TEXTS:  # which are not long
+            raise UserError(f"{self.name} answers {reason}.")
         self._longs += 1
         if self.long_texts == "refuse" or len(texts[0]) < 2:
             long = f"{shortened(texts[0])!r}, of {len(texts[0]):,} letters"
@@ -169,11 +171,8 @@ class Service:
         except openai.APIStatusError as error:
             reason, status = _reason(error), error.status_code
             is_nan = status >= 500 and "nan" in reason.lower()
-            if (
-                (status == 429 or status >= 500)
-                and self._client is not self._patient
-                and not is_nan
-            ):
+            is_late = status == 429 or (status >= 500 and not is_nan)
+            if is_late and self._client is not self._patient:
                 self._client = self._patient
                 return self._request(texts)
             is_refused = status in (400, 422)

@@ -114,6 +114,12 @@ def test_nobody_answers(impatient):
         Service("http://127.0.0.1:9/v1", "tiny")
 
 
+def test_a_refusal_that_only_sounds_like_one_of_size(server):
+    server.faults = [(400, {"error": {"message": "the length of your token is wrong"}})] * 9
+    with pytest.raises(UserError, match=r"tiny of 127\.0\.0\.1 answers 400: the length of your t"):
+        Service(server.address, "tiny")
+
+
 def test_an_unknown_model(server):
     with pytest.raises(UserError, match="answers 404: no model other"):
         Service(server.address, "other")
