@@ -146,7 +146,7 @@ def open_index(
     slug = re.sub(r"[^\w.+-]+", "--", teacher.name.strip("/."))
     folder = (paths.INDEXES / collection.name / f"{slug}.{kind}").resolve()  # a link is followed
     encoder = teacher.batches
-    says_cosine = getattr(teacher.model, "_similarity_fn_name", None) == "cosine"
+    says_cosine = getattr(encoder.model, "_similarity_fn_name", None) == "cosine"
     if score_function == "dot" and says_cosine and not teacher.normalises:
         say(f"note: {teacher.name} is made for cosines, and its vectors have not length 1; the dot "
             "product ranks otherwise.")  # fmt: skip

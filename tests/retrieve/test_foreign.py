@@ -48,7 +48,9 @@ def build(collection, teacher, monkeypatch, score_function="dot", index_dtype="f
     monkeypatch.setattr(index_module, "SHARD_DOCUMENTS", 25)
     encoder = BatchEncoder(load_encoder(str(teacher), "cpu"), 8)
     weights = fingerprint(encoder.model)
-    source = SimpleNamespace(name="m", fingerprint=weights, dtype="float32", batches=encoder)
+    source = SimpleNamespace(
+        name="m", fingerprint=weights, dtype="float32", batches=encoder, normalises=True
+    )
     return open_index(Collection("things", collection), source, score_function, index_dtype)
 
 

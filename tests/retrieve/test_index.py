@@ -38,7 +38,9 @@ def things(collection):
 
 def build(collection, encoder, name="m", score="dot", index_dtype="float32", **kwargs):
     weights = fingerprint(encoder.model)
-    teacher = SimpleNamespace(name=name, fingerprint=weights, dtype="float32", batches=encoder)
+    teacher = SimpleNamespace(
+        name=name, fingerprint=weights, dtype="float32", batches=encoder, normalises=True
+    )
     return open_index(collection, teacher, score, index_dtype, **kwargs)
 
 
