@@ -149,7 +149,7 @@ def say(message: str) -> None:
 
 def without_secrets(text: str) -> str:
     """A text with what stands before the host in addresses, and after a `?`, left out."""
-    text = re.sub(r"(?<=://)[^\s/?#@]+@", "", text)
+    text = re.sub(r"(?<=://)[^\s/?#]+@", "", text)
     return re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
 
 

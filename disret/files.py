@@ -17,6 +17,8 @@ from disret.command_line import UserError, at_end, say
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+PATIENCE = 2  # seconds at a lock, before it is said
+
 
 def _beside(path: Path, what: str) -> Path:
     """A name beside `path` for this process; what a killed one has left there is removed."""
@@ -90,12 +92,25 @@ def follow_umask(folder: Path) -> None:
             path.chmod(0o666 & ~umask)
 
 
-def lock(path: Path) -> "BaseFileLock":
-    """A lock beside `path`, for a `with` block that one process at a time may run."""
+def _lock_of(path: Path) -> "BaseFileLock":
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+@contextmanager
+def lock(path: Path, work: str = "") -> Iterator[None]:
+    """Let one process at a time run a `with` block; who waits for long is told for which `work`."""
+    from filelock import Timeout
+
+    try:
+        held = _lock_of(path).acquire(timeout=PATIENCE)
+    except Timeout:
+        say(f"waiting for another run that {work or f'is at work on {path}'}.")
+        held = _lock_of(path).acquire()
+    with held:
+        yield
 
 
 def claim(path: Path) -> None:
@@ -106,7 +121,7 @@ def claim(path: Path) -> None:
     """
     from filelock import Timeout
 
-    held = lock(path)
+    held = _lock_of(path)
     try:
         held.acquire(timeout=0)
     except Timeout:

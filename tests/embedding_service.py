@@ -27,7 +27,7 @@ class EmbeddingService(LocalServer):
     Attributes:
         embed: texts to vectors.
         faults: what goes wrong with the next requests: a status as a number, or `cut`, `few`,
-            `nan`, `dimension`, `html`, `ragged`.
+            `nan`, `dimension`, `html`, `ragged`; nothing, where it is 0.
         key: asked for, if not None.
         texts: how often each text was embedded.
         requests: the bodies of all requests.
@@ -37,6 +37,8 @@ class EmbeddingService(LocalServer):
         most: texts of a request, or if there is none any number.
         longest: letters of a text, or if there is none any number.
         refusal: status and words of a request that is too large.
+        too_long: status and words of one with a text that is too long.
+        form: what becomes of an answer.
         item: what becomes of an item of the answer, from it and its text.
         poison: a text that ends in an error of the server's own.
         route: where embeddings are.
@@ -54,6 +56,8 @@ class EmbeddingService(LocalServer):
         self.most: int | None = None
         self.longest: int | None = None
         self.refusal = 413, "batch size {} > maximum allowed batch size {}"
+        self.too_long = 413, "`inputs` must have less than 512 tokens. Given: {}"
+        self.form: Callable[[dict], dict | list] = lambda answer: answer
         self.item: Callable[[dict, str], dict] = lambda item, text: item
         self.poison = ""
         self.route = "/v1/embeddings"
@@ -83,28 +87,30 @@ class EmbeddingService(LocalServer):
                     said = words.format(len(body["input"]), service.most)
                     self.answer(status, {"message": said, "code": status})
                 elif service.longest and longest > service.longest:
-                    said = f"`inputs` must have less than 512 tokens. Given: {longest}"
-                    self.answer(413, {"message": said, "code": 413, "type": "Validation"})
+                    status, words = service.too_long
+                    self.answer(status, {"message": words.format(longest), "code": status})
                 elif service.poison and service.poison in body["input"]:
                     self.answer(500, {"error": {"message": "json: unsupported value: NaN"}})
                 elif isinstance(fault, tuple):  # a status, and what comes with it
                     self.answer(*fault)
-                elif isinstance(fault, int):
+                elif isinstance(fault, int) and fault:
                     self.answer(fault, {"error": {"message": "for a while"}})
                 elif fault == "cut":
                     self.close_connection = True
                 elif fault == "html":
                     self.answer(200, "<html>welcome</html>", "text/html")
                 else:
-                    self.answer(200, service.respond(body, fault))
+                    self.answer(200, service.form(service.respond(body, fault or None)))
 
-            def answer(self, status: int, body, kind: str = "application/json") -> None:
+            def answer(
+                self, status: int, body, kind: str = "application/json", pause: str = "0.05"
+            ) -> None:
                 content = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(content)))
-                if status == 429:
-                    self.send_header("Retry-After", "0.05")
+                if status in (429, 503):
+                    self.send_header("Retry-After", pause)
                 self.end_headers()
                 self.wfile.write(content)
 

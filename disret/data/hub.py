@@ -4,9 +4,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from disret.command_line import UserError
+from disret.command_line import UserError, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +31,27 @@ def reachable(url: str, seconds: float = 3) -> bool:
     except requests.RequestException:
         return False
     return status < 500 and status not in (401, 403, 407)
+
+
+def proxy_of(url: str) -> str:
+    """The variable of the proxy that an address is asked through; empty if none is."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    parts, proxies = urlsplit(url), getproxies_environment()
+    if proxy_bypass_environment(parts.netloc):
+        return ""
+    name = next((name for name in (parts.scheme, "all") if name in proxies), None)
+    return f"the proxy of {name.upper()}_PROXY" if name else ""
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """Why an address is not reached, in a sentence."""
+    reason = type(error.__cause__ or error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in "".join(format_exception(error)):
+        reason = "its certificate is not trusted; SSL_CERT_FILE names a file of those that are"
+    elif proxy := proxy_of(url):
+        reason = f"asked through {proxy}, {reason}; NO_PROXY={urlsplit(url).hostname} goes past it"
+    return f"cannot reach {without_secrets(url)} ({reason})."
 
 
 def hub_obstacle() -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from disret import paths
-from disret.command_line import UserError, progress_bar
+from disret.command_line import progress_bar
 from disret.encode.batches import check_finite
 from disret.files import check_free_space, kept, lock, read_record, write_json
 
@@ -120,32 +120,33 @@ class TextVectors:
 
     Args:
         key: SHA-256 of all that decides the vectors, for the files' names.
+
+    Attributes:
+        others: files of the same key with vectors of another dimension.
     """
 
     def __init__(self, key: str, dimension: int) -> None:
-        self.path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.vectors"
+        self.path = paths.DOWNLOADS / "embeddings" / f"{key[:32]}.{dimension}.vectors"
+        self.others = set(self.path.parent.glob(f"{key[:32]}.*.vectors")) - {self.path}
         self.dimension = dimension
         self._records, self._bytes = self.path.with_suffix(".texts"), 4 * dimension
         self._places: dict[bytes, int] = {}
-        self._seen = -1  # bytes of records that are in it
-        with lock(self.path):
-            self._read()
+        self._seen = -1  # bytes of records that are in it; `add` and `fill` look what there is
 
     def fill(
-        self,
-        texts: Iterable[str],
-        embed: Callable[..., Sequence[np.ndarray | None]],
-        block_size: int,
+        self, texts: Sequence[str], embed: Callable[..., Sequence[Any]], block_size: int
     ) -> None:
-        """Embed the texts that are not there; of several processes one does.
+        """Embed the texts that are not there; of several processes one does, and the others wait.
 
         Args:
             embed: texts to a vector each, or None; calls its second argument with how many are
-                done. What its error has as `paid` is kept.
+                done. What its error, or an interruption, has as `paid` is kept.
             block_size: texts that are written together, at the end of which a kill costs nothing.
         """
-        with lock(self.path):
-            self._read()
+        if not self.missing(texts):
+            return
+        with lock(self.path.with_suffix(".filling"), "embeds with the same service"):
+            self.add([], [])  # learns what there is now
             missing = self.missing(texts)
             check_free_space(self.path, len(missing) * self._bytes, "the vectors")
             with progress_bar(total=len(missing), desc="teacher", unit="text") as bar:
@@ -153,45 +154,51 @@ class TextVectors:
                     block = missing[start : start + block_size]
                     try:
                         self.add(block, embed(block, bar.update))
-                    except UserError as error:
+                    except BaseException as error:
                         self.add(block, getattr(error, "paid", []))
                         raise
 
-    def missing(self, texts: Iterable[str]) -> list[str]:
+    def missing(self, texts: Iterable[str], marks: Iterable[str] = ("",)) -> list[str]:
         """Each of the texts that has no vector, once."""
         unique = list(dict.fromkeys(texts))
-        return list(compress(unique, self.rows(unique) == -1))
+        return list(compress(unique, self.rows(unique, marks) == -1))
 
-    def rows(self, texts: Iterable[str]) -> np.ndarray:
-        """Where the vectors of texts are, int64 [n_texts]; -1 for none."""
-        digests = (sha256(text.encode()).digest()[:16] for text in texts)
-        return np.array([self._places.get(digest, -1) for digest in digests], dtype=np.int64)
+    def rows(self, texts: Iterable[str], marks: Iterable[str] = ("",)) -> np.ndarray:
+        """Where the vectors of texts are, behind one of some marks, int64 [n_texts]; -1 if not."""
+
+        def place(text: str) -> int:
+            return self._places.get(sha256(text.encode()).digest()[:16], -1)
+
+        return np.array([max(place(mark + text) for mark in marks) for text in texts], np.int64)
 
     def array(self) -> np.memmap:
         """All vectors, float32 [n, dimension], read-only."""
         return np.memmap(self.path, "<f4", "r").reshape(-1, self.dimension)
 
     def add(self, texts: Sequence[str], vectors: Sequence[np.ndarray | None]) -> None:
-        """Append texts with vectors, float32 [dimension] each; None is left out."""
-        place = self.path.stat().st_size // self._bytes
-        rows, records = [], []
-        for text, vector in zip(texts, vectors, strict=False):
-            if vector is not None:
+        """Append texts that are not there, with float32 [dimension] each; None is left out."""
+        with lock(self.path):
+            self._read()
+            place = self.path.stat().st_size // self._bytes
+            rows, records = [], []
+            for text, vector in zip(texts, vectors, strict=False):
                 digest = sha256(text.encode()).digest()[:16]
-                rows.append(np.asarray(vector, "<f4").tobytes())
-                records.append(digest + zlib.crc32(rows[-1]).to_bytes(4, "big"))
-                self._places[digest] = place + len(rows) - 1
-        for path, parts in ((self.path, rows), (self._records, records)):
-            with path.open("ab") as file:
-                file.write(b"".join(parts))
-                file.flush()
-                os.fsync(file.fileno())
-                self._seen = file.tell()
+                if vector is not None and digest not in self._places:
+                    rows.append(np.asarray(vector, "<f4").tobytes())
+                    records.append(digest + zlib.crc32(rows[-1]).to_bytes(4, "big"))
+                    self._places[digest] = place + len(rows) - 1
+            for path, parts in ((self.path, rows), (self._records, records)):
+                with path.open("ab") as file:
+                    file.write(b"".join(parts))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    self._seen = file.tell()
 
     def _read(self) -> None:
         """Learn what there is; what a kill left behind the last whole row goes."""
         with self.path.open("a+b") as vectors, self._records.open("a+b") as noted:
-            if noted.tell() == self._seen:
+            whole = self._seen, self._seen // 20 * self._bytes
+            if (noted.tell(), vectors.tell()) == whole:
                 return
             count = min(noted.tell() // 20, vectors.tell() // self._bytes)
             for file, size in ((vectors, self._bytes), (noted, 20)):

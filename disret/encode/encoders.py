@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from disret.encode.embedding_cache import Rows, TextVectors, embedded
 from disret.encode.service import BLOCK as SERVICE_BLOCK
 from disret.encode.service import FIXED_TEXTS, Service, spelt_alike
 from disret.encode.timings import Timings
-from disret.files import lock, text_sha256
+from disret.files import text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 EXPORTS = {"onnx": "export", "int8": "export-int8"}  # by suffix, as tables call them
 PRECISIONS = {"export": "float32", "export-int8": "int8"}
 SAME = 0.999  # cosine of a service's two answers to one text; it rounds, and batches differently
+# What is put before a text to store its vector, and what then becomes of long texts: the vector of
+# a part is none of the whole.
+MARKS = {"refuse": {"": "refuse"}, "skip": {"": "skip"}, "cut": {"": "skip", "\0cut ": "cut"}}
 CHARACTERS = 4  # of a token, roughly, in English
 BLOCK = 4096  # queries of an export between two steps of the progress bar
 
@@ -110,7 +113,7 @@ def open_encoder(
         prompt: put before each query: a text, or of a model the name of one of its prompts.
         truncate_dim: of a model, keep so many coordinates.
         max_seq_length: of a model, cut texts to so many tokens.
-        long_texts: of a service, that of `Service`.
+        long_texts: of a service, that of its `embed`.
 
     Raises:
         UserError: it is not there, or does not embed texts, or has no such thing as is asked of it.
@@ -132,10 +135,11 @@ def open_encoder(
         url, _, model = name.partition("#")
         if not model:
             raise UserError(f"{without_secrets(url)} names no model: write https://HOST/v1#NAME.")
-        service = Service(url, model, parsed_options(options), prompt or "", long_texts)
-        return ServiceEncoder(service, timings)
-    if re.match(r"[\w.-]+(:\d+)?/\S*#", name) and not Path(name).exists():
-        raise UserError(f"{name}: did you mean http://{name} or https://{name}?")
+        service = Service(url, model, parsed_options(options), prompt or "")
+        return ServiceEncoder(service, long_texts, timings)
+    if re.match(r"(\S+@)?[\w.-]+(:\d+)?/\S*#", name) and not Path(name).exists():
+        bare = without_secrets(f"http://{name}").removeprefix("http://")
+        raise UserError(f"{bare}: did you mean http://{bare} or https://{bare}?")
     folder, _, suffix = name.rpartition("@")
     if suffix in EXPORTS and not Path(name).exists():
         return ExportEncoder(folder, EXPORTS[suffix], num_threads, timings)
@@ -314,32 +318,36 @@ class ServiceEncoder(Encoder):
 
     backend, is_local = "service", False
 
-    def __init__(self, service: Service, timings: Timings) -> None:
+    def __init__(self, service: Service, long_texts: str, timings: Timings) -> None:
         self.service, self.name, self.timings = service, service.name, timings
+        self._marks = MARKS[long_texts]
         self.fingerprint = service.fingerprint
         self.index_fingerprint = text_sha256([spelt_alike(service.url), service.model])
         self.size = models.Description(0, 0, service.dimension)
         lengths = np.linalg.norm(service.of_fixed_texts, axis=1)
         self.normalises = bool(np.allclose(lengths, 1, atol=1e-3))
-        self._stored = TextVectors(
-            text_sha256([self.fingerprint], f"service {self.dimension}"), self.dimension
-        )
-        with lock(self._stored.path):
-            self._check_unchanged()
+        self._stored = TextVectors(text_sha256([self.fingerprint], "service"), self.dimension)
+        self._check_unchanged()
 
     def embed_once(self, queries: list[str]) -> Rows:
-        self._stored.fill(queries, self.service.embed, SERVICE_BLOCK)
-        rows = self._stored.rows(queries)
+        self._fill(queries)
+        rows = self._stored.rows(queries, self._marks)
         if (rows == -1).any():
             text = queries[int(np.argmin(rows))]
             raise UserError(f"{self.name} has no vector of {shortened(text)!r}, which is skipped.")
         return Rows(self._stored.array(), rows)
 
     def skipped(self, texts: Sequence[str]) -> set[str]:
-        if self.service.long_texts != "skip":
+        if self._marks != MARKS["skip"]:
             return set()
-        self._stored.fill(texts, self.service.embed, SERVICE_BLOCK)
+        self._fill(texts)
         return set(self._stored.missing(texts))
+
+    def _fill(self, texts: Sequence[str]) -> None:
+        for mark, how in self._marks.items():
+            embed = partial(self.service.embed, long_texts=how, without=mark)
+            missing = self._stored.missing(texts, self._marks)
+            self._stored.fill([mark + text for text in missing], embed, SERVICE_BLOCK)
 
     def run(self, queries: Sequence[str], batch_size: int) -> None:
         """By requests of `batch_size` queries, one after the other."""
@@ -347,7 +355,7 @@ class ServiceEncoder(Encoder):
             self.service.embed(queries[start : start + batch_size])
 
     def announce(self, texts: Sequence[str], price: float | None = None) -> None:
-        missing, unique = self._stored.missing(texts), len(set(texts))
+        missing, unique = self._stored.missing(texts, self._marks), len(set(texts))
         tokens = sum(len(self.service.prompt) + len(text) for text in missing) / CHARACTERS
         there = f" ({unique - len(missing):,} are there)" if len(missing) < unique else ""
         cost = f", about ${tokens / 1e6 * price:,.2f}" if price else ""
@@ -356,17 +364,18 @@ class ServiceEncoder(Encoder):
 
     def _check_unchanged(self) -> None:
         """Compare the answers to fixed texts with those of an earlier start, or keep them."""
-        of_text = dict(zip(FIXED_TEXTS, self.service.of_fixed_texts, strict=True))
-        if missing := self._stored.missing(of_text):
-            self._stored.add(missing, [of_text[text] for text in missing])
-        earlier = self._stored.array()[self._stored.rows(of_text)]
-        now = self.service.of_fixed_texts
-        cosine = float((normalised(earlier) * normalised(now)).sum(axis=1).min())
+        now, others = self.service.of_fixed_texts, self._stored.others
+        cosine, how = 0.0, f"{self.dimension} dimensions, and had others in an earlier run"
+        if not others:
+            self._stored.add(FIXED_TEXTS, now)
+            earlier = self._stored.array()[self._stored.rows(FIXED_TEXTS)]
+            cosine = float((normalised(earlier) * normalised(now)).sum(axis=1).min())
+            how = f"a cosine of {cosine:.3f} to those of an earlier run"
         if cosine < SAME:
             raise UserError(
-                f"{self.name} has changed: its vectors of fixed texts have a cosine of "
-                f"{cosine:.3f} to those of an earlier run. An index and a student of the earlier "
-                f"ones do not fit; to begin anew, delete {self._stored.path}."
+                f"{self.name} has changed: its vectors of fixed texts have {how}. An index and a "
+                "student of the earlier ones do not fit; to begin anew, delete "
+                f"{min(others, default=self._stored.path)}."
             )
 
 

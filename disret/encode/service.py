@@ -8,12 +8,16 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from operator import itemgetter
+from threading import Event
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import numpy as np
 
 from disret.command_line import UserError, shortened, without_secrets
+from disret.data.hub import proxy_of, unreachable
 from disret.encode.batches import normalised
 
 REQUEST = 64  # texts of a request, until a service refuses as many
@@ -28,7 +32,9 @@ FIXED_TEXTS = (
     "wie hoch ist der Berg",
     "12 angry men 1957",
 )
-OF_SIZE = r"batch|token|length|long|size|too (many|large|big)|larg|limit|maximum|exceed"
+OF_SIZE = re.compile(r"batch|token|length|long|size|too (many|big)|larg|limit|maximum|exceed", re.I)
+# In a server's own error, after which another attempt ends in the same.
+LARGE, NAN = re.compile(r"too large|larger than the max", re.I), re.compile(r"\bnan\b", re.I)
 HERE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # names of one host
 
 
@@ -45,7 +51,6 @@ class Service:
         model: as the service calls it.
         options: more fields of each request, such as `{"dimensions": 256}`.
         prompt: put before each text.
-        long_texts: of texts that it refuses as too long: refuse them, cut or skip them.
 
     Attributes:
         name: the model and the host.
@@ -58,17 +63,12 @@ class Service:
     """
 
     def __init__(
-        self,
-        url: str,
-        model: str,
-        options: Mapping[str, Any] | None = None,
-        prompt: str = "",
-        long_texts: str = "refuse",
+        self, url: str, model: str, options: Mapping[str, Any] | None = None, prompt: str = ""
     ) -> None:
         import openai
 
         self.url, host = address_of(url)
-        self.model, self.prompt, self.long_texts = model, prompt, long_texts
+        self.model, self.prompt, self._stopped = model, prompt, Event()
         self.options = dict(options or {})
         self.name = f"{model} of {host}"
         content = [spelt_alike(self.url), model, self.options, prompt]
@@ -77,43 +77,52 @@ class Service:
         address, _, query = self.url.partition("?")
         key = api_key()
         try:
-            self._patient = openai.OpenAI(
-                base_url=address, max_retries=ATTEMPTS, timeout=TIMEOUT,
+            self._client = openai.OpenAI(
+                base_url=address, max_retries=0, timeout=openai.Timeout(TIMEOUT, connect=10),
                 # A service on this machine may want no key, but the client does.
                 api_key=key or "none", default_query=dict(parse_qsl(query)) or None,
                 default_headers={"api-key": key} if key and "api-version" in query else None,
             )  # fmt: skip
-        except (ImportError, ValueError) as error:  # of a proxy
-            raise UserError(f"{proxy_of(address)} cannot be used: {error}") from None
-        self._client = self._patient.with_options(max_retries=1)  # with a host that is not there
+        except Exception as error:  # of a proxy, whose address may hold a password
+            reason = error if isinstance(error, ImportError) else "it is no address of a proxy."
+            proxy = proxy_of(address) or "a proxy of the environment"
+            raise UserError(f"{proxy} cannot be used: {reason}") from None
         rows: list[np.ndarray | None] = [None] * len(FIXED_TEXTS)
-        self._embed(FIXED_TEXTS, rows, 0)
-        self._client, vectors = self._patient, np.stack(rows)
+        self._embed(FIXED_TEXTS, rows, 0, "refuse")
+        vectors = np.stack(rows)
         self.dimension = vectors.shape[1]
         if (normalised(vectors) @ normalised(vectors)[0]).min() > 1 - 1e-6:
             raise UserError(f"{self.name} gives different texts the same vector.")
         self.of_fixed_texts = vectors
 
     def embed(
-        self, texts: Sequence[str], progress: Callable[[int], object] = lambda count: None
+        self,
+        texts: Sequence[str],
+        progress: Callable[[int], object] = lambda count: None,
+        long_texts: str = "refuse",
+        without: str = "",
     ) -> list[np.ndarray | None]:
         """Embed texts, several requests at a time.
 
         Args:
             progress: called with the number of texts of each answer.
+            long_texts: of texts that it refuses as too long: refuse them, cut or skip them.
+            without: what the texts begin with and is not embedded.
 
         Returns:
             float32 [dimension] each; None for a text that is skipped.
 
         Raises:
-            UserError: the service refuses for good, or answers with something else. Its `paid` is
-                what was answered before.
+            UserError: the service refuses for good, or answers with something else. Its `paid`, as
+                that of an interruption, is what was answered before.
         """
+        texts = [text.removeprefix(without) for text in texts]
         rows: list[np.ndarray | None] = [None] * len(texts)
         pool, start, waiting = ThreadPoolExecutor(AT_ONCE), 0, deque()
+        self._stopped.clear()
 
         def send(start: int, part: Sequence[str]) -> None:
-            self._embed(part, rows, start)
+            self._embed(part, rows, start, long_texts)
             progress(len(part))
 
         try:
@@ -124,15 +133,17 @@ class Service:
                     start += len(part)
                 else:
                     waiting.popleft().result()
-        except UserError as error:
-            pool.shutdown(cancel_futures=True)  # what waits is not sent
+        except BaseException as error:
             error.paid = rows
             raise
         finally:
-            pool.shutdown(cancel_futures=True)
+            self._stopped.set()
+            pool.shutdown(cancel_futures=True)  # what waits is not sent
         return rows
 
-    def _embed(self, texts: Sequence[str], rows: list[np.ndarray | None], start: int) -> None:
+    def _embed(
+        self, texts: Sequence[str], rows: list[np.ndarray | None], start: int, long_texts: str
+    ) -> None:
         """Put vectors into `rows`; a request that is too large is halved."""
         try:
             rows[start : start + len(texts)] = self._request(texts)
@@ -141,22 +152,22 @@ class Service:
             reason = str(error)
         if len(texts) > 1:
             half, longs = len(texts) // 2, self._longs
-            self._embed(texts[:half], rows, start)
-            self._embed(texts[half:], rows, start + half)
+            self._embed(texts[:half], rows, start, long_texts)
+            self._embed(texts[half:], rows, start + half, long_texts)
             if self._longs == longs:  # else it was for a text that is too long by itself
                 self._size = min(self._size, half)
             return
-        if texts[0] in FIXED_TEXTS:  # which are not long
+        if len(texts[0]) <= max(map(len, FIXED_TEXTS)):  # which are not long
             raise UserError(f"{self.name} answers {reason}.")
         self._longs += 1
-        if self.long_texts == "refuse" or len(texts[0]) < 2:
+        if long_texts == "refuse":
             long = f"{shortened(texts[0])!r}, of {len(texts[0]):,} letters"
             raise UserError(f"{self.name} refuses {long}: {reason}. Cut or skip long texts.")
-        if self.long_texts == "cut":
-            self._embed([texts[0][: len(texts[0]) // 2]], rows, start)
+        if long_texts == "cut":
+            self._embed([texts[0][: len(texts[0]) // 2]], rows, start, long_texts)
 
-    def _request(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The vectors of some texts, by one request."""
+    def _request(self, texts: Sequence[str], attempt: int = 1) -> list[np.ndarray]:
+        """The vectors of some texts, by one request, after those that were refused for a while."""
         import openai
 
         body = {"model": self.model, "input": [self.prompt + text for text in texts],
@@ -167,23 +178,22 @@ class Service:
             raise UserError(f"{self.name} does not accept the key: {_reason(error)}; set the "
                             "variable OPENAI_API_KEY.") from None  # fmt: skip
         except openai.APIConnectionError as error:
+            if self._paused(attempt, None, {}):
+                return self._request(texts, attempt + 1)
             raise UserError(unreachable(self.url, error)) from None
         except openai.APIStatusError as error:
             reason, status = _reason(error), error.status_code
-            is_nan = status >= 500 and "nan" in reason.lower()
-            is_late = status == 429 or (status >= 500 and not is_nan)
-            if is_late and self._client is not self._patient:
-                self._client = self._patient
-                return self._request(texts)
-            is_refused = status in (400, 422)
-            if is_refused and "base64" in body.values() and re.search("base64|encoding", reason):
+            is_refused, is_own = status in (400, 422), status >= 500
+            is_ours = body["encoding_format"] == "base64" and "encoding_format" not in self.options
+            if is_refused and is_ours and re.search("base64|encoding", reason):
                 self._encoding = "float"
                 return self._request(texts)
-            if status == 413 or (is_refused and re.search(OF_SIZE, reason, re.IGNORECASE)):
+            is_large = (is_refused and OF_SIZE.search(reason)) or (is_own and LARGE.search(reason))
+            is_nan = is_own and NAN.search(reason)  # of several texts it is searched for which
+            if status == 413 or is_large or (is_nan and len(texts) > 1):
                 raise _TooLarge(f"{status}: {reason}") from None
-            if is_nan and len(texts) > 1:  # which of the texts it is
-                self._client = self._patient.with_options(max_retries=0)
-                raise _TooLarge from None
+            if not is_nan and self._paused(attempt, status, error.response.headers):
+                return self._request(texts, attempt + 1)
             about = f" for {shortened(texts[0])!r}" if len(texts) == 1 else ""
             raise UserError(f"{self.name} answers {status}{about}: {reason}.") from None
         except (openai.OpenAIError, ValueError, TypeError) as error:
@@ -191,25 +201,38 @@ class Service:
                             f"({type(error).__name__}).") from None  # fmt: skip
         return self._vectors(answer, texts)
 
+    def _paused(self, attempt: int, status: int | None, headers: Mapping[str, str]) -> bool:
+        """Whether another attempt may help, after a pause, which the end of `embed` cuts short."""
+        # A host that has never answered may not be there.
+        most = ATTEMPTS if status or hasattr(self, "dimension") else 1
+        is_late = status in (None, 408, 409, 429) or status >= 500
+        if not is_late or attempt > most or headers.get("x-should-retry") == "false":
+            return False
+        pause = min(2 ** (attempt - 2), 8)  # seconds
+        with suppress(KeyError, ValueError):
+            pause = min(float(headers["retry-after"]), 60)
+        return not self._stopped.wait(pause)
+
     def _vectors(self, answer: Any, texts: Sequence[str]) -> list[np.ndarray]:
         """What an answer holds, in the order of the texts."""
         rows = answer.get("data") if isinstance(answer, dict) else answer
         if isinstance(answer, dict) and not rows and (said := answer.get("error")):
             said = said.get("message", said) if isinstance(said, dict) else said
             raise UserError(f"{self.name} answers with an error: {_one_line(str(said))}.")
-        if not isinstance(rows, list) or not all(
-            isinstance(r, dict) and "embedding" in r for r in rows
-        ):
+        if isinstance(rows, list):
+            rows = [row if isinstance(row, dict) else {"embedding": row} for row in rows]
+        if not isinstance(rows, list) or not all("embedding" in row for row in rows):
             shown = shortened(_one_line(str(answer)))
             raise UserError(f"{self.name} answers with something else than embeddings: {shown!r}.")
         if len(rows) != len(texts):
             raise UserError(f"{self.name} gives {len(rows)} vectors of {len(texts)} texts.")
         places = [row.get("index") for row in rows]
-        if set(places) != {None}:
-            if len(set(places)) < len(places):
-                raise UserError(f"{self.name} repeats an index among its {len(rows)} vectors, so "
-                                "that nobody knows whose they are.")  # fmt: skip
-            rows = sorted(rows, key=lambda row: row["index"])
+        with suppress(ValueError, TypeError):  # some are left out, or given as texts
+            places = [n if place is None else int(place) for n, place in enumerate(places)]
+        if sorted(map(str, places)) != sorted(map(str, range(len(rows)))):
+            raise UserError(f"{self.name} numbers {len(rows)} vectors {shortened(str(places))}, so "
+                            "that nobody knows whose they are.")  # fmt: skip
+        rows = [row for _, row in sorted(zip(places, rows, strict=True), key=itemgetter(0))]
         vectors = [
             self._vector(row["embedding"], text) for row, text in zip(rows, texts, strict=True)
         ]
@@ -248,15 +271,16 @@ def address_of(url: str) -> tuple[str, str]:
     """
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
     if not host:
         raise UserError(f"{without_secrets(url)} is no address of a service.")
-    path = parts.path.rstrip("/").removesuffix("/embeddings")
+    path = parts.path.rstrip("/")
     if not path:
         raise UserError(f"{without_secrets(url)} has no path; embedding services lie under one, "
                         "most under /v1.")  # fmt: skip
+    path = path.removesuffix("/embeddings")
     return urlunsplit(parts._replace(path=path, fragment="")), host
 
 
@@ -279,31 +303,6 @@ def api_key() -> str:
         what = "white space" if re.search(r"\s", key) else "a letter that is not ASCII"
         raise UserError(f"the variable OPENAI_API_KEY holds {what}, which no key does.")
     return key
-
-
-def proxy_of(url: str) -> str:
-    """The variable of the proxy that an address is asked through; empty if none is."""
-    from urllib.request import getproxies_environment, proxy_bypass_environment
-
-    parts, proxies = urlsplit(url), getproxies_environment()
-    if proxy_bypass_environment(parts.netloc):
-        return ""
-    name = next((name for name in (parts.scheme, "all") if name in proxies), None)
-    return f"the proxy of {name.upper()}_PROXY" if name else ""
-
-
-def unreachable(url: str, error: BaseException) -> str:
-    """Why an address is not reached, in a sentence."""
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)
-    said = " ".join(map(str, chain))
-    reason = type(chain[1] if len(chain) > 1 else error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in said:
-        reason = "its certificate is not trusted; SSL_CERT_FILE names a file of those that are"
-    elif proxy := proxy_of(url):
-        reason = f"asked through {proxy}, {reason}; NO_PROXY={urlsplit(url).hostname} goes past it"
-    return f"cannot reach {without_secrets(url)} ({reason})."
 
 
 def _reason(error: Any) -> str:

@@ -1,14 +1,17 @@
 """A teacher behind OpenAI's protocol: what is sent, what comes back, and what goes wrong."""
 
+import signal
 import ssl
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from embedding_service import KEY, EmbeddingService, letters
 
-from disret import paths
+from disret import files, paths
 from disret.command_line import UserError
 from disret.encode import service as service_module
 from disret.encode.encoders import open_encoder, parsed_options
@@ -102,7 +105,7 @@ def test_a_service_that_stays_away(server, impatient, fault):
 
 
 @pytest.mark.parametrize(
-    "url", ["https://host", "http://host/", "https:///v1", "http://[/v1", "http://host/embeddings"]
+    "url", ["https://host", "http://host/", "https:///v1", "http://[/v1", "http://host:port/v1"]
 )
 def test_addresses_that_are_none(url):
     with pytest.raises(UserError, match=r"no path|no address"):
@@ -161,12 +164,53 @@ def test_a_service_that_changes_its_model_is_noticed(server, opened):
     opened()
     server.embed = lambda texts: letters(texts) * (1 + 1e-4)  # it rounds
     opened()
-    server.embed = lambda texts: letters([text[::-1].replace("e", "c") for text in texts])
+    other = lambda texts: letters([text[::-1].replace("e", "c") for text in texts])  # noqa: E731
+    server.embed = other
     with pytest.raises(UserError, match=r"has changed: its vectors of fixed texts have a cosine"):
         opened()
     (record,) = (paths.DOWNLOADS / "embeddings").glob("*.vectors")
     record.unlink()
     opened()
+    server.embed = lambda texts: letters(texts)[:, :8]
+    with pytest.raises(
+        UserError, match=r"vectors of fixed texts have 8 dimensions, and had others"
+    ):
+        opened()
+    server.embed = other
+    opened()
+
+
+def test_two_runs_at_a_time(server, opened, capsys, monkeypatch):
+    """The second starts, says that it waits, and sends what the first has not."""
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    first, answer = opened(), server.embed
+    server.embed = lambda texts: time.sleep(0.5 * (len(texts) == REQUEST)) or answer(texts)
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(first.embed_once, TEXTS)
+        time.sleep(0.1)
+        second = opened()
+        second.announce(TEXTS)
+        second.embed_once([*TEXTS, "one more"])
+        np.testing.assert_allclose(running.result()[:], letters(TEXTS), atol=1e-6)
+    assert "waiting for another run that embeds with the same service." in capsys.readouterr().err
+    assert sent(server) == {**dict.fromkeys(TEXTS, 1), "one more": 1}
+    np.testing.assert_allclose(first.embed_once(["one more"])[:], letters(["one more"]), atol=1e-6)
+    assert sent(server) == {}
+
+
+def test_an_interruption_keeps_what_was_answered(server, opened):
+    """Though a part is refused for a while, and asked for again with long pauses."""
+    encoder, main = opened(), threading.get_ident()
+    server.faults = [0, 0, (503, {}, "application/json", "50")]
+    threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        encoder.embed_once(TEXTS)
+    assert time.monotonic() - start < 2.5
+    answered = sent(server)
+    assert len(answered) == len(TEXTS) - REQUEST
+    opened().embed_once(TEXTS)
+    assert sent(server).keys() == set(TEXTS) - answered.keys()
 
 
 def test_a_text_is_sent_once_whatever_is_beside_it(server, opened):
@@ -198,10 +242,11 @@ def test_a_dry_run_counts_what_is_missing(server, opened, capsys):
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("damage", ["cut", "texts cut", "other bytes"])
+@pytest.mark.parametrize("damage", ["cut", "texts cut", "cut while open", "other bytes"])
 def test_what_is_kept_is_whole(server, opened, damage):
     """A row that is cut off or damaged is asked for again, and no other."""
-    opened().embed_once(TEXTS)
+    encoder = opened()
+    encoder.embed_once(TEXTS)
     sent(server)
     (vectors,) = (paths.DOWNLOADS / "embeddings").glob("*.vectors")
     texts = vectors.with_suffix(".texts")
@@ -209,9 +254,12 @@ def test_what_is_kept_is_whole(server, opened, damage):
         whole = vectors.read_bytes()
         vectors.write_bytes(whole[:-64] + bytes(64))
     else:
-        file = vectors if damage == "cut" else texts
+        file = texts if damage == "texts cut" else vectors
         file.write_bytes(file.read_bytes()[:-3])
+    if damage == "cut while open":  # it is noticed with the next that is asked for
+        encoder.embed_once(["more"])
     np.testing.assert_allclose(opened().embed_once(TEXTS)[:], letters(TEXTS), atol=1e-6)
+    server.texts.pop("more", None)
     assert sent(server) == {TEXTS[-1]: 1}
 
 
@@ -234,6 +282,8 @@ def test_what_was_paid_is_kept(server, opened, monkeypatch):
 @pytest.mark.parametrize(
     ("most", "status", "words"),
     [
+        (16, 500, "input ({} tokens) is too large to process. increase the physical batch size"),
+        (16, 500, "input is larger than the max context size. skipping"),
         (32, 413, "batch size {} > maximum allowed batch size {}"),
         (10, 400, "batch size is invalid, it should not be larger than {1}.: input.contents"),
         (1, 422, "List should have at most {1} item, too long"),
@@ -251,9 +301,10 @@ def test_fewer_texts_a_request(server, most, status, words):
     assert refused < 40
 
 
+@pytest.mark.parametrize("status", [413, 500])
 @pytest.mark.parametrize("long_texts", ["cut", "skip"])
-def test_long_texts(server, opened, long_texts, capsys):
-    server.longest = 100
+def test_long_texts(server, opened, long_texts, status):
+    server.longest, server.too_long = 100, (status, "input ({} tokens) is too large to process")
     long = "long " * 30
     texts = [*TEXTS, long]
     encoder = opened(long_texts=long_texts)
@@ -265,6 +316,21 @@ def test_long_texts(server, opened, long_texts, capsys):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert max(len(body["input"]) for body in server.requests[-1:]) <= REQUEST
     assert encoder.service._size == REQUEST  # which was not at fault
+    server.texts.clear()
+    np.testing.assert_allclose(opened(long_texts=long_texts).embed_once(texts)[:], found)
+    assert sent(server) == {}
+    if long_texts == "cut":  # that vector is none of the whole text
+        with pytest.raises(UserError, match="refuses 'long long"):
+            opened().embed_once(texts)
+        server.longest = None
+        np.testing.assert_allclose(opened().embed_once([long])[:], letters([long]), atol=1e-6)
+
+
+def test_a_short_text_is_not_too_long(server, opened):
+    encoder = opened(long_texts="skip")
+    server.longest = 10
+    with pytest.raises(UserError, match="answers 413: `inputs` must have less"):
+        encoder.skipped(["as short as the fixed ones"])
 
 
 def test_floats_where_base64_is_refused(server):
@@ -275,17 +341,44 @@ def test_floats_where_base64_is_refused(server):
     assert {body["encoding_format"] for body in server.requests[1:]} == {"float"}
     Service(server.address, "tiny", {"encoding_format": "float"})
     assert server.requests[-1]["encoding_format"] == "float"
+    server.faults = [(400, said)]
+    with pytest.raises(UserError, match="answers 400: encoding_format 'base64' is not supported"):
+        Service(server.address, "tiny", {"encoding_format": "base64"})
 
 
 def without_index(item, text):
     return {name: value for name, value in item.items() if name != "index"}
 
 
+def without_zero(item, text):
+    return item if item["index"] else without_index(item, text)
+
+
 @pytest.mark.parametrize(
-    "item", [without_index, lambda item, text: {**item, "embedding": [item["embedding"]]}]
+    "item",
+    [
+        without_index,
+        without_zero,
+        lambda item, text: {**item, "index": str(item["index"])},
+        lambda item, text: {**item, "embedding": [item["embedding"]]},
+        lambda item, text: item["embedding"],
+    ],
 )
 def test_other_forms_of_an_answer(server, item):
     server.item, server.as_floats = item, True
+    found = Service(server.address, "tiny").embed(TEXTS)
+    np.testing.assert_allclose(found, letters(TEXTS), atol=1e-6)
+    server.item, server.reorder = without_zero, True
+    with pytest.raises(UserError, match=r"numbers 4 vectors \[3, 2, 1, 3\]"):
+        Service(server.address, "tiny")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [lambda answer: answer["data"], lambda answer: [item["embedding"] for item in answer["data"]]],
+)
+def test_an_answer_that_is_a_list(server, form):
+    server.as_floats, server.form = True, form
     found = Service(server.address, "tiny").embed(TEXTS)
     np.testing.assert_allclose(found, letters(TEXTS), atol=1e-6)
 
@@ -293,7 +386,9 @@ def test_other_forms_of_an_answer(server, item):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"index": 0}, "repeats an index among its 4 vectors, so that nobody knows whose"),
+        ({"index": 0}, r"numbers 4 vectors \[0, 0, 0, 0\], so that nobody knows whose they are"),
+        ({"index": "a"}, "numbers 4 vectors"),
+        ({"index": [0]}, "numbers 4 vectors"),
         ({"embedding": [[0.5, 1], [1, 0.5]]}, "gives a vector for each token: it does not pool"),
         ({"embedding": [0.0] * 16}, "gives a vector of zeros alone for 'what is dense retrieval"),
         ({"embedding": [None] * 16}, "gives a vector of values that are not numbers for 'what is"),
@@ -310,10 +405,12 @@ def test_what_is_no_embedding(server, change, said):
 
 def test_the_text_that_a_server_fails_at_is_named(server):
     service = Service(server.address, "tiny")
-    service._patient = service._client = service._patient.with_options(max_retries=0)
     server.poison = TEXTS[70]
-    with pytest.raises(UserError, match=f"answers 500 for '{TEXTS[70]}': json: unsupported value"):
-        service.embed(TEXTS)
+    for _ in range(2):  # at once, and with patience for what is for a while
+        with pytest.raises(UserError, match=f"answers 500 for '{TEXTS[70]}': json: unsupported v"):
+            service.embed(TEXTS)
+        assert len(server.requests) < 40
+        server.faults = [503, (503, {"error": {"message": "down for maintenance"}})]
 
 
 def test_azures_addresses(server, monkeypatch):
@@ -330,8 +427,14 @@ def test_azures_addresses(server, monkeypatch):
 
 def test_an_address_without_a_scheme(server):
     bare = server.address.removeprefix("http://")
-    with pytest.raises(UserError, match=f"{bare}#tiny: did you mean http://{bare}#tiny or https"):
-        open_encoder(f"{bare}#tiny")
+    for secret in ("", "me:a@secret@"):
+        with pytest.raises(UserError, match=f"^{bare}#tiny: did you mean http://{bare}#tiny or "):
+            open_encoder(f"{secret}{bare}#tiny")
+
+
+def test_an_address_of_embeddings_at_the_root(server):
+    server.route = "/embeddings"
+    assert Service(f"{server.url}/embeddings", "tiny").dimension == 16
 
 
 @pytest.mark.parametrize(
@@ -357,6 +460,7 @@ def test_a_key_from_a_file(server, monkeypatch):
         ("HTTP_PROXY", "http://127.0.0.1:9", "asked through the proxy of HTTP_PROXY, ConnectError"),
         ("ALL_PROXY", "http://127.0.0.1:9", "asked through the proxy of ALL_PROXY, ConnectError"),
         ("ALL_PROXY", "socks5://127.0.0.1:9", "the proxy of ALL_PROXY cannot be used: .*socksio"),
+        ("HTTP_PROXY", "http://me:sec/ret@h", "the proxy of HTTP_PROXY cannot be used: it is no"),
     ],
 )
 def test_proxies(server, monkeypatch, variable, value, says):
@@ -365,11 +469,12 @@ def test_proxies(server, monkeypatch, variable, value, says):
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv(variable, value)
     start = time.monotonic()
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as error:
         Service(server.address, "tiny")
+    assert "sec" not in str(error.value)
     assert time.monotonic() - start < 20  # 40 seconds of patience would be for nothing
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    if not value.startswith("socks"):
+    if "cannot be used" not in says:
         assert Service(server.address, "tiny").dimension == 16
 
 
