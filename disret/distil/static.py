@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,7 +152,9 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
     start, end = max(places)
     before, after = query[:start], query[end:]
     tables = (m for m in teacher.transformers_model.modules() if isinstance(m, torch.nn.Embedding))
-    known = next(tables).num_embeddings
+    known = next(tables).num_embeddings  # of CLIP, which does not say where its tokens are
+    with suppress(NotImplementedError):
+        known = len(teacher.transformers_model.get_input_embeddings().weight)
     count = tokenizer.get_vocab_size()
     tokens = torch.arange(min(count, known)).split(BATCH)
     weights = []
@@ -161,6 +164,7 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
             rows += [block, *(torch.full((len(block),), token) for token in after)]
             ids = torch.stack(rows, dim=1).to(teacher.device)
             features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            weights.append(teacher(features, task="query")["sentence_embedding"].float().cpu())
+            rows = teacher(features, task="query")["sentence_embedding"][:, : teacher.truncate_dim]
+            weights.append(rows.float().cpu())
     table = torch.cat(weights)
     return torch.nn.functional.pad(table, (0, 0, 0, count - len(table)))  # of what it does not know

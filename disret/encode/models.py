@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +61,8 @@ def load_encoder(
         if not is_sentence_transformer_model(place, **where):
             say(f"note: {name} is a plain transformer; as an encoder, it takes the mean of its "
                 "tokens.")  # fmt: skip
-        if tokens.get("add_eos_token") and model.tokenizer("a")["input_ids"][-1] != (
-            model.tokenizer.eos_token_id
-        ):
+        is_said = tokens.get("add_eos_token") and callable(model.tokenizer)  # static ones are not
+        if is_said and model.tokenizer("a")["input_ids"][-1] != model.tokenizer.eos_token_id:
             say(f"note: the tokenizer of {name} is said to end a text with "
                 f"{model.tokenizer.eos_token}, and does not: vectors that other libraries made may "
                 "be others.")  # fmt: skip
@@ -89,49 +87,54 @@ def load_encoder(
         raise UserError(f"the tokenizer of {name} knows no word; are its files missing?")
     if getattr(model.tokenizer, "pad_token", "") is None:
         raise UserError(f"the tokenizer of {name} has no token to pad with; set its pad_token.")
-    _fit_positions(model)
-    own = model.max_seq_length  # infinite, and not to be set, of static embeddings
-    if max_seq_length and own != math.inf:
-        model.max_seq_length = min(max_seq_length, own or max_seq_length)
+    _limit(model, max_seq_length)
     return model.eval().to(device)
 
 
-def _fit_positions(model: "SentenceTransformer") -> None:
-    """Cut texts to the positions that a transformer has an embedding of."""
+def _limit(model: "SentenceTransformer", tokens: int | None) -> None:
+    """Cut texts to so many tokens, and to the positions that a transformer has an embedding of."""
     import torch
+    from sentence_transformers.sentence_transformer.modules import Transformer, WordEmbeddings
 
-    for name, table in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
-            first = 0 if table.padding_idx is None else table.padding_idx + 1
-            most, own = table.num_embeddings - first, model.max_seq_length
-            if own is None or most < own < math.inf:
-                model.max_seq_length = most
+    for module in model.modules():  # of a Router, in each way
+        if isinstance(module, Transformer | WordEmbeddings):
+            limits = {tokens, module.max_seq_length} - {None}
+            for name, table in module.named_modules():
+                if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+                    first = 0 if table.padding_idx is None else table.padding_idx + 1
+                    limits.add(table.num_embeddings - first)
+            module.max_seq_length = min(limits, default=None)
 
 
 def query_side(model: "SentenceTransformer") -> "SentenceTransformer":
     """What queries go through, as a model of its own: of a Router, its way for them.
 
     Raises:
-        UserError: a Router has no way of that name.
+        UserError: a Router has no way for queries.
     """
-    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Router
 
+    if not any(isinstance(module, Router) for module in model):
+        return model
     modules: list[Any] = []
     for module in model:
-        if isinstance(module, Router) and "query" not in module.sub_modules:
+        try:
+            is_router = isinstance(module, Router)
+            way = module._resolve_route("query", "text") if is_router else None
+        except ValueError:
             ways = ", ".join(module.sub_modules)
-            raise UserError(f"a Router of the model has no way called query, but {ways}.")
-        modules += module.sub_modules["query"] if isinstance(module, Router) else [module]
-    if len(modules) == len(model):
-        return model
-    return SentenceTransformer(
-        modules=modules,
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-        device=str(model.device),
-    ).eval()
+            raise UserError(f"a Router of the model has no way for queries, but {ways}.") from None
+        modules += module.sub_modules[way] if is_router else [module]
+    return _of_modules(modules, model)
+
+
+def _of_modules(modules: list[Any], model: "SentenceTransformer") -> "SentenceTransformer":
+    """A model of other modules, and of all else that `model` has."""
+    from sentence_transformers import SentenceTransformer
+
+    settings = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+    kept = {name: getattr(model, name) for name in settings}
+    return SentenceTransformer(modules=modules, device=str(model.device), **kept).eval()
 
 
 def tokenizer_of(name: str) -> "Tokenizer":
@@ -221,7 +224,6 @@ def with_dimensions(model: "SentenceTransformer", dimensions: int) -> "SentenceT
         UserError: the model has not so many.
     """
     import torch
-    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
     model = query_side(model)
@@ -233,13 +235,7 @@ def with_dimensions(model: "SentenceTransformer", dimensions: int) -> "SentenceT
         cut.linear.weight.copy_(torch.eye(dimensions, whole))
     modules = list(model)
     modules.insert(len(modules) - isinstance(modules[-1], Normalize), cut)
-    return SentenceTransformer(
-        modules=modules,
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-        device=str(model.device),
-    ).eval()
+    return _of_modules(modules, model)
 
 
 def set_precision(model: "SentenceTransformer", dtype: str, device: str | None = None) -> None:
@@ -322,6 +318,8 @@ def fingerprint(model: "SentenceTransformer") -> str:
         digest.update(memoryview(array.view(dtype=torch.uint8).numpy()))
     for module in model:
         settings = {k: v for k, v in module.get_config_dict().items() if k != "max_seq_length"}
+        if settings.get("route_mappings"):  # keys are pairs, which JSON has not
+            settings["route_mappings"] = sorted(map(str, settings["route_mappings"].items()))
         digest.update(f"{type(module).__name__} {json.dumps(settings, default=str)}".encode())
     config = getattr(model.transformers_model, "config", None)
     if config is not None:
