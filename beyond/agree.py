@@ -66,13 +66,18 @@ def main() -> None:
     device = resolve_device(args.device)
     dtype = resolve_dtype(args.dtype, device)
     opened = partial(open_encoder, device=device, dtype=dtype)
-    teacher = opened(args.document_encoder, options=args.service_option)
+    teacher = opened(args.document_encoder, options=args.service_option, long_texts="skip")
     students = [opened(name) for name in args.query_encoder]
     check_dimensions(teacher, students)
     name, queries = read_log(args, teacher)
     of_index = teacher.dimension, args.score_function
     index = open_foreign(args.index, args.ids, *of_index, is_judged=False)
     ids = index.ids()
+    if long := teacher.skipped(queries):
+        say(f"{len(long):,} queries are left out, as the teacher gives no vector of them.")
+        queries = [query for query in queries if query not in long]
+        if not queries:
+            raise UserError(f"{teacher.name} takes none of the queries.")
 
     scores = args.score_function or ""  # the index's own ranking is all that matters
     encoders = [teacher, *students]

@@ -31,6 +31,8 @@ CIRCUMSTANCES = (
 )  # fmt: skip
 # Arguments that name files and models, for whose content the fingerprints stand.
 _NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
+# What was done before there was such an argument.
+_BEFORE = {"long_texts": "refuse"}
 # What is read of `run.json`, and of `distillation.json` beside it.
 _MADE_OF = {"arguments": dict, "inputs": dict}
 _REPORT = {"queries": dict, "validation_mse": list, "student_sha256": str, "size": dict}
@@ -119,7 +121,7 @@ class StudentFolder:
         self.report |= {
             "teacher_on_hub": teacher.on_hub,
             "encoder_sha256": teacher.index_fingerprint,
-            "log_sha256": text_sha256(texts.queries),
+            "log_sha256": texts.log_sha256,
             "queries": dict(zip(("training", "sentences", "validation"), counts, strict=True)),
             "sources": {use: [s._asdict() for s in some] for use, some in texts.sources.items()},
         }
@@ -141,7 +143,7 @@ class StudentFolder:
             key
             for part, now in self.made_of.items()
             for key in now
-            if key not in _NAMES and earlier[part].get(key) != now[key]
+            if key not in _NAMES and earlier[part].get(key, _BEFORE.get(key)) != now[key]
         ]
         if differing:
             shown = ", ".join(differing[:5]) + (" and others" if differing[5:] else "")

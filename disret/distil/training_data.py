@@ -38,6 +38,7 @@ class Texts(NamedTuple):
     Attributes:
         weights: how often a pass shows each text to train on; once, if None.
         sources: of the queries to train and to validate on.
+        log_sha256: of the queries as they were read.
     """
 
     queries: list[str]
@@ -45,6 +46,7 @@ class Texts(NamedTuple):
     valid: list[str]
     weights: np.ndarray | None
     sources: dict[str, list[Source]]
+    log_sha256: str
 
     @property
     def training(self) -> list[str]:
@@ -52,7 +54,7 @@ class Texts(NamedTuple):
         return self.queries + self.sentences
 
     def without(self, texts: set[str]) -> "Texts":
-        """All but some texts, which are counted."""
+        """All but some texts, which are counted; `UserError` if too few are left."""
         if not texts:
             return self
         say(f"{len(texts):,} texts are left out, as the teacher gives no vector of them.")
@@ -60,7 +62,11 @@ class Texts(NamedTuple):
         parts = ([text for text in part if text not in texts]
                  for part in (self.queries, self.sentences, self.valid))  # fmt: skip
         weights = None if self.weights is None else self.weights[kept]
-        return Texts(*parts, weights, self.sources)
+        left = Texts(*parts, weights, self.sources, self.log_sha256)
+        if not (left.training and left.valid):
+            use = "validate" if left.training else "train"
+            raise UserError(f"the teacher gives no vector of any text to {use} on.")
+        return left
 
 
 def read_texts(
@@ -85,13 +91,15 @@ def read_texts(
         if queries or valid_queries or adapt:
             raise UserError(f"{teacher.name} has the texts to train on: name no others beside it.")
         train, valid = teacher.texts
-        return Texts(train[:max_queries], [], valid, None, {})
+        train = train[:max_queries]
+        return Texts(train, [], valid, None, {}, text_sha256(train))
     train, valid, sources = training_queries(queries, valid_queries, max_queries, mirror)
     sentences = collection_sentences(adapt, len(train), seed, mirror) if adapt else []
     times = [source.weight for source in sources["training"]]
     counts = [source.count for source in sources["training"]]
     shown = np.repeat([*times, 1.0], [*counts, len(sentences)])
-    return Texts(train, sentences, valid, None if set(times) == {1.0} else shown, sources)
+    weights = None if set(times) == {1.0} else shown
+    return Texts(train, sentences, valid, weights, sources, text_sha256(train))
 
 
 def collection_sentences(name: str, limit: int, seed: int, mirror: str | None = None) -> list[str]:

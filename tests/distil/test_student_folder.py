@@ -35,7 +35,7 @@ def identify(teacher):
     def run(folder, texts=("a", "b"), **changes) -> bool:
         arguments = {"teacher": [str(teacher)], "queries": [], "valid_queries": [], "layers": [0],
                      "device": "cpu", **changes}  # fmt: skip
-        made_of = Texts(list(texts), [], ["v"], None, {})
+        made_of = Texts(list(texts), [], ["v"], None, {}, "")
         return folder.identify(arguments, encoder, None, made_of)
 
     return run
