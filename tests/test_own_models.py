@@ -17,7 +17,9 @@ from sentence_transformers.sentence_transformer import modules as st
 from tiny import COMMON, config, save_encoder, tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
+from disret.distil.static import student_of_tokens
 from disret.encode.encoders import open_encoder
+from disret.encode.models import load_encoder, query_side
 from disret.query_encoder import QueryEncoder
 
 WORDS = [
@@ -198,11 +200,69 @@ def test_a_router_teaches_by_its_way_of_queries(distil, router, other, name):
     assert np.linalg.norm(short.encode(TEXTS), axis=1) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_router_by_what_its_texts_are(distil, here, mapped):
+    """Its one way is of texts, or is named by pairs of what is asked and what it is asked of."""
+    way = list(SentenceTransformer(str(save_encoder(here / "q", layers=3)), device="cpu"))
+    mappings = {("query", "text"): "text", ("document", "text"): "text"} if mapped else None
+    model = SentenceTransformer(
+        modules=[st.Router({"text": way}, route_mappings=mappings)], device="cpu"
+    )
+    model.save_pretrained(str(here / "m"), create_model_card=False)
+    assert error_of(distil("m", "--layers", 0, 1, 2), "m") < 1e-10
+
+
+def test_a_router_without_a_way_of_queries(distil, here):
+    way = list(SentenceTransformer(str(save_encoder(here / "q", layers=2)), device="cpu"))
+    model = SentenceTransformer(modules=[st.Router({"document": way})], device="cpu")
+    model.save_pretrained(str(here / "m"), create_model_card=False)
+    said = "a Router of the model has no way for queries, but document."
+    assert said in distil("m", "--layers", 0, 1)
+
+
+def test_each_way_of_a_router_has_its_length(here):
+    ways = [list(SentenceTransformer(str(save_encoder(here / name, layers=1)), device="cpu"))
+            for name in "qd"]  # fmt: skip
+    ways[0][0].max_seq_length, ways[1][0].max_seq_length = 16, 500
+    joined = SentenceTransformer(modules=[st.Router.for_query_document(*ways)], device="cpu")
+    joined.save_pretrained(str(here / "m"), create_model_card=False)
+    for most, own in ((None, 66), (32, 32)):  # as many positions as it has, or fewer
+        loaded = load_encoder("m", "cpu", most)
+        lengths = {name: way[0].max_seq_length for name, way in loaded[0].sub_modules.items()}
+        assert lengths == {"query": 16, "document": own}
+
+
+def test_dimensions_that_the_model_cuts(here):
+    """By the library's own setting, of a way of a Router and of a vocabulary's vectors."""
+    way = list(SentenceTransformer(str(save_encoder(here / "q", layers=1)), device="cpu"))
+    model = SentenceTransformer(
+        modules=[st.Router.for_query_document(way, way)], truncate_dim=8, device="cpu"
+    )
+    side = query_side(model)
+    assert side.encode(TEXTS).shape == (80, 8)
+    assert student_of_tokens(side).encode(TEXTS).shape == (80, 8)
+
+
+@pytest.mark.parametrize("kind", ["xlm", "clip"])
+def test_tokens_whose_table_is_not_the_first_or_not_said(distil, here, kind):
+    if kind == "xlm":
+        settings = t.XLMConfig(vocab_size=77, emb_dim=32, n_layers=2, n_heads=2, pad_index=0,
+                               max_position_embeddings=64)  # fmt: skip
+        save(here / "m", settings, tokenizer())
+    else:
+        text = {**COMMON, "num_hidden_layers": 2, "projection_dim": 32}
+        settings = t.CLIPConfig(text_config=text, projection_dim=32)
+        save(here / "m", settings.text_config, tokenizer(), architecture=t.CLIPTextModel)
+    student = distil("m", "--init-with", "static", "--words", 0)
+    assert student[0].embedding.weight.detach().any(dim=1).all()
+
+
 def test_a_static_teacher(distil, here, other):
     backend = tokenizer()._tokenizer
     torch.manual_seed(0)
     table = st.StaticEmbedding(backend, embedding_weights=torch.randn(77, 32))
     SentenceTransformer(modules=[table, st.Normalize()], device="cpu").save_pretrained("m")
+    (here / "m/tokenizer_config.json").write_text('{"add_eos_token": true}')
     assert error_of(distil("m", "--init-with", "static", "--words", 0), "m") < 1e-10
     assert error_of(distil("m", "--init-with", other), "m") < 0.05
     said = "a StaticEmbedding has no layers that a student could start from"
@@ -290,18 +350,18 @@ def test_only_a_sentencepiece_model(distil, here):
     assert distil("m", "--layers", 0, 1).encode(TEXTS).shape == (80, 32)
 
 
-def test_a_precision_of_the_environment(here):
+def test_a_precision_of_the_environment(call, here):
     """It is not the trainer's; in a process of its own, as accelerate reads it on import."""
     save_encoder(here / "m", layers=3)
-    command = [sys.executable, ROOT / "distill.py", "--teacher", "m", "--layers", "0", "2",
-               "--queries", "log.txt", "--num-epochs", "2", "--train-batch-size", "16",
-               "--warmup-steps", "2", "--device", "cpu", "--output"]  # fmt: skip
-    curves = []
-    for name, precision in (("a", "no"), ("b", "bf16")):
-        environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": precision}
-        subprocess.run([*command, name], check=True, env=environment, capture_output=True)
-        report = json.loads((here / name / "distillation.json").read_text())
-        curves.append([point["mse"] for point in report["validation_mse"]])
+    arguments = ["--teacher", "m", "--layers", "0", "2", "--queries", "log.txt", "--num-epochs",
+                 "2", "--train-batch-size", "16", "--warmup-steps", "2", "--device", "cpu",
+                 "--output"]  # fmt: skip
+    assert call("distill", *arguments, "a").status == 0
+    environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"}
+    command = [sys.executable, ROOT / "distill.py", *arguments, "b"]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    reports = [json.loads((here / name / "distillation.json").read_text()) for name in "ab"]
+    curves = [[point["mse"] for point in report["validation_mse"]] for report in reports]
     assert curves[0] == curves[1]
 
 

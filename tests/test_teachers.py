@@ -200,6 +200,25 @@ def test_no_key(call, black_box, other, texts, tmp_path, monkeypatch):
     assert outcome.err.endswith("; set the variable OPENAI_API_KEY.\n")
 
 
+def test_long_texts_are_skipped(call, black_box, other, queries, valid_queries, tmp_path):
+    """What is left is trained on, and the log is still that of before; unless nothing is left."""
+    with queries.open("a") as log:
+        log.write("q-long\t" + "long " * 30 + "\n")
+    black_box.longest = 100
+    arguments = [*service(black_box), "--init-with", other, "--long-texts", "skip", *TRAIN]
+    outcome = call("distill", *arguments, "--queries", queries, "--valid-queries", valid_queries,
+                   "--output", tmp_path / "s")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert "1 texts are left out, as the teacher gives no vector of them." in outcome.err
+    (tmp_path / "long.txt").write_text("".join(f"{n} {'long ' * 30}\n" for n in range(60)))
+    for use, own in (("train", ["--queries", tmp_path / "long.txt", "--valid-queries", queries]),
+                     ("validate", ["--queries", queries, "--valid-queries",
+                                   tmp_path / "long.txt"])):  # fmt: skip
+        outcome = call("distill", *arguments, *own, "--output", tmp_path / use)
+        assert outcome.status == 2
+        assert f"the teacher gives no vector of any text to {use} on." in outcome.err
+
+
 def test_prompts_and_dimensions(call, teacher, texts, tmp_path):
     """The student learns to do without the teacher's instruction, in the first dimensions."""
     outcome = call(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import compress
 
 import faiss
 import numpy as np
@@ -80,6 +81,27 @@ def kept(owner, teacher, tmp_path):
 
 SMALL = ["--query-encoder", "small"]
 VECTORS = ["--document-encoder", "vectors.npz"]
+
+
+def test_long_queries_are_left_out(call, owner, tmp_path):
+    """Of a log whose student was trained without them, the queries that it held out remain."""
+    owner.longest = 100
+    lines = (tmp_path / "log.tsv").read_text().splitlines()[:200]
+    lines += [f"long-{n}\t{n} {'long ' * 30}" for n in range(100)]
+    (tmp_path / "log.tsv").write_text("".join(f"{line}\n" for line in lines))
+    teacher = f"{owner.address}#tiny"
+    made = call("distill", "--teacher", teacher, "--init-with", "small", "--queries", "log.tsv",
+                "--long-texts", "skip", "--recipe", "best", "--num-epochs", 0, "--output",
+                "student", "--device", "cpu")  # fmt: skip
+    assert made.status == 0, made.err
+    outcome = call("beyond/agree", *INDEX, "--queries", "log.tsv", "--document-encoder", teacher,
+                   "--query-encoder", "student")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert "of them are compared, as a student was trained on the others" in outcome.err
+    texts = [line.split("\t")[1].strip() for line in lines]
+    out = [text for text in compress(texts, held_out(texts)) if len(text) <= 100]
+    assert re.search(r"\d queries are left out, as the teacher gives no vector", outcome.err)
+    assert [row["queries"] for row in read_rows(tmp_path / "scores.csv")] == [len(out)]
 
 
 def test_vectors_take_the_place_of_the_service(call, kept, teacher, tmp_path):

@@ -73,6 +73,15 @@ def test_circumstances_and_names_do_not_decide(place, identify):
             identify(open_folder(place, resume=True), **changes)
 
 
+def test_a_run_of_before_there_was_an_argument(place, identify):
+    first = open_folder(place)
+    identify(first)
+    finish(place, first)
+    assert identify(open_folder(place, resume=True), long_texts="refuse")
+    with pytest.raises(UserError, match="another long_texts; give"):
+        identify(open_folder(place, resume=True), long_texts="cut")
+
+
 def test_what_stands_there_is_not_touched(place, identify):
     place.mkdir()
     with pytest.raises(UserError, match="not a model"):
