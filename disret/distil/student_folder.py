@@ -31,8 +31,7 @@ CIRCUMSTANCES = (
 )  # fmt: skip
 # Arguments that name files and models, for whose content the fingerprints stand.
 _NAMES = ("teacher", "queries", "valid_queries", "max_queries", "adapt")
-# What was done before there was such an argument.
-_BEFORE = {"long_texts": "refuse"}
+_BEFORE = {"long_texts": "refuse"}  # what was done before there was such an argument
 # What is read of `run.json`, and of `distillation.json` beside it.
 _MADE_OF = {"arguments": dict, "inputs": dict}
 _REPORT = {"queries": dict, "validation_mse": list, "student_sha256": str, "size": dict}

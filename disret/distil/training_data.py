@@ -63,9 +63,9 @@ class Texts(NamedTuple):
                  for part in (self.queries, self.sentences, self.valid))  # fmt: skip
         weights = None if self.weights is None else self.weights[kept]
         left = Texts(*parts, weights, self.sources, self.log_sha256)
-        if not (left.training and left.valid):
-            use = "validate" if left.training else "train"
-            raise UserError(f"the teacher gives no vector of any text to {use} on.")
+        for use, some in (("train", left.training), ("validate", left.valid)):
+            if not some:
+                raise UserError(f"the teacher gives no vector of any text to {use} on.")
         return left
 
 
@@ -91,8 +91,8 @@ def read_texts(
         if queries or valid_queries or adapt:
             raise UserError(f"{teacher.name} has the texts to train on: name no others beside it.")
         train, valid = teacher.texts
-        train = train[:max_queries]
-        return Texts(train, [], valid, None, {}, text_sha256(train))
+        first = train[:max_queries]
+        return Texts(first, [], valid, None, {}, text_sha256(first))
     train, valid, sources = training_queries(queries, valid_queries, max_queries, mirror)
     sentences = collection_sentences(adapt, len(train), seed, mirror) if adapt else []
     times = [source.weight for source in sources["training"]]

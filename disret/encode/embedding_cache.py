@@ -119,10 +119,8 @@ class TextVectors:
     the CRC-32 of the vector. A row counts once both are on the disk itself.
 
     Args:
-        key: SHA-256 of all that decides the vectors, for the files' names.
-
-    Attributes:
-        others: files of the same key with vectors of another dimension.
+        key: SHA-256 of all that decides the vectors, for the files' names; `others` are those of
+            the same key with vectors of another dimension.
     """
 
     def __init__(self, key: str, dimension: int) -> None:
@@ -197,8 +195,7 @@ class TextVectors:
     def _read(self) -> None:
         """Learn what there is; what a kill left behind the last whole row goes."""
         with self.path.open("a+b") as vectors, self._records.open("a+b") as noted:
-            whole = self._seen, self._seen // 20 * self._bytes
-            if (noted.tell(), vectors.tell()) == whole:
+            if (noted.tell(), vectors.tell()) == (self._seen, self._seen // 20 * self._bytes):
                 return
             count = min(noted.tell() // 20, vectors.tell() // self._bytes)
             for file, size in ((vectors, self._bytes), (noted, 20)):

@@ -364,18 +364,17 @@ class ServiceEncoder(Encoder):
 
     def _check_unchanged(self) -> None:
         """Compare the answers to fixed texts with those of an earlier start, or keep them."""
-        now, others = self.service.of_fixed_texts, self._stored.others
-        cosine, how = 0.0, f"{self.dimension} dimensions, and had others in an earlier run"
-        if not others:
-            self._stored.add(FIXED_TEXTS, now)
-            earlier = self._stored.array()[self._stored.rows(FIXED_TEXTS)]
-            cosine = float((normalised(earlier) * normalised(now)).sum(axis=1).min())
+        how = f"{self.dimension} dimensions, and had others in an earlier run"
+        path, cosine = next(iter(self._stored.others), self._stored.path), 0.0
+        if path == self._stored.path:
+            self._stored.add(FIXED_TEXTS, self.service.of_fixed_texts)
+            earlier = normalised(self._stored.array()[self._stored.rows(FIXED_TEXTS)])
+            cosine = float((earlier * normalised(self.service.of_fixed_texts)).sum(axis=1).min())
             how = f"a cosine of {cosine:.3f} to those of an earlier run"
         if cosine < SAME:
             raise UserError(
                 f"{self.name} has changed: its vectors of fixed texts have {how}. An index and a "
-                "student of the earlier ones do not fit; to begin anew, delete "
-                f"{min(others, default=self._stored.path)}."
+                f"student of the earlier ones do not fit; to begin anew, delete {path}."
             )
 
 

@@ -87,9 +87,7 @@ class Service:
             reason = error if isinstance(error, ImportError) else "it is no address of a proxy."
             proxy = proxy_of(address) or "a proxy of the environment"
             raise UserError(f"{proxy} cannot be used: {reason}") from None
-        rows: list[np.ndarray | None] = [None] * len(FIXED_TEXTS)
-        self._embed(FIXED_TEXTS, rows, 0, "refuse")
-        vectors = np.stack(rows)
+        vectors = np.stack(self.embed(FIXED_TEXTS))
         self.dimension = vectors.shape[1]
         if (normalised(vectors) @ normalised(vectors)[0]).min() > 1 - 1e-6:
             raise UserError(f"{self.name} gives different texts the same vector.")
@@ -280,8 +278,7 @@ def address_of(url: str) -> tuple[str, str]:
     if not path:
         raise UserError(f"{without_secrets(url)} has no path; embedding services lie under one, "
                         "most under /v1.")  # fmt: skip
-    path = path.removesuffix("/embeddings")
-    return urlunsplit(parts._replace(path=path, fragment="")), host
+    return urlunsplit(parts._replace(path=path.removesuffix("/embeddings"), fragment="")), host
 
 
 def spelt_alike(url: str) -> str:
