@@ -26,7 +26,7 @@ from disret.command_line import (
 from disret.data.catalog import MSMARCO_QUERIES
 from disret.data.download import fetch_folder, mirror_from
 from disret.data.hub import HUB, Stream, look_up, parse_name
-from disret.data.text_files import file_of, is_text, lines, open_table
+from disret.data.text_files import file_of, is_text, lines, listed, open_table
 from disret.files import kept, text_sha256
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def training_queries(
             are taken, always the same. MS MARCO's training queries, if none is given.
         valid_names: if none is given, those of `names` that are `held_out`, or with none of these
             MS MARCO's development queries.
-        limit: train on so many only.
+        limit: train on so many only, of those that are not held out.
 
     Returns:
         Both, and the sources of `training` and of `validation`.
@@ -125,7 +125,7 @@ def training_queries(
         names, valid_names = [(train, 1.0)], valid_names or [dev]
     to_train = [_look_at(name, weight) for name, weight in names]
     to_validate = [_look_at(name) for name in valid_names]  # before the long work
-    training = _read(to_train, limit)
+    training = _read(to_train, limit if to_validate else None)
     queries = _together(training)
     if to_validate:
         validation = _read(to_validate)
@@ -139,6 +139,8 @@ def training_queries(
         valid = list(dict.fromkeys(itertools.compress(queries, held_out(queries))))
         out = set(valid)
         training = [(one, [text for text in own if text not in out]) for one, own in training]
+        left = iter(_together(training)[:limit])
+        training = [(one, list(itertools.islice(left, len(own)))) for one, own in training]
         validation = [(Source("held out of these"), valid)]
         say(f"{len(valid):,} of them are held out, to validate on.")
     sources = {
@@ -250,6 +252,8 @@ def _copy(source: Source, path: Path) -> None:
     values = itertools.chain.from_iterable(batch.column(column).to_pylist() for batch in batches)
     shown = progress_bar(values, desc=source.name, unit="row")
     texts = dict.fromkeys(" ".join((value or "").split()) for value in shown)
+    if not any(texts):
+        raise UserError(f"{source.name} holds no queries.")
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{text}\n" for text in texts if text)
 
@@ -264,7 +268,7 @@ def is_of_texts(field: "pa.Field") -> bool:
 
 def columns_of(schema: "pa.Schema") -> str:
     """The columns of a table with their types, for a sentence."""
-    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+    return listed(f"{field.name} ({field.type})" for field in schema)
 
 
 def main() -> None:

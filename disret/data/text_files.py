@@ -14,8 +14,9 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 # What columns are called, as `named` has it, in the order in which they are looked for.
-TEXTS = (
-    "text", "query", "queries", "query text", "search term", "search terms", "search query",
-    "search", "question", "questions", "sentence", "keyword", "keywords", "utterance",
+QUERIES = (
+    "query", "queries", "query text", "search term", "search terms", "search query", "search",
+    "question", "questions", "text", "sentence", "keyword", "keywords", "utterance",
     "top queries", "term", "prompt",
 )  # fmt: skip
+TEXTS = ("text", *QUERIES)
 IDS = ("docid", "doc id", "pid", "corpus id", "docno", "id", "document id", "did")  # of documents
 QUERY_IDS = ("query id", "qid", "queryid", "topic", "topic id")
 GRADES = ("score", "relevance", "grade", "rel", "label")
@@ -46,7 +48,10 @@ OTHERS = {  # what a file is that begins so
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
 }
-ROWS = 1 << 16  # of Parquet that are read together
+NUMBER = re.compile(r"[-+]?[\d.,]*\d ?%?")
+SAMPLE, SHOWN = 100, 20  # rows by which a column is known to have numbers, and columns listed
+ROWS = 1 << 13  # of Parquet that are read together
+csv.field_size_limit(1 << 30)
 
 Rows = Iterator[
     tuple[int, list[Any]]
@@ -66,13 +71,23 @@ def suffix_of(path: Path) -> str:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files of a table: those of Parquet in a folder, or the only one."""
-    return sorted(path.glob("*.parquet")) or [readable(path)]
+    """The files of a table: those of Parquet in a folder, the 2nd before the 10th, or the one."""
+
+    def by_number(part: Path) -> str:
+        return re.sub(r"\d+", lambda number: number[0].zfill(20), part.name)
+
+    return sorted(path.glob("*.parquet"), key=by_number) or [readable(path)]
 
 
 def named(column: str) -> str:
-    """The name of a column in small letters, with spaces for - and _."""
-    return " ".join(re.sub("[_-]", " ", column.casefold()).split())
+    """The name of a column in small letters, with spaces between its words, as of `searchTerm`."""
+    return " ".join(re.sub("[_-]|(?<=[a-z])(?=[A-Z])", " ", column).casefold().split())
+
+
+def listed(names: Iterable[str]) -> str:
+    """Some of the columns, for a sentence."""
+    names = list(names)
+    return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]) or "none"
 
 
 def is_text(value: Any) -> bool:
@@ -81,7 +96,9 @@ def is_text(value: Any) -> bool:
 
 
 def refuse_others(path: Path, start: bytes) -> None:
-    """Raise `UserError` if a file that begins so is known to be something else."""
+    """Raise `UserError` if a file that begins so is empty or known to be something else."""
+    if not start:
+        raise UserError(f"{path} is empty.")
     for sign, what in OTHERS.items():
         if start.startswith(sign):
             raise UserError(f"{path} is {what}.")
@@ -93,7 +110,7 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
     with readable(path).open("rb") as file:
         is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
         try:
-            if path.suffix.lower() == ".gz" and not is_gzip:
+            if path.suffix.lower() == ".gz" and not is_gzip and file.peek(1):
                 raise EOFError
             stream = gzip.GzipFile(fileobj=file) if is_gzip else file
             start = stream.peek(1000)[:1000]
@@ -139,7 +156,9 @@ def objects(path: Path) -> Iterator[tuple[int, Any]]:
             if line.strip():
                 is_first = False
                 yield number, json.loads(line)
-    except ValueError:
+    except ValueError as error:
+        if is_first:  # a list, read as one
+            raise UserError(f"{path}, line {getattr(error, 'lineno', 1)}: no JSON.") from None
         raise UserError(f"{path}, line {number}: no JSON: {shortened(line)!r}.") from None
 
 
@@ -175,16 +194,20 @@ class Table(NamedTuple):
         raise UserError(f"{self.path} has no column {wanted!r}; there are: {self.listed()}.")
 
     def text_column(self, wanted: str | None = None) -> int:
-        """The number of the column of texts: as `column`, or the only one that is none of ids.
+        """The number of the column of texts: as `column`, or the only one of no ids or numbers.
 
         Raises:
             UserError: several could be meant.
         """
-        if (found := self.column(TEXTS, wanted)) is not None:
+        if (found := self.column(QUERIES, wanted)) is not None:
             return found
         left = [n for n, name in enumerate(self.columns) if named(name) not in IDS + QUERY_IDS]
-        if self.first and len(left) == 2:  # as MS MARCO's, the first of which is an id
-            left = left[1:]
+        if (suffix := suffix_of(self.path)) in TABLES and left and len(self.columns) > 1:
+            rows = [row for _, row in islice(self.rows(*left), SAMPLE)]
+            cells = {column: {row[n] for row in rows} - {"", None} for n, column in enumerate(left)}
+            left = [n for n in left if not (cells[n] and all(map(NUMBER.fullmatch, cells[n])))]
+        if self.first and len(self.columns) == len(left) == 2 and suffix != ".csv":
+            left = left[1:]  # as of MS MARCO, whose first are ids
         if len(left) != 1:
             raise self.unclear("texts")
         return left[0]
@@ -199,9 +222,9 @@ class Table(NamedTuple):
     def listed(self) -> str:
         """The columns, for a sentence."""
         if self.first is None:
-            return ", ".join(self.columns)
+            return listed(self.columns)
         pairs = zip(self.columns, map(shortened, self.first), strict=True)
-        return ", ".join(f"{number} ({value!r})" for number, value in pairs)
+        return listed(f"{number} ({value!r})" for number, value in pairs)
 
 
 def open_table(path: Path, wanted: str | None = None) -> Table:
@@ -244,16 +267,18 @@ def _cells(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
     """The lines of a table by their numbers, from the first that is not blank."""
     source = dropwhile(lambda each: not each[1].strip(), lines(path))
     if suffix != ".csv":
-        yield from ((n, line.split("\t") if suffix in TABLES else [line]) for n, line in source)
+        for number, line in source:
+            yield number, [*map(_unquoted, line.split("\t"))] if suffix in TABLES else [line]
         return
     start, first = next(source, (1, ""))
-    widths = {sign: len(next(csv.reader([first], delimiter=sign), [])) for sign in ",;\t|"}
+    read = partial(csv.reader, skipinitialspace=True)
+    widths = {sign: len(next(read([first], delimiter=sign), [])) for sign in ",;\t|"}
     delimiter = max(widths, key=widths.get)
     if told := re.fullmatch(r"sep=(.)", first):  # by Excel
         delimiter = told[1]
         start, first = next(source, (start + 1, ""))
     texts = (f"{line}\n" for line in chain([first], (line for _, line in source)))
-    reader = csv.reader(texts, delimiter=delimiter, strict=True)
+    reader = read(texts, delimiter=delimiter, strict=True)
     try:
         yield from ((start - 1 + reader.line_num, cells) for cells in reader)
     except csv.Error as error:
@@ -261,8 +286,16 @@ def _cells(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{path}, line {line}: no row of CSV: {error}.") from None
 
 
+def _unquoted(cell: str) -> str:
+    """A cell of tabs without the quotes that pandas has around it where it doubles inner ones."""
+    is_quoted = '""' in cell[1:-1] and re.fullmatch('"([^"]|"")*"', cell)
+    return cell[1:-1].replace('""', '"') if is_quoted else cell
+
+
 def _object_table(path: Path) -> Table:
-    _, first = next(objects(path), (1, {}))
+    _, first = next(objects(path), (1, None))
+    if first is None:
+        raise UserError(f"{path} is empty.")
     has_names = isinstance(first, dict)
     columns = list(first) if has_names else ["1"]
 
@@ -281,6 +314,8 @@ def _object_table(path: Path) -> Table:
 def _parquet_table(path: Path) -> Table:
     with parquet(path) as table:
         columns = table.schema.names
+        if not table.count_rows():
+            raise UserError(f"{path} is empty.")
 
     def rows(*numbers: int) -> Rows:
         found = (parquet_column(path, columns[number]) for number in numbers)
@@ -291,11 +326,18 @@ def _parquet_table(path: Path) -> Table:
 
 
 def parquet_column(path: Path, name: str) -> "Iterator[pa.Array]":
-    """A column in parts of `ROWS` rows or fewer, in order."""
+    """A column in parts of `ROWS` rows or fewer, in order; never a whole row group."""
+    from pyarrow.parquet import ParquetFile
+
     with parquet(path) as table:
-        for batch in table.to_batches(columns=[name], batch_size=ROWS, batch_readahead=1):
-            if len(batch):
-                yield batch.column(name)
+        kind = table.schema.field(name).type
+        for part in parts(path):
+            with ParquetFile(part, buffer_size=1 << 18, pre_buffer=False) as file:
+                if name not in file.schema_arrow.names:
+                    raise UserError(f"{part} has no column {name!r}.")
+                for batch in file.iter_batches(ROWS, columns=[name], use_threads=False):
+                    column = batch.column(name)
+                    yield column if column.type == kind else column.cast(kind)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def read_ids(name: str) -> Ids:
 
     path, wanted = file_of(name)
     table = open_table(path, wanted)
-    number = 0 if len(table.columns) == 1 else table.column(IDS, wanted)
+    number = 0 if len(table.columns) == 1 and not wanted else table.column(IDS, wanted)
     if number is None:
         raise table.unclear("ids")
     called = f"column {table.columns[number]} of {path}"
@@ -85,7 +85,9 @@ def read_ids(name: str) -> Ids:
     if suffix_of(path) in PARQUET:
         parts = list(parquet_column(path, table.columns[number]))
         return column_ids(pa.chunked_array(parts), called)
-    found = [(line, "" if value is None else value) for line, (value,) in table.rows(number)]
+    # Whole numbers of JSON may be larger than Arrow's.
+    found = [(line, "" if value is None else str(value) if type(value) is int else value)
+             for line, (value,) in table.rows(number)]  # fmt: skip
     while found[1:] and found[-1][1] == "":
         found.pop()
     for line, value in found or [(1, "")]:

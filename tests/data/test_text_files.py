@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -59,6 +60,13 @@ LOGS = {
     "objects.JSONL#wanted": jsonl(objects("text", "wanted")),
     "list.json": json.dumps(objects("question"), indent=1),
     "texts.json": json.dumps(TEXTS),
+    "camel.csv": csv_of(header=("docId", "searchTerm", "text")),
+    "both.csv": csv_of(header=("text", "question", "clicks")),
+    "counted.csv": csv_of(header=("id", "Suchbegriff", "Klicks")).replace("2026-01-", ""),
+    "counts.tsv": "".join(f"{text}\t{n}\n" for n, text in enumerate(TEXTS)),
+    "counts.csv": pd.DataFrame({"text": TEXTS, "n": CLICKS}).to_csv(index=False, header=False),
+    "spaced.csv": csv_of(", "),
+    "pandas.tsv": pd.DataFrame({"query": TEXTS}).to_csv(sep="\t"),
     "lines.json": jsonl(objects("text")),
 }
 
@@ -124,6 +132,9 @@ def test_blank_queries_are_skipped_and_counted(tmp_path, capsys):
         ("log.csv", 'id,query\n1,"a" b\n', r"line 2: no row of CSV"),
         ("log.csv", "id,query\n1\n", r"line 2: 1 columns, not 2"),
         ("log.tsv", "1\ta\tb\n", r"say which column has the texts"),
+        ("log.csv", "red,blue\n", r"the texts, .*; there are: 1 \('red'\), 2 \('blue'\)"),
+        ("log.tsv", "1\t2\n", r"say which column has the texts"),
+        ("log.csv", "id,n\n1,2\n", r"say which column has the texts"),
         ("log.tsv", "1\ta\n2\tb\tc\n", r"line 2: 3 columns, not 2"),
         ("log.txt", tsv(), r"log\.txt begins as \.tsv does; call it so"),
         ("log.txt", jsonl(objects("text")), r"log\.txt begins as \.jsonl does; call it so"),
@@ -150,6 +161,14 @@ def test_a_log_is_refused(tmp_path, monkeypatch, name, content, said):
         read_queries([name])
 
 
+def test_cells_of_any_length_and_lone_quotes(tmp_path):
+    (tmp_path / "x.csv").write_text(f'id,query\n1,"{"long, " * 50_000}"\n')
+    assert len(read_queries([tmp_path / "x.csv"])[0]) > 200_000
+    quoted = ['"phrase"', '5" screen', '"open', 'shut"', '"a" or "b"', '""', '"']
+    (tmp_path / "x.tsv").write_text("".join(f"{n}\t{text}\n" for n, text in enumerate(quoted)))
+    assert read_queries([tmp_path / "x.tsv"]) == quoted
+
+
 def test_lines_have_the_numbers_that_an_editor_shows(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"a\r\nb\rc\n\nd\r")
     assert list(lines(tmp_path / "x.txt")) == [(1, "a"), (2, "b"), (3, "c"), (4, ""), (5, "d")]
@@ -172,6 +191,9 @@ def test_a_log_holds_out_its_own_queries(tmp_path, capsys):
     queries, valid, sources = training_queries([(str(tmp_path / "a.txt"), 1.0)], [])
     assert 5 < len(valid) < 50
     assert sorted(queries + valid) == sorted(texts)
+    few = training_queries([(str(tmp_path / "a.txt"), 1.0)], [], limit=100)
+    assert few[:2] == (queries[:100], valid)
+    assert few[2]["training"][0].count == 100
     assert sources["training"][0].count == len(queries)
     assert sources["validation"][0].count == len(valid)
     assert f"{len(valid)} of them are held out, to validate on" in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_a_damaged_file_is_named(tmp_path, name, damage):
     whole = (tmp_path / name).read_bytes()
     damaged = {"cut": whole[: len(whole) * 2 // 3], "other": b"words " * 99, "empty": b""}[damage]
     (tmp_path / name).write_bytes(damaged)
-    reason = r"(cannot be read: \S.*|is not a whole gzip file|holds no rows)\.$"
+    reason = r"(is empty|cannot be read: \S.*|is not a whole gzip file|holds no rows)\.$"
     with pytest.raises(UserError, match=f"{name} {reason}"):
         read_vectors([str(tmp_path / name)])
 
@@ -386,10 +386,10 @@ def test_no_rows(tmp_path, name):
         np.savez(path, texts=np.array([], "U1"), embeddings=np.zeros((0, 4)))
     else:
         write_vectors(path, [], [])
-    with pytest.raises(UserError, match=f"{name} holds no rows"):
+    with pytest.raises(UserError, match=f"{name} (holds no rows|is empty)"):
         read_vectors([str(path)])
     full = write_vectors(tmp_path / "full.npz", TEXTS, EMBEDDINGS)
-    with pytest.raises(UserError, match=f"{name} holds no rows"):
+    with pytest.raises(UserError, match=f"{name} (holds no rows|is empty)"):
         read_vectors([full, str(path)])
 
 

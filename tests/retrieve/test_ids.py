@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from disret.command_line import UserError
@@ -29,7 +30,7 @@ def test_lines_however_they_end(tmp_path, mark, end, last):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"", "line 1 of FILE is ''; it should be a document id and nothing else."),
+        (b"", "FILE is empty."),
         (b"d0\n\nd2\nd3\n", "line 2 of FILE is ''; it should be a document id and nothing else."),
         (b"0\td0\n1\td1\n", "FILE begins as .tsv does; call it so."),
         (b'{"_id": "d0"}\n', "FILE begins as .jsonl does; call it so."),
@@ -46,6 +47,33 @@ def test_lines_that_are_no_ids(tmp_path, content, said):
     with pytest.raises(UserError) as error:
         read_ids(path)
     assert str(error.value).replace(f"{path}", "FILE").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("ids.txt#key", b"d0\nd1\n", r"has no column 'key'; there are: 1 \('d0'\)\."),
+        ("ids.parquet#key", pa.table({"id": ["d0"]}), r"has no column 'key'; there are: id\."),
+        ("ids.parquet#key", pa.table({f"c{n}": ["d0"] for n in range(99)}), "c18, c19, …"),
+        ("ids.parquet", pa.table({"id": pa.array([], pa.string())}), r"ids\.parquet is empty\."),
+        ("ids.parquet", b"", r"ids\.parquet is empty\."),
+        ("ids.json", b"[]", r"ids\.json is empty\."),
+        ("ids.json", b'[\n"a",\n"b" "c"]', r"ids\.json, line 3: no JSON"),
+    ],
+)
+def test_ids_that_are_not_there(tmp_path, name, content, said):
+    path = tmp_path / name.partition("#")[0]
+    path.write_bytes(content) if isinstance(content, bytes) else pq.write_table(content, path)
+    with pytest.raises(UserError, match=said):
+        read_ids(f"{tmp_path}/{name}")
+
+
+def test_great_numbers_and_many_parts(tmp_path):
+    (tmp_path / "ids.jsonl").write_text(f'{{"id": {2**64 - 1}}}\n{{"id": 1}}\n')
+    assert list(read_ids(tmp_path / "ids.jsonl")) == [str(2**64 - 1), "1"]
+    for number in range(11):
+        pq.write_table(pa.table({"id": [number]}), tmp_path / f"part-{number}.parquet")
+    assert list(read_ids(tmp_path)) == [str(number) for number in range(11)]
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -133,7 +133,7 @@ def test_a_file_cut_off(tmp_path, vectors, name, kept):
     path = tmp_path / name
     WRITERS[name](path, vectors)
     path.write_bytes(path.read_bytes()[:kept])
-    assert "cut off" in refused(path) or refused(path) == "FILE has no vectors."
+    assert "cut off" in refused(path) or refused(path) in ("FILE has no vectors.", "FILE is empty.")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -206,5 +206,5 @@ def test_parts_in_a_folder(tmp_path, vectors, queries):
     wanted = np.argsort(-(queries @ vectors.T), axis=1)[:, :5]
     assert (found == np.char.add("d", wanted.astype(str))).all()
     write_parquet(path, vectors[600:])
-    with pytest.raises(UserError, match=r"column docid of .* has no document id in row 600"):
+    with pytest.raises(UserError, match=r"part-00002-c000\.snappy\.parquet has no column 'docid'"):
         open_foreign(folder, None, D)
