@@ -148,8 +148,8 @@ class Collection:
     def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
         """Query, document and grade of each judgment.
 
-        Columns are BEIR's three or TREC's four, or as a header names them, in quotes where CSV
-        writes them so. A first line without a grade in its last column is a header.
+        Columns are BEIR's three or TREC's four, or as a header names all of them, in quotes where
+        CSV writes them so.
         """
         path, places, width = self.folder / "qrels" / f"{split}.tsv", None, 0
         for number, line in lines(path):
@@ -157,19 +157,18 @@ class Collection:
                 continue
             cells = line.rstrip().split("\t")
             cells = list(map(_unquoted, cells)) if len(cells) > 1 else line.split()
-            is_first = not width
-            if is_first:
-                width = len(cells)
-                places = _places_in(cells) or ((0, -2, -1) if width in (3, 4) else None)
-            has_grade = places and len(cells) == width and GRADE.fullmatch(cells[places[2]])
-            if has_grade:
-                query, document, grade = (cells[place] for place in places)
-                yield query, document, int(float(grade))
-            elif not (is_first and places):  # a header
+            if not width:
+                width, header = len(cells), _places_in(cells)
+                places = header or ((0, -2, -1) if width in (3, 4) else None)
+                if header:
+                    continue
+            if not (places and len(cells) == width and GRADE.fullmatch(cells[places[2]])):
                 raise UserError(
                     f"{path}, line {number}: expected query, document and a grade of up to six "
-                    "digits."
+                    "digits, or a first line of names: query-id, corpus-id, score."
                 )
+            query, document, grade = (cells[place] for place in places)
+            yield query, document, int(float(grade))
 
 
 def _unquoted(cell: str) -> str:
@@ -297,8 +296,10 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
-                raise UserError(f"{path}, line {number}: not JSON.") from None
+            except ValueError as error:
+                is_unicode = isinstance(error, UnicodeDecodeError)
+                what = "not UTF-8 text; save it as UTF-8" if is_unicode else "not JSON"
+                raise UserError(f"{path}, line {number}: {what}.") from None
             identifier = record.get("_id") if isinstance(record, dict) else None
             if not is_text(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):
                 raise UserError(f"{path}, line {number}: no _id, or not a text of one line.")

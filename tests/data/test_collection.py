@@ -33,14 +33,23 @@ def test_reads_what_is_there(collection):
         ('{"_id": 7, "text": "a number"}', "line 61: no _id, or not a text"),
         ('{"_id": "a\\nb", "text": "two lines"}', "line 61: no _id, or not a text of one line"),
         ('["a list"]', "line 61: no _id"),
+        (b'{"_id": "d60", "text": "caf\xe9"}', "line 61: not UTF-8 text; save it as UTF-8"),
         ('{"_id": "d5", "text": "again"}', "record 61: a second 'd5'"),
     ],
 )
 def test_bad_corpus_lines(collection, line, reason):
-    with (collection / "corpus.jsonl").open("a") as file:
-        file.write(line + "\n")
+    with (collection / "corpus.jsonl").open("ab") as file:
+        file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
     with pytest.raises(UserError, match=reason):
         list(Collection("things", collection).documents())
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_an_empty_file_is_called_so(collection, name):
+    (collection / name).write_bytes(b"")
+    found = Collection("things", collection)
+    with pytest.raises(UserError, match=rf"{name} is empty\."):
+        _ = [*found.documents(), found.judged("test")]
 
 
 def test_missing_corpus(collection):
@@ -196,9 +205,17 @@ def test_judgments_with_a_header_or_without(collection, text):
 
 @pytest.mark.parametrize("grade", ["1.5", "many", "9" * 30, ""])
 def test_a_grade_is_a_whole_number(collection, grade):
-    (collection / "qrels" / "test.tsv").write_text(f"h\th\th\nq1\td1\t1\nq1\td2\t{grade}\n")
+    (collection / "qrels" / "test.tsv").write_text(f"qid\tdid\trel\nq1\td1\t1\nq1\td2\t{grade}\n")
     found = Collection("c", collection)
     with pytest.raises(UserError, match="line 3: expected query, document and a grade"):
+        found.qrels("test", found.queries())
+
+
+@pytest.mark.parametrize("line", ["q1 0 d1 x", "h\th\th", "q1\td1\t", "query\td1\tscores"])
+def test_a_first_line_of_no_names_is_no_header(collection, line):
+    (collection / "qrels" / "test.tsv").write_text(f"{line}\nq1\td2\t1\n")
+    found = Collection("c", collection)
+    with pytest.raises(UserError, match=r"line 1: expected query, document .*, or a first line of"):
         found.qrels("test", found.queries())
 
 
