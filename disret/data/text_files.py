@@ -35,7 +35,17 @@ QUERIES = (
     "top queries", "term", "prompt",
 )  # fmt: skip
 TEXTS = ("text", *QUERIES)
-IDS = ("docid", "doc id", "pid", "corpus id", "docno", "id", "document id", "did")  # of documents
+IDS = (
+    "docid",
+    "doc id",
+    "pid",
+    "corpus id",
+    "docno",
+    "doc no",
+    "id",
+    "document id",
+    "did",
+)  # of documents
 QUERY_IDS = ("query id", "qid", "queryid", "topic", "topic id")
 GRADES = ("score", "relevance", "grade", "rel", "label")
 PARQUET, OBJECTS, TABLES = (".parquet",), (".jsonl", ".ndjson", ".json"), (".tsv", ".tab", ".csv")

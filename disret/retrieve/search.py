@@ -14,6 +14,7 @@ from disret.retrieve.ids import Ids
 from disret.retrieve.index import Index, documents_in, one_ahead
 
 GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
+HITS = 1 << 23  # of all queries that are held at once to tell documents apart, 12 bytes each
 QUERIES = 1024  # whose scores with a block are held on the GPU at once: 0.3 GB
 
 
@@ -170,23 +171,23 @@ def by_document(
     Args:
         search: of queries and a number of hits; as `ForeignIndex.search`.
     """
-    depth = k
-    while True:
-        scores, rows = search(queries, min(depth, len(ids)))
-        if ids.are_unique:
-            return scores, rows
-        numbers = ids.document_numbers(rows)
-        firsts = [np.unique(own, return_index=True)[1] for own in numbers]
-        best = [np.sort(places[own[places] >= 0])[:k]
-                for own, places in zip(numbers, firsts, strict=True)]  # fmt: skip
-        is_enough = [
-            len(places) == k or own[-1] == -1 for own, places in zip(rows, best, strict=True)
-        ]
-        if depth >= len(ids) or all(is_enough):
-            break
-        depth *= 4
-    found = np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1)
-    for query, places in enumerate(best):
-        for to, of in zip(found, (scores, rows), strict=True):
-            to[query, : len(places)] = of[query, places]
+    depth = min(k, len(ids))
+    if ids.are_unique:
+        return search(queries, depth)
+    found = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
+    left = np.arange(len(queries))
+    while len(left):
+        lacking = []
+        for some in np.split(left, range(HITS // depth or 1, len(left), HITS // depth or 1)):
+            scores, rows = search(queries[some], depth)
+            numbers = ids.document_numbers(rows)
+            for query, own, *hits in zip(some, numbers, scores, rows, strict=True):
+                places = np.unique(own, return_index=True)[1]
+                places = np.sort(places[own[places] >= 0])[:k]
+                for to, of in zip(found, hits, strict=True):
+                    to[query, : len(places)] = of[places]
+                if len(places) < k and own[-1] != -1:
+                    lacking.append(query)
+        left = np.array(lacking if depth < len(ids) else [], dtype=np.int64)
+        depth = min(4 * depth, len(ids))
     return found

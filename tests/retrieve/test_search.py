@@ -8,7 +8,9 @@ from flat_index import make_index
 
 from disret.command_line import UserError
 from disret.retrieve import index as index_module
-from disret.retrieve.search import check_gpu_faiss, search, search_with_torch
+from disret.retrieve import search as search_module
+from disret.retrieve.ids import Ids
+from disret.retrieve.search import by_document, check_gpu_faiss, search, search_with_torch
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +93,35 @@ def test_a_faiss_without_gpus_is_refused_before_the_work():
             check_gpu_faiss()
 
 
+@pytest.mark.parametrize("held", [1, 100, 1 << 20])
+def test_only_queries_that_lack_documents_are_searched_deeper(vectors, queries, monkeypatch, held):
+    monkeypatch.setattr(search_module, "HITS", held)
+    near = np.argsort(-(vectors @ queries[0]))
+    names = np.arange(len(vectors))
+    names[near[:600]] = near[0]  # the passages of one document
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    asked = []
+
+    def searched(some, k):
+        asked.append((len(some), k))
+        return index.search(some, k)
+
+    scores, rows = by_document(searched, Ids(names), queries, 10)
+    assert asked[-1] == (1, 640)
+    assert sum(count for count, k in asked if k == 10) == len(queries)
+    assert max(count * k for count, k in asked) <= max(held, 640)
+    for query, own, found in zip(queries, scores, rows, strict=True):
+        best = {}
+        for row in np.argsort(-(vectors @ query)):
+            best.setdefault(names[row], row)
+        assert found.tolist() == list(best.values())[:10]
+        np.testing.assert_allclose(own, vectors[found] @ query, rtol=1e-4)
+
+
 @pytest.mark.parametrize("index_dtype", ["float16", "float32"])
 @pytest.mark.parametrize("k", [1, 10, 120, 930])
 def test_search_with_torch(tmp_path, vectors, queries, k, index_dtype, monkeypatch):
-    from disret.retrieve import search as search_module
-
     monkeypatch.setattr(search_module, "QUERIES", 3)
     index = make_index(tmp_path, vectors, index_dtype)
     scores, rows = search_with_torch(index.blocks(index.shards), queries, k, "cpu")
