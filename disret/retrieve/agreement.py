@@ -15,6 +15,7 @@ from disret.files import whole_file
 from disret.retrieve.metrics import interval
 
 RBO_P = 0.9  # the ten best have 86 % of the weight in lists without end
+BLOCK = 1 << 14  # queries that are compared together
 BOTH = "✓"
 LETTERS = 100  # of a document's text that a person is shown
 # From each overlap@10 on, the least and the most retention of students that were measured, in
@@ -34,7 +35,7 @@ def agreement(
 
     Args:
         teacher_rows, student_rows: the hits, int64 [n_queries, k], best first, by numbers that are
-            equal where the documents are; -1 for none.
+            equal where the documents are; -1 for none. Two searches that find nothing agree.
         teacher_vectors, student_vectors: embeddings of the queries, [n_queries, dimension].
         k_values: cut-offs of the overlap; one above k counts as k.
 
@@ -49,6 +50,11 @@ def agreement(
         - `cosine`: of the angle between the two embeddings; 0 where one is zero;
         - `squared_distance`: between the two embeddings.
     """
+    if len(teacher_rows) > BLOCK:
+        sides = teacher_rows, student_rows, teacher_vectors, student_vectors
+        starts = range(0, len(teacher_rows), BLOCK)
+        parts = [agreement(*(s[n : n + BLOCK] for s in sides), k_values) for n in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     k = teacher_rows.shape[1]
     depths = np.arange(1, k + 1)
     # Where the student first has each of the teacher's hits, from 0, and k if nowhere.
@@ -58,6 +64,8 @@ def agreement(
     places[teacher_rows == -1] = k
     shared = np.stack([(places[:, :depth] < depth).sum(axis=1) for depth in depths], axis=1)
     shares = shared / np.maximum((teacher_rows != -1).cumsum(axis=1), 1)
+    neither = (np.maximum(teacher_rows, student_rows) == -1).all(axis=1)
+    shares[neither] = 1
     overlaps = {f"overlap@{n}": shares[:, min(n, k) - 1] for n in k_values}
     teacher, student = teacher_vectors.astype(np.float64), student_vectors.astype(np.float64)
     lengths = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
@@ -65,8 +73,8 @@ def agreement(
     return {
         **overlaps,
         "rbo": rank_biased_overlap(shares),
-        "first": (places[:, 0] == 0).astype(np.float64),
-        "first@10": (places[:, 0] < min(10, k)).astype(np.float64),
+        "first": (neither | (places[:, 0] == 0)).astype(np.float64),
+        "first@10": (neither | (places[:, 0] < min(10, k))).astype(np.float64),
         "cosine": np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1),
         "squared_distance": ((teacher - student) ** 2).sum(axis=1),
     }

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steady import steady
 
+from disret.retrieve import agreement as agreement_module
 from disret.retrieve.agreement import RBO_P, agreement, summary, write_worst
 
 
@@ -51,12 +52,21 @@ def test_overlap_by_hand():
 
 
 def test_no_hit_is_no_hit_in_common():
-    """An approximate index may find fewer than k."""
-    found = of_rows([[1, -1, -1], [-1, -1, -1]], [[1, 2, -1], [-1, -1, -1]])
-    assert found["overlap@3"].tolist() == [1, 0]
-    assert found["rbo"] == pytest.approx([1, 0])
-    assert found["first"].tolist() == [1, 0]
+    """An approximate index may find fewer than k; two that find nothing agree."""
+    teacher = [[1, -1, -1], [-1, -1, -1], [-1, -1, -1], [1, -1, -1]]
+    found = of_rows(teacher, [[1, 2, -1], [-1, -1, -1], [1, -1, -1], [-1, -1, -1]])
+    for name in ("overlap@1", "overlap@3", "rbo", "first", "first@10"):
+        assert found[name] == pytest.approx([1, 1, 0, 0]), name
     assert of_rows([[1, 2, 3]], [[1, -1, -1]])["overlap@3"] == pytest.approx([1 / 3])
+
+
+def test_blocks_of_queries(monkeypatch):
+    rng = np.random.default_rng(0)
+    sides = [*rng.integers(-1, 9, (2, 50, 5)), *rng.standard_normal((2, 50, 4))]
+    whole = agreement(*sides, [1, 5])
+    monkeypatch.setattr(agreement_module, "BLOCK", 7)
+    for name, values in agreement(*sides, [1, 5]).items():
+        assert values.tolist() == whole[name].tolist(), name
 
 
 def test_passages_of_one_document():
