@@ -15,7 +15,7 @@ Of a log that a student was trained on, only the queries that distill.py held ou
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, compress
@@ -27,31 +27,16 @@ from disret import command_line
 from disret.command_line import UserError, positive, say
 from disret.data.collection import check_name, find_collections
 from disret.data.queries import held_out, read_queries
-from disret.data.text_files import (
-    IDS,
-    OBJECTS,
-    PARQUET,
-    TABLES,
-    TEXTS,
-    file_of,
-    open_table,
-    suffix_of,
-)
+from disret.data.text_files import IDS, KINDS, PARQUET, TEXTS, file_of, open_table, suffix_of
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
 from disret.files import check_writable, read_record, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement, retained, summary, write_worst
 from disret.retrieve.foreign import open_foreign
+from disret.retrieve.ids import Ids
 from disret.retrieve.metrics import comparisons
-from disret.retrieve.runs import (
-    check_ids,
-    identify,
-    run_name,
-    run_path,
-    run_tag,
-    write_run,
-)
+from disret.retrieve.runs import check_ids, identify, run_name, run_path, run_tag, write_run
 from disret.retrieve.scores import encoder_of, read_scores
 from disret.retrieve.search import search
 from disret.tables import Row, append_rows, format_table
@@ -69,10 +54,15 @@ def main() -> None:
     teacher = opened(args.document_encoder, options=args.service_option, long_texts="skip")
     students = [opened(name) for name in args.query_encoder]
     check_dimensions(teacher, students)
-    name, queries = read_log(args, teacher)
+    encoders = [teacher, *students]
+    name, queries = read_log(args, encoders)
     of_index = teacher.dimension, args.score_function
     index = open_foreign(args.index, args.ids, *of_index, is_judged=False)
     ids = index.ids()
+    if args.save_runs:
+        check_ids(ids, "document")
+    if args.texts and args.worst and set(ids).isdisjoint(id for id, _ in texts_of(args)):
+        raise UserError(f"{args.texts} has no text of a document of {args.index}: other ids.")
     if long := teacher.skipped(queries):
         say(f"{len(long):,} queries are left out, as the teacher gives no vector of them.")
         queries = [query for query in queries if query not in long]
@@ -80,7 +70,6 @@ def main() -> None:
             raise UserError(f"{teacher.name} takes none of the queries.")
 
     scores = args.score_function or ""  # the index's own ranking is all that matters
-    encoders = [teacher, *students]
     vectors = [query_vectors(each, queries, scores) for each in encoders]
     found = search(index, np.concatenate(vectors), max(10, *args.k_values), device)
     index.check_unchanged()
@@ -93,75 +82,80 @@ def main() -> None:
                     score_function=scores, index_dtype=index.description)  # fmt: skip
     measure = f"overlap@{10 if 10 in args.k_values else args.k_values[0]}"
     identities = [{"datetime": now, **about(encoder)} for encoder in encoders]
-    if args.save_runs:
-        check_ids(ids, "document")
-        for identity, own_rows, own_values in zip(identities, rows, values, strict=True):
-            save_run(args.save_runs, identity, ids.take(own_rows), own_values)
-    table, overlaps = [], {}
+    table, overlaps, least = [], {}, []
     for n, identity in enumerate(identities[1:], start=1):
         per_query = agreement(hits[0], hits[n], vectors[0], vectors[n], args.k_values)
         table.append({**identity, **summary(per_query), "retention": None,
                       "documents": index.documents, "queries": len(queries)})  # fmt: skip
         overlaps[encoder_of(identity)] = per_query[measure]
-        if args.worst:
-            worst = np.argsort(per_query["rbo"], kind="stable")[:WORST]
-            sides = [ids.take(side[worst, :WORST]) for side in (rows[0], rows[n])]
-            texts = texts_of(args, set(np.concatenate(sides).flat))
-            path = args.worst / f"{run_name(identity)}.md"
-            asked = [queries[number] for number in worst]
-            write_worst(path, asked, per_query["rbo"][worst], *sides, texts)
-            say(f"{path}: where {encoder_of(identity)} agrees least.")
+        worst = np.argsort(per_query["rbo"], kind="stable")[:WORST]
+        sides = [ids.take(side[worst, :WORST]) for side in (rows[0], rows[n])]
+        least.append((identity, [queries[row] for row in worst], per_query["rbo"][worst], sides))
     append_rows(args.output, table)
     print(format_table([shown(row, measure) for row in table]))
     meant = dict.fromkeys(retained(row[measure]) for row in table if measure == "overlap@10")
     said = [*comparisons(name, measure, overlaps), *meant]
-    print("\n".join([*said, f"Every measure is in {args.output}."]))
+    print("\n".join([*said, f"Every measure is in {args.output}."]), flush=True)
+    for each in zip(identities, rows, values, strict=True) if args.save_runs else ():
+        save_run(args.save_runs, ids, *each)
+    if args.worst:
+        wanted = {id for *_, sides in least for id in np.concatenate(sides).flat}
+        texts = {id: text for id, text in texts_of(args) if id in wanted}
+        for identity, asked, scores, sides in least:
+            path = args.worst / f"{run_name(identity)}.md"
+            write_worst(path, asked, scores, *sides, texts)
+            say(f"{path}: where {encoder_of(identity)} agrees least.")
 
 
-def read_log(args: argparse.Namespace, teacher: Encoder) -> tuple[str, list[str]]:
+def read_log(args: argparse.Namespace, encoders: Sequence[Encoder]) -> tuple[str, list[str]]:
     """The name of a log and its queries, each once; of vectors, those that they hold out."""
+    teacher, *students = encoders
     if args.queries:
-        texts = untrained(read_queries(args.queries, args.max_queries), args.query_encoder)
-        return Path(args.queries[0]).name, list(dict.fromkeys(texts))
+        texts = untrained(read_queries(args.queries), students)
+        return Path(args.queries[0]).name, list(dict.fromkeys(texts))[: args.max_queries]
     if not teacher.texts:
         raise UserError(f"{teacher.name} has no queries of its own; name a log of queries.")
     return teacher.name, teacher.texts[1][: args.max_queries]
 
 
-def untrained(texts: list[str], students: Sequence[str]) -> list[str]:
+def untrained(texts: list[str], students: Sequence[Encoder]) -> list[str]:
     """The queries of a log that distill.py held out, if a student was trained on the others."""
-    folders = [Path(name.partition("@")[0]) for name in students]
-    reports = [read_record(folder / "distillation.json", {"log_sha256": str}) for folder in folders]
-    trained_on = {report["log_sha256"] for report in reports if report}
-    if len(set(texts)) > 1 and trained_on:
+    paths = [Path(student.name) / "distillation.json" for student in students]
+    found = [read_record(path, {"log_sha256": str, "queries": dict}) for path in paths]
+    if len(set(texts)) > 1 and (reports := list(filter(None, found))):
         out = held_out(texts)
-        if text_sha256(compress(texts, ~out)) in trained_on:
+        others = list(compress(texts, ~out))
+        trained_on = (others[: report["queries"].get("training")] for report in reports)
+        if {*map(text_sha256, trained_on)} & {report["log_sha256"] for report in reports}:
             texts = list(compress(texts, out))
             say(f"{len(texts):,} of them are compared, as a student was trained on the others.")
     return texts
 
 
-def save_run(folder: Path, identity: Row, hits: np.ndarray, scores: np.ndarray) -> None:
+def save_run(folder: Path, ids: Ids, identity: Row, rows: np.ndarray, scores: np.ndarray) -> None:
     """Write hits as a TREC run; queries have their numbers in the log, from 1."""
+    hits = ids.take(rows)
     pairs = enumerate(zip(hits.tolist(), scores.tolist(), strict=True), start=1)
     run = {str(n): {id: score for id, score in zip(*pair, strict=True) if id} for n, pair in pairs}
     write_run(run_path(folder, identity, hits.shape[1]), run, run_tag(identity))
 
 
-def texts_of(args: argparse.Namespace, ids: set[str]) -> dict[str, str]:
-    """The texts of some documents by id: from a table, a collection, or the index itself."""
+def texts_of(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Ids and texts of documents: from a table, a collection, or the index itself, if any."""
     is_own = not (args.texts or args.ids) and suffix_of(args.index) in PARQUET
-    path, column = file_of(str(args.index) if is_own else args.texts or "")
-    if suffix_of(path) not in (*PARQUET, *OBJECTS, *TABLES):
-        parts = find_collections(args.texts) if args.texts and ids else []
-        documents = chain.from_iterable(part.documents() for part in parts)
-        return {document.id: document.text for document in documents if document.id in ids}
+    if not (is_own or args.texts):
+        return iter(())
+    path, column = file_of(args.index if is_own else args.texts)
+    if suffix_of(path) not in KINDS:
+        check_name(args.texts)
+        parts = chain.from_iterable(map(find_collections, [args.texts]))  # not before it is asked
+        return ((one.id, one.text) for part in parts for one in part.documents())
     table = open_table(path, column)
     places = table.column(IDS), table.column(TEXTS, column)
     if None in places and not is_own:
         raise UserError(f"{path} needs a column of ids and one of texts; it has {table.listed()}.")
-    rows = table.rows(*places) if ids and None not in places else ()
-    return {str(id): text for _, (id, text) in rows if text and str(id) in ids}
+    rows = () if None in places else table.rows(*places)
+    return ((str(id), text) for _, (id, text) in rows if text)
 
 
 def shown(row: Row, overlap: str) -> Row:
@@ -181,9 +175,7 @@ def check_before_long_work(args: argparse.Namespace) -> None:
     read_scores(args.output)
     if args.worst:
         check_writable(args.worst / "worst.md")
-    texts_of(args, set())
-    if args.texts and suffix_of(file_of(args.texts)[0]) not in (*PARQUET, *OBJECTS, *TABLES):
-        check_name(args.texts)
+    texts_of(args)
     if args.save_runs:
         check_writable(args.save_runs / "run")
 

@@ -47,7 +47,7 @@ from disret.retrieve.approximate import (
     search_exactly,
     set_parameters,
 )
-from disret.retrieve.faiss_file import FaissFile
+from disret.retrieve.faiss_file import FaissFile, index_file
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.ids import Ids
 from disret.retrieve.index import Index, open_index
@@ -283,7 +283,7 @@ def check_before_long_work(
     if args.index:
         if tasks != 1:
             raise UserError("an index is of one data set without parts; name it, or a log.")
-        set_parameters(FaissFile(args.index).index, setting, str(args.index))
+        set_parameters(FaissFile(index_file(args.index)).index, setting, str(args.index))
     else:
         empty = empty_index(args.extension, dimension, args.score_function)
         set_parameters(empty, setting, args.extension)

@@ -388,7 +388,7 @@ def test_two_commands_give_one_overlap(agree, call, here, kind):
     assert 0.2 < found[0] < 1
 
 
-def test_folders_of_other_tools(agree, here):
+def test_folders_of_other_tools(agree, call, here):
     written(faiss.IndexFlatL2(D), VECTORS)
     for folder, name in (("langchain", "index.faiss"), ("pyserini", "index")):
         (here / folder).mkdir()
@@ -397,6 +397,11 @@ def test_folders_of_other_tools(agree, here):
     (here / "pyserini/docid").write_text("".join(f"d{n}\n" for n in range(N)))
     assert agree("langchain") == agree("pyserini") == [1] * 5
     assert agree("pyserini", "--ids", "pyserini/docid") == [1] * 5
+    for folder in ("langchain", "pyserini"):
+        outcome = call("beyond/approximate", "--index", folder, "--queries", "log.txt", "--output",
+                       "a.csv", "--score-function", "cos_sim", "--document-encoder", "q.jsonl",
+                       "--ids", "rows", "--device", "cpu")  # fmt: skip
+        assert outcome.status == 0, outcome.err
     assert "q.jsonl: say which column has the ids" in agree("pyserini", "--ids", "q.jsonl")
 
 
@@ -448,3 +453,26 @@ def test_texts_beside_the_ids(agree, write, here, where):
     assert "Rank-biased overlap 1.0000" in page.read_text()
     (here / "log.csv").write_text("a,b\n1,2\n")
     assert "needs a column of ids and one of texts" in agree("docs.npy", "--texts", "log.csv")
+    if where != "own":
+        more = [*given[where][:1], *given[where][3:], "--worst", "worst"]
+        assert "has no text of a document of docs.npy: other ids" in agree(*more)
+        assert not (here / "out.csv").exists()
+
+
+def test_tables_beside_an_index_are_not_its_texts(agree, here):
+    """Nothing is named, and some Parquet lies in this folder."""
+    pq.write_table(pa.table({"a": [1], "b": [2]}), "other.parquet")
+    assert agree("docs.npy") == [1] * 5
+    assert agree("docs.npy", "--worst", "worst") == [1] * 5
+
+
+def test_the_row_is_written_before_the_worst_are(call, here):
+    """As the place is taken, say, by then."""
+    (here / "log.txt").write_text("".join(f"text {n}\n" for n in range(N)))
+    (here / "worst/log.txt.log.q.jsonl.vectors.md").mkdir(parents=True)
+    outcome = call("beyond/agree", "--index", "docs.npy", "--queries", "log.txt", "--output",
+                   "out.csv", "--document-encoder", "q.jsonl", "--query-encoder", "q.jsonl",
+                   "--device", "cpu", "--worst", "worst")  # fmt: skip
+    assert outcome.status == 2
+    assert len(read_rows(here / "out.csv")) == 1
+    assert "Every measure is in out.csv" in outcome.out

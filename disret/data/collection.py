@@ -163,10 +163,9 @@ class Collection:
                 if header:
                     continue
             if not (places and len(cells) == width and GRADE.fullmatch(cells[places[2]])):
-                raise UserError(
-                    f"{path}, line {number}: expected query, document and a grade of up to six "
-                    "digits, or a first line of names: query-id, corpus-id, score."
-                )
+                raise UserError(f"{path}, line {number}: expected query, document and a grade of "
+                                "up to six digits, or a first line of names: query-id, corpus-id, "
+                                "score.")  # fmt: skip
             query, document, grade = (cells[place] for place in places)
             yield query, document, int(float(grade))
 
@@ -297,8 +296,8 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                is_unicode = isinstance(error, UnicodeDecodeError)
-                what = "not UTF-8 text; save it as UTF-8" if is_unicode else "not JSON"
+                others = {UnicodeDecodeError: "not UTF-8 text; save it as UTF-8"}
+                what = others.get(type(error), "not JSON")
                 raise UserError(f"{path}, line {number}: {what}.") from None
             identifier = record.get("_id") if isinstance(record, dict) else None
             if not is_text(identifier) or not re.fullmatch(r"[^\r\n]+", identifier):

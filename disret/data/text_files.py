@@ -14,7 +14,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, dropwhile, islice
@@ -49,6 +49,7 @@ IDS = (
 QUERY_IDS = ("query id", "qid", "queryid", "topic", "topic id")
 GRADES = ("score", "relevance", "grade", "rel", "label")
 PARQUET, OBJECTS, TABLES = (".parquet",), (".jsonl", ".ndjson", ".json"), (".tsv", ".tab", ".csv")
+KINDS = (*PARQUET, *OBJECTS, *TABLES)
 LIKE = {r".*\t": ".tsv", r'\{"': ".jsonl", r'\[[{"]': ".json"}  # what a line of text looks like
 OTHERS = {  # what a file is that begins so
     b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch that by git lfs pull",
@@ -63,9 +64,7 @@ SAMPLE, SHOWN = 100, 20  # rows by which a column is known to have numbers, and 
 ROWS = 1 << 13  # of Parquet that are read together
 csv.field_size_limit(1 << 30)
 
-Rows = Iterator[
-    tuple[int, list[Any]]
-]  # the number of a line or row, from 1, and some of its values
+Rows = Iterator[tuple[int, list[Any]]]  # numbers of lines or rows, from 1, with some values
 
 
 def file_of(name: Path | str) -> tuple[Path, str | None]:
@@ -82,11 +81,8 @@ def suffix_of(path: Path) -> str:
 
 def parts(path: Path) -> list[Path]:
     """The files of a table: those of Parquet in a folder, the 2nd before the 10th, or the one."""
-
-    def by_number(part: Path) -> str:
-        return re.sub(r"\d+", lambda number: number[0].zfill(20), part.name)
-
-    return sorted(path.glob("*.parquet"), key=by_number) or [readable(path)]
+    padded = partial(re.sub, r"\d+", lambda number: number[0].zfill(20))
+    return sorted(path.glob("*.parquet"), key=lambda part: padded(part.name)) or [readable(path)]
 
 
 def named(column: str) -> str:
@@ -96,8 +92,8 @@ def named(column: str) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Some of the columns, for a sentence."""
-    names = list(names)
-    return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]) or "none"
+    shown = [*islice(names, SHOWN + 1)]
+    return ", ".join([*shown[:SHOWN], *("…" for _ in shown[SHOWN:])]) or "none"
 
 
 def is_text(value: Any) -> bool:
@@ -105,11 +101,11 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def refuse_others(path: Path, start: bytes) -> None:
+def refuse_others(path: Path, start: bytes, others: Mapping[bytes, str] = OTHERS) -> None:
     """Raise `UserError` if a file that begins so is empty or known to be something else."""
     if not start:
         raise UserError(f"{path} is empty.")
-    for sign, what in OTHERS.items():
+    for sign, what in others.items():
         if start.startswith(sign):
             raise UserError(f"{path} is {what}.")
 
@@ -346,8 +342,7 @@ def parquet_column(path: Path, name: str) -> "Iterator[pa.Array]":
                 if name not in file.schema_arrow.names:
                     raise UserError(f"{part} has no column {name!r}.")
                 for batch in file.iter_batches(ROWS, columns=[name], use_threads=False):
-                    column = batch.column(name)
-                    yield column if column.type == kind else column.cast(kind)
+                    yield batch.column(name).cast(kind)  # as parts may differ
 
 
 @contextmanager

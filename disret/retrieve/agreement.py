@@ -52,8 +52,8 @@ def agreement(
     """
     if len(teacher_rows) > BLOCK:
         sides = teacher_rows, student_rows, teacher_vectors, student_vectors
-        starts = range(0, len(teacher_rows), BLOCK)
-        parts = [agreement(*(s[n : n + BLOCK] for s in sides), k_values) for n in starts]
+        splits = [np.split(side, range(BLOCK, len(side), BLOCK)) for side in sides]
+        parts = [agreement(*block, k_values) for block in zip(*splits, strict=True)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     k = teacher_rows.shape[1]
     depths = np.arange(1, k + 1)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 SAMPLE, TOLERANCE = 100, 0.01  # vectors whose lengths are looked at, and may differ by that
 
 
+def index_file(path: Path) -> Path:
+    """The index in a folder as LangChain and Pyserini leave it, or else what the path names."""
+    return next(filter(Path.is_file, (path / "index.faiss", path / "index")), path)
+
+
 class FaissFile:
     """The index of a file, where faiss can map it so that only what is searched is read.
 

@@ -5,17 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from disret.command_line import UserError, say
-from disret.data.text_files import file_of, parts, refuse_others, suffix_of
+from disret.data.text_files import OTHERS, file_of, parts, refuse_others, suffix_of
 from disret.files import checksum, readable, text_sha256
-from disret.retrieve.faiss_file import FaissFile
+from disret.retrieve.faiss_file import FaissFile, index_file
 from disret.retrieve.ids import Ids, read_ids
 from disret.retrieve.index import Index, open_built
 from disret.retrieve.search import by_document
 from disret.retrieve.vector_files import VectorFile, open_npy, open_parquet
 
-FOLDERS = ("index.faiss", "index")  # as LangChain and Pyserini leave them
 RAW = (".fbin", ".fvecs", ".bvecs", ".u8bin", ".i8bin")
-SIGNS = {  # beside those of `refuse_others`
+SIGNS = {  # beside those of `OTHERS`
     b"{": "JSON, such as points of Qdrant; write Parquet with columns id and embedding",
     b"IB": "a binary FAISS index, whose vectors are no floats",
 }
@@ -87,7 +86,7 @@ def open_foreign(
             has no ids or not as many, or gives other scores.
     """
     is_built = (path / "manifest.json").exists()
-    source = open_built(path, score_function) if is_built else _open(path)
+    source = open_built(path, score_function) if is_built else _open(index_file(path))
     if not source.documents:
         raise UserError(f"{path} has no vectors.")
     if source.dimension != dimension:
@@ -130,15 +129,11 @@ def _ids_of(source: FaissFile | VectorFile, ids: str | None) -> Ids:
 
 
 def _open(path: Path) -> FaissFile | VectorFile:
-    path = next((path / name for name in FOLDERS if (path / name).is_file()), path)
     if suffix_of(path) == ".parquet":
         return open_parquet(path)
     with readable(path).open("rb") as file:
         start = file.read(30)
-    refuse_others(path, start)
-    for sign, what in SIGNS.items():
-        if start.startswith(sign):
-            raise UserError(f"{path} is {what}.")
+    refuse_others(path, start, OTHERS | SIGNS)
     if suffix_of(path) in RAW:
         raise UserError(f"{path} has raw vectors, which are not read; save them as .npy.")
     return open_npy(path) if suffix_of(path) == ".npy" else FaissFile(path)

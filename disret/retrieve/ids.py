@@ -85,9 +85,8 @@ def read_ids(name: str) -> Ids:
     if suffix_of(path) in PARQUET:
         parts = list(parquet_column(path, table.columns[number]))
         return column_ids(pa.chunked_array(parts), called)
-    # Whole numbers of JSON may be larger than Arrow's.
-    found = [(line, "" if value is None else str(value) if type(value) is int else value)
-             for line, (value,) in table.rows(number)]  # fmt: skip
+    rows = table.rows(number)  # of JSON perhaps with numbers that are larger than Arrow's
+    found = [(n, "" if v is None else str(v) if type(v) is int else v) for n, (v,) in rows]
     while found[1:] and found[-1][1] == "":
         found.pop()
     for line, value in found or [(1, "")]:

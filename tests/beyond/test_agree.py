@@ -15,6 +15,7 @@ from tiny import save_encoder
 from disret import paths
 from disret.data.queries import held_out
 from disret.encode.service import FIXED_TEXTS
+from disret.files import text_sha256
 from disret.query_encoder import QueryEncoder
 from disret.tables import read_rows
 
@@ -162,6 +163,17 @@ def test_from_a_spreadsheet_to_agreement(call, owner, tmp_path):
     assert re.search(rf"\| log\.csv +\| student +\| {re.escape(shown)} ", card)
     assert re.search(rf"\| log\.csv +\| student@onnx +\| {export['overlap@10']:.4f} \(", card)
     assert f"{torch['cosine']:.4f} (" in card
+
+    # A student of the first of those that are not held out, in a folder of an odd name.
+    log = [f"{text}, please" for text in texts]
+    first = [text for text, is_out in zip(log, held_out(log), strict=True) if not is_out][:50]
+    report |= {"queries": {"training": 50}, "log_sha256": text_sha256(first)}
+    (tmp_path / "student/distillation.json").write_text(json.dumps(report))
+    (tmp_path / "student").rename("stu@dent")
+    few = ["--queries", "log.csv", "--max-queries", 3, "--query-encoder", "stu@dent@onnx"]
+    outcome = call("beyond/agree", *INDEX, "--document-encoder", teacher, *few)
+    assert f"{held} of them are compared, as a student was trained on the others" in outcome.err
+    assert read_rows(tmp_path / "scores.csv")[-1]["queries"] == 3
 
 
 def test_a_query_without_a_vector_is_named(call, kept, tmp_path):
