@@ -301,11 +301,13 @@ def _build(
     distributed.wait_for_all()  # so that a checksum found from now on is of a shard of this run
 
     mine = missing[distributed.rank() :: world_size()]
+    # One stream, as what is gzipped would be unpacked from its start for each shard.
+    stream = collection.documents(mine[0].offset if mine else 0)
 
     def read(shard: Shard) -> tuple[Path, list[str], Any]:
         with encoder.timings.measure("read", shard.documents):
-            documents = itertools.islice(collection.documents(shard.offset), shard.documents)
-            texts = [document.text for document in documents]
+            documents = itertools.dropwhile(lambda each: each.offset < shard.offset, stream)
+            texts = [document.text for document in itertools.islice(documents, shard.documents)]
         return index.folder / shard.file, texts, encoder.tokenise(texts, "document")
 
     def write(path: Path, vectors: np.ndarray) -> None:

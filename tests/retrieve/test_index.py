@@ -1,5 +1,6 @@
 """The sharded FAISS index: plain files, resumed, checked, shared between processes."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from tiny import save_encoder
 
 from disret import paths
 from disret.command_line import UserError
+from disret.data import collection as collection_module
 from disret.data.collection import Collection
 from disret.encode.batches import BatchEncoder
 from disret.encode.models import fingerprint, load_encoder
@@ -223,6 +225,26 @@ def test_long_documents_make_smaller_shards(tmp_path, encoder, monkeypatch):
     assert [shard.documents for shard in index.shards] == [5, 5]
     wanted = encoder.model.encode_document(texts_of(collection))
     np.testing.assert_allclose(stored(index), wanted, atol=1e-5)
+
+
+def test_a_gzipped_corpus_is_unpacked_twice_whatever_its_shards(things, encoder, monkeypatch):
+    """To be checked, and to be encoded; also where some shards are there."""
+    wanted, opened = texts_of(things), []
+    path = things.folder / "corpus.jsonl"
+    path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    real = collection_module.unpacked
+    monkeypatch.setattr(
+        collection_module, "unpacked", lambda path: (opened.append(path), real(path))[1]
+    )
+    index = build(things, encoder)
+    assert len(index.shards) == 3
+    assert len(opened) == 2
+    before = stored(index)
+    np.testing.assert_allclose(before, encoder.model.encode_document(wanted), atol=1e-5)
+    for number in (0, 2):
+        (index.folder / index.shards[number].file).unlink()
+    np.testing.assert_allclose(stored(build(things, encoder)), before, atol=1e-5)
 
 
 def test_an_index_replaced_meanwhile_is_noticed(things, encoder, tmp_path):
