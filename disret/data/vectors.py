@@ -201,6 +201,7 @@ def _arrow_rows(
     number = 0
     for batch in batches:
         texts, vectors = map(batch.column, columns)
+        vectors = getattr(vectors, "storage", vectors)  # of a tensor
         for text, vector in zip(texts.to_pylist(), vectors, strict=True):
             number += 1
             yield f"{name}, row {number}", text, vector.values
@@ -260,7 +261,9 @@ def is_of_vectors(field: "pa.Field") -> bool:
     from pyarrow import types
 
     kind = getattr(field.type, "storage_type", field.type)  # of a tensor
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+    is_matrix = sum(size > 1 for size in getattr(field.type, "shape", ())) > 1
+    is_a_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_matrix or not is_a_list:
         return False
     is_named = field.name in VECTOR_COLUMNS
     return types.is_floating(kind.value_type) or (is_named and types.is_integer(kind.value_type))

@@ -130,6 +130,19 @@ def test_columns_by_name_or_the_only_one_of_a_kind(tmp_path, suffix):
             read_vectors([str(write(**columns))])
 
 
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (2, 4)])
+def test_tensors(tmp_path, shape):
+    """As datasets and Ray write vectors; a matrix is none."""
+    texts, vectors = some_vectors(5)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(vectors.reshape(5, *shape))
+    pq.write_table(pa.table({"text": texts, "embedding": tensors}), tmp_path / "v.parquet")
+    if shape == (2, 4):
+        with pytest.raises(UserError, match=r"there are: text \(string\), embedding \(extension"):
+            read_vectors([f"{tmp_path}/v.parquet"])
+    else:
+        np.testing.assert_array_equal(read_vectors([f"{tmp_path}/v.parquet"]).embeddings, vectors)
+
+
 # --- What is wrong with a file --------------------------------------------------------------------
 
 
