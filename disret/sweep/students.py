@@ -90,7 +90,8 @@ def plan(depth: int, others: list[str]) -> list[Student]:
         layers = list(map(str, chosen))
         students.append(Student(" ".join(["layers", *layers]), layers, choice))
     for other in others:
-        model, _, cut = other.partition(":")
+        whole = Path(other).exists() or ":" not in other
+        model, _, cut = (other, "", "") if whole else other.rpartition(":")
         layers = cut.split(",") if cut else []
         of_other = describe(load_encoder(model, "cpu", dtype="auto")).layers
         try:
