@@ -24,6 +24,7 @@ from disret.command_line import UserError, is_main_process, positive, say
 from disret.data.download import mirror_from
 from disret.data.queries import query_source, weighted_source
 from disret.devices import resolve_dtype, training_device, world_size
+from disret.distil.centre import around_long_mean, centred_cosine, put_mean_back
 from disret.distil.closed_form import align
 from disret.distil.layers import keep_layers, transformer_of
 from disret.distil.model_card import write_model_card
@@ -87,6 +88,10 @@ def prepare(
     student = init_student(args, teacher, start, texts.training, device)
     targets, of_valid = teacher.embed_once(texts.training), teacher.embed_once(texts.valid)
     folder.lap("teacher_embeddings")
+    if args.centred and teacher.normalises:
+        targets = around_long_mean(student, targets)
+    if args.init_with == "static" and args.feed_forward:
+        feed_forward(student)
     tokens = tokenised_queries(student, texts.training)
     return student, TrainingData(tokens, targets, texts.weights), (texts.valid, of_valid)
 
@@ -109,12 +114,9 @@ def load_start(args: argparse.Namespace, teacher: Encoder) -> "SentenceTransform
 
 
 def init_student(
-    args: argparse.Namespace,
-    teacher: Encoder,
-    start: "SentenceTransformer | None",
-    texts: list[str],
-    device: str,
-) -> "SentenceTransformer":
+    args: argparse.Namespace, teacher: Encoder, start: "SentenceTransformer | None",
+    texts: list[str], device: str,
+) -> "SentenceTransformer":  # fmt: skip
     """The student before training."""
     if args.init_with == "subset":
         student = start
@@ -124,8 +126,6 @@ def init_student(
         student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
     else:
         student = student_of_tokens(teacher.uncast(), texts, args.words)
-    if args.init_with == "static" and args.feed_forward:
-        feed_forward(student)
     if args.student_prompt is not None:
         with_prompt(student, args.student_prompt)
     return student
@@ -186,13 +186,9 @@ def init_from_model(
 
 
 def distil(
-    args: argparse.Namespace,
-    folder: StudentFolder,
-    device: str,
-    student: "SentenceTransformer",
-    data: TrainingData,
-    validation: "Validation",
-) -> None:
+    args: argparse.Namespace, folder: StudentFolder, device: str, student: "SentenceTransformer",
+    data: TrainingData, validation: "Validation",
+) -> None:  # fmt: skip
     """Train the student's query embeddings onto the teacher's, and save the best weights."""
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
@@ -211,7 +207,8 @@ def distil(
         lr_scheduler_type=args.lr_schedule, warmup_steps=plan.warmup_steps,
         eval_steps=plan.eval_steps,
     )  # fmt: skip
-    evaluator = training.QueryMSEEvaluator(validation[0], validation[1][:])
+    valid, teachers, mean = *validation, data.embeddings.mean
+    evaluator = training.QueryMSEEvaluator(valid, teachers.around(mean)[:])
     with settings.main_process_first(local=False):
         folder.begin()
         checkpoint = folder.last_checkpoint()
@@ -234,7 +231,10 @@ def distil(
             student.load_state_dict(untrained)
             after = before
     if is_main_process():
-        folder.save(student, curve, after, dtype)
+        if mean is not None:  # the student has learnt directions from it
+            put_mean_back(student, evaluator.embed(student), teachers[:], data.embeddings)
+        cosine = centred_cosine(evaluator.embed(student), teachers[:])
+        folder.save(student, curve, after, cosine, dtype)
 
 
 # --- Arguments ----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 FOLDER = "onnx"  # in the model's
 SETTINGS = "query_encoder.json"
 INDEX = "index.json"  # what made the documents' vectors
-FORMAT = 2  # of the settings
+FORMAT, READABLE = 3, (2, 3)  # of the settings: that is written, and those that are read
 PRECISIONS = ("float32", "int8")
 BATCH = 64  # texts run together, at most
 STRETCH = 1.25  # how much longer than the shortest a graph lets the longest of them be
@@ -204,7 +204,8 @@ class _Graph:
 class _Static:
     """The mean of an embedding for each token; in int8, each has a scale of its own.
 
-    Dense layers may follow. The tables are those of the graph, read where they stand in its file.
+    Dense layers and normalisations may follow. The tables are those of the graph, read where they
+    stand in its file.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], precision: str) -> None:
@@ -214,11 +215,14 @@ class _Static:
         }
         self.table = tables["embeddings"]
         self.scales = tables["scales"].ravel() if "scales" in tables else None
+        self.steps: list[str] = settings["steps"] if settings["format"] > 2 else [
+            *("relu" if relu else "linear" for relu in settings["relu"]),
+            *["normalize"] * settings["normalize"],
+        ]  # fmt: skip
         self.layers = [
-            (np.ascontiguousarray(tables[f"weight_{i}"].T), tables[f"bias_{i}"].copy(), relu)
-            for i, relu in enumerate(settings["relu"])
+            step != "normalize" and (tables[f"weight_{i}"].T.copy(), tables[f"bias_{i}"].copy())
+            for i, step in enumerate(self.steps)
         ]
-        self.normalize: bool = settings["normalize"]
         self.dimension: int = settings["dimension"]
 
     def __call__(self, encodings: list) -> np.ndarray:
@@ -234,13 +238,15 @@ class _Static:
                 shares = self.scales.take(ids)[:, None] / max(length, 1)
             np.matmul(shares, rows, out=vectors[start : start + len(ids), None])
             start += len(ids)
-        for weight, bias, relu in self.layers:
-            vectors = vectors @ weight + bias
-            if relu:
-                np.maximum(vectors, 0, out=vectors)
-        if self.normalize:
-            squares = np.matmul(vectors[:, None], vectors[:, :, None])[:, 0]
-            vectors /= np.sqrt(np.maximum(squares, 1e-24))
+        for step, layer in zip(self.steps, self.layers, strict=True):
+            if step == "normalize":
+                squares = np.matmul(vectors[:, None], vectors[:, :, None])[:, 0]
+                vectors /= np.sqrt(np.maximum(squares, 1e-24))
+            else:
+                weight, bias = layer
+                vectors = vectors @ weight + bias
+                if step == "relu":
+                    np.maximum(vectors, 0, out=vectors)
         return vectors[:, : self.dimension]
 
 
@@ -253,7 +259,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings["format"] == FORMAT:
+        if settings["format"] in READABLE:
             return settings
     except (ValueError, LookupError, TypeError):
         pass

@@ -214,7 +214,9 @@ def model2vec(encoder: "QueryEncoder") -> Way:
     from model2vec import StaticModel
 
     model = StaticModel(
-        encoder._vectors_of.table, tokenizer_of(encoder), normalize=encoder.settings["normalize"]
+        encoder._vectors_of.table,
+        tokenizer_of(encoder),
+        normalize="normalize" in encoder.settings["steps"],
     )
     prompt = encoder.settings["prompt"]
     return lambda queries: model.encode([prompt + query for query in queries])

@@ -2,15 +2,17 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from disret.command_line import UserError, progress_bar, say
 from disret.distil.closed_form import token_table
-from disret.distil.word_tokens import as_text, frequent_words, takes_words, with_words
 from disret.encode.batches import BatchEncoder
 from disret.encode.models import prompt_of, tokenizer_of
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 UNIT = 0.5  # a coordinate, as the feed-forward layers see it at first
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
+FEWEST = 3  # times that a word stands in the texts; a rarer one would keep the place it starts at
 
 
 def student_of_tokens(
@@ -168,3 +171,55 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
             weights.append(rows.float().cpu())
     table = torch.cat(weights)
     return torch.nn.functional.pad(table, (0, 0, 0, count - len(table)))  # of what it does not know
+
+
+# --- Tokens for words that a tokenizer splits ---------------------------------------------------
+# A transformer puts the pieces of a word together again; a mean of their embeddings cannot.
+
+
+def takes_words(tokenizer: "Tokenizer") -> bool:
+    """Whether words can be added: the tokenizer splits texts into words first, these into pieces.
+
+    WordPiece and BPE do; the pieces of Unigram have probabilities, and a word would need one.
+    """
+    kind = type(tokenizer.model).__name__
+    return kind in ("WordPiece", "BPE") and tokenizer.pre_tokenizer is not None
+
+
+def frequent_words(tokenizer: "Tokenizer", texts: Iterable[str], count: int) -> list[str]:
+    """The most frequent words of some texts that the tokenizer splits, as its vocabulary has words.
+
+    Args:
+        count: how many, at most.
+    """
+    normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    found = Counter(
+        word
+        for text in progress_bar(texts, desc="words", unit="text", delay=2)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalise(text))
+    )
+    split = (
+        word
+        for word, times in found.most_common()
+        if times >= FEWEST
+        and len(tokenizer.model.tokenize(word)) > 1
+        and as_text(tokenizer, word).isalnum()
+    )
+    return list(islice(split, count))
+
+
+def as_text(tokenizer: "Tokenizer", word: str) -> str:
+    """A word of the vocabulary as people write it: byte-level ones have a letter for each byte."""
+    return tokenizer.decoder.decode([word]).strip() if tokenizer.decoder else word
+
+
+def with_words(tokenizer: "Tokenizer", words: Iterable[str]) -> "Tokenizer":
+    """The same with a token for each word, numbered behind all others."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    model["vocab"] |= {word: n for n, word in enumerate(words, start=tokenizer.get_vocab_size())}
+    if model["type"] == "BPE":
+        model["ignore_merges"] = True  # take what the vocabulary has as a whole
+    return Tokenizer.from_str(json.dumps(content))

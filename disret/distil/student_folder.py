@@ -186,6 +186,7 @@ class StudentFolder:
         student: "SentenceTransformer",
         curve: Sequence[Mapping[str, float]],
         mse: float,
+        centred_cosine: float,
         dtype: str,
     ) -> None:
         """Put the complete model in place, with its `distillation.json`.
@@ -193,6 +194,7 @@ class StudentFolder:
         Args:
             curve: validation MSE by step, from step 0, before training.
             mse: that of the weights that are saved.
+            centred_cosine: theirs to the teacher, on the validation queries.
             dtype: what they were trained in.
         """
         from disret.devices import versions, world_size
@@ -214,6 +216,7 @@ class StudentFolder:
             "seconds": self._seconds,  # of this process
             "validation_mse": list(curve),
             "validation_mse_after": mse,
+            "centred_cosine": centred_cosine,
             "student_sha256": fingerprint(saved),
             "size": asdict(describe(saved)),
             "versions": versions(),
@@ -222,7 +225,8 @@ class StudentFolder:
         replace_folder(folder, self.path)
         (self.unfinished / "run.json").unlink()  # first: what is left after a kill is no run
         shutil.rmtree(self.unfinished)
-        print(f"{self.path}: validation MSE {curve[0]['mse']:.3g} before, {mse:.3g} after.")
+        print(f"{self.path}: validation MSE {curve[0]['mse']:.3g} before, {mse:.3g} after; "
+              f"centred cosine {centred_cosine:.3f}.")  # fmt: skip
 
 
 def read_report(student: Path) -> dict[str, Any]:

@@ -152,15 +152,17 @@ class QueryMSEEvaluator(MSEEvaluator):
     """
 
     def __init__(self, queries: list[str], embeddings: np.ndarray) -> None:
-        self.teacher_embeddings = embeddings
+        self.queries, self.teacher_embeddings = queries, embeddings
         self.tokens: Tokens | None = None
         super().__init__(queries, queries, write_csv=False)
 
     def embed_inputs(self, model: "SentenceTransformer | None", sentences: list[str]) -> np.ndarray:
-        if model is None:
-            return self.teacher_embeddings
+        return self.teacher_embeddings if model is None else self.embed(model)
+
+    def embed(self, model: "SentenceTransformer") -> np.ndarray:
+        """The model's embeddings of the queries, float32 [n_queries, dimension]."""
         encoder = BatchEncoder(model.eval())
-        self.tokens = self.tokens or encoder.tokenise(sentences, "query")  # of the one student
+        self.tokens = self.tokens or encoder.tokenise(self.queries, "query")  # of the one student
         return encoder.encode(self.tokens, "query")
 
     def mse(self, model: "SentenceTransformer") -> float:

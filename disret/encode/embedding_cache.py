@@ -13,7 +13,7 @@ import numpy as np
 
 from disret import paths
 from disret.command_line import progress_bar
-from disret.encode.batches import check_finite
+from disret.encode.batches import check_finite, normalised
 from disret.files import check_free_space, kept, lock, read_record, write_json
 
 T = TypeVar("T")  # tokenised texts
@@ -28,24 +28,33 @@ class Rows:
     Args:
         array: float32 [n, dimension], memory-mapped.
         rows: int64 [m]; all of them, if None.
+        mean: if given, float32 [dimension], rows are directions from it, of length 1.
     """
 
-    def __init__(self, array: np.memmap, rows: np.ndarray | None = None) -> None:
-        self.array = array
+    def __init__(
+        self, array: np.memmap, rows: np.ndarray | None = None, mean: np.ndarray | None = None
+    ) -> None:
+        self.array, self.mean = array, mean
         self.rows = np.arange(len(array)) if rows is None else rows
 
+    def around(self, mean: np.ndarray | None) -> "Rows":
+        """The same rows as directions from another mean; as they are, if None."""
+        return Rows(self.array, self.rows, mean)
+
     def __reduce__(self) -> tuple:
-        return _reopened, (self.array.filename, self.array.offset, self.array.shape, self.rows)
+        array = self.array
+        return _reopened, (array.filename, array.offset, array.shape, self.rows, self.mean)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, numbers: Any) -> np.ndarray:
-        return self.array[self.rows[numbers]]
+        rows = self.array[self.rows[numbers]]
+        return rows if self.mean is None else normalised(rows - self.mean)
 
 
-def _reopened(path: Path, offset: int, shape: tuple[int, int], rows: np.ndarray) -> Rows:
-    return Rows(np.memmap(path, "<f4", "r", offset, shape), rows)
+def _reopened(path: Path, offset: int, shape: tuple[int, int], *more: Any) -> Rows:
+    return Rows(np.memmap(path, "<f4", "r", offset, shape), *more)
 
 
 def embedded(

@@ -33,14 +33,14 @@ MEAN = """
     tokens = ReduceSum<keepdims = 1>(mask, axis_1)
     at_least_one = Max(tokens, one)
     mean = Div(sum, at_least_one)"""
-LAYER = """
+LINEAR = """
     sums_{number} = Gemm<transB = 1>({last}, weight_{number}, bias_{number})
     units_{number} = {activation}(sums_{number})"""
 NORMALISED = """
-    length = ReduceL2<axes = [1], keepdims = 1>({last})
-    least = Constant<value_floats = [1e-12]>()
-    positive_length = Max(length, least)
-    normalised = Div({last}, positive_length)"""
+    length_{number} = ReduceL2<axes = [1], keepdims = 1>({last})
+    least_{number} = Constant<value_floats = [1e-12]>()
+    positive_length_{number} = Max(length_{number}, least_{number})
+    units_{number} = Div({last}, positive_length_{number})"""
 CUT = "sentence_embedding = Slice({last}, zero, dimension, axis_1)"
 TOKENS = "last_hidden_state = Identity(found)"
 VECTOR_FOR_EACH_TOKEN = """
@@ -70,42 +70,42 @@ def write_static(
         in_int8: the embeddings, with a scale for each token; layers stay in float32.
 
     Returns:
-        `relu`, whether one follows each of the layers; `normalize`, whether vectors get the length
-        of one; and for readers that know no ONNX, `tables`, where `embeddings`, in int8 `scales`,
-        and `weight_N` and `bias_N` of the layers stand in the file: `dtype` of numpy, `shape`, and
-        `offset` in bytes.
+        `steps` behind the mean, `linear`, `relu` or `normalize`; and for readers that know no
+        ONNX, `tables`, where `embeddings`, in int8 `scales`, and `weight_N` and `bias_N` of step N
+        stand in the file: `dtype` of numpy, `shape`, and `offset` in bytes.
 
     Raises:
-        UserError: something else follows the mean than dense layers and a normalisation.
+        UserError: something else follows the mean than dense layers and normalisations.
     """
     import onnx
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     embeddings = encoder[0].embedding.weight.detach().numpy()
     dimension = encoder.get_embedding_dimension()
-    layers = list(encoder)[1:]
-    if normalize := bool(layers) and isinstance(layers[-1], Normalize):
-        layers.pop()
     tables = {"embeddings": embeddings}
     if in_int8:
         integers, scales = by_row(embeddings)
         tables = {"scales": scales[:, None], "embeddings": integers}
     nodes = [CONSTANTS.format(dimension=dimension), FOUND_IN_INT8 if in_int8 else FOUND, MEAN]
-    last, relu = "mean", []
-    for number, layer in enumerate(layers):
-        activation = type(getattr(layer, "activation_function", None)).__name__
-        if activation not in ACTIVATIONS or layer.use_residual or layer.linear.bias is None:
-            raise UserError(f"a static model with {layer} cannot be exported.")
-        tables[f"weight_{number}"] = layer.linear.weight.detach().numpy()
-        tables[f"bias_{number}"] = layer.linear.bias.detach().numpy()
-        relu.append(activation == "ReLU")
-        nodes.append(LAYER.format(last=last, number=number, activation=ACTIVATIONS[activation]))
+    last, steps = "mean", []
+    for number, module in enumerate(list(encoder)[1:]):
+        activation = type(getattr(module, "activation_function", None)).__name__
+        if isinstance(module, Normalize):
+            steps.append("normalize")
+            nodes.append(NORMALISED.format(last=last, number=number))
+        elif (
+            activation in ACTIVATIONS and not module.use_residual and module.linear.bias is not None
+        ):
+            steps.append("relu" if activation == "ReLU" else "linear")
+            tables[f"weight_{number}"] = module.linear.weight.detach().numpy()
+            tables[f"bias_{number}"] = module.linear.bias.detach().numpy()
+            activation = ACTIVATIONS[activation]
+            nodes.append(LINEAR.format(last=last, number=number, activation=activation))
+        else:
+            raise UserError(f"a static model with {module} cannot be exported.")
         last = f"units_{number}"
-    if normalize:
-        nodes.append(NORMALISED.format(last=last))
-        last = "normalised"
     nodes.append(CUT.format(last=last))
-    nodes.append(VECTOR_FOR_EACH_TOKEN.format(last=last) if layers else TOKENS)
+    nodes.append(VECTOR_FOR_EACH_TOKEN.format(last=last) if {*steps} - {"normalize"} else TOKENS)
     model = onnx.parser.parse_model(GRAPH.format(
         ir_version=IR_VERSION, opset=OPSET, dimension=dimension, width=embeddings.shape[1],
         nodes="\n".join(nodes),
@@ -130,4 +130,4 @@ def write_static(
         }
         for name, array in tables.items()
     }
-    return {"relu": relu, "normalize": normalize, "tables": places}
+    return {"steps": steps, "tables": places}

@@ -7,8 +7,13 @@ from sentence_transformers import SentenceTransformer
 from tiny import VOCABULARY, save_encoder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from disret.distil.static import student_of_tokens
-from disret.distil.word_tokens import as_text, frequent_words, takes_words, with_words
+from disret.distil.static import (
+    as_text,
+    frequent_words,
+    student_of_tokens,
+    takes_words,
+    with_words,
+)
 from disret.encode.models import load_encoder
 
 TEXTS = ["The Zebra, the zebra and a zebra", "the a b and", "rare zebra-1 and"]

@@ -43,7 +43,7 @@ def test_the_mean_of_the_tokens(tmp_path, normalize, dimension, in_int8):
     path = tmp_path / "model.onnx"
     model = static(TABLE, *[Normalize()] * normalize, dimension=dimension)
     noted = write_static(model, path, in_int8)
-    assert (noted["relu"], noted["normalize"]) == ([], normalize)
+    assert noted["steps"] == ["normalize"] * normalize
     integers, scales = by_row(TABLE)
     table = integers * scales[:, None] if in_int8 else TABLE
     expected = np.stack([table[row].mean(axis=0) if row else np.zeros(24) for row in ROWS])
@@ -58,20 +58,26 @@ def test_the_mean_of_the_tokens(tmp_path, normalize, dimension, in_int8):
     np.testing.assert_array_equal(vectors, np.zeros((2, dimension)))
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_layers_behind_the_mean(tmp_path, normalize):
-    layers = [dense(24, 48, torch.nn.ReLU()), dense(48, 24, torch.nn.Identity())]
+@pytest.mark.parametrize("steps", [
+    ["relu", "linear"], ["relu", "linear", "normalize"],
+    ["normalize", "linear", "normalize"], ["relu", "linear", "normalize", "linear", "normalize"],
+])  # fmt: skip
+def test_layers_behind_the_mean(tmp_path, steps):
+    relu = torch.nn.ReLU()
+    layers = [dense(24, 48, relu), dense(48, 24, torch.nn.Identity())] * ("relu" in steps)
+    layers += [Normalize()] * ("normalize" in steps)
+    layers += [dense(24, 24, torch.nn.Identity()), Normalize()] * (steps[-3:-2] == ["normalize"])
     path = tmp_path / "model.onnx"
-    noted = write_static(static(TABLE, *layers, *[Normalize()] * normalize), path)
-    assert (noted["relu"], noted["normalize"]) == ([True, False], normalize)
+    noted = write_static(static(TABLE, *layers), path)
+    assert noted["steps"] == steps
     expected = np.stack([TABLE[row].mean(axis=0) if row else np.zeros(24) for row in ROWS])
-    arrays = [[part.detach().numpy() for part in (layer.linear.weight, layer.linear.bias)]
-              for layer in layers]  # fmt: skip
-    for (weight, bias), relu in zip(arrays, noted["relu"], strict=True):
-        expected = expected @ weight.T + bias
-        expected = np.maximum(expected, 0) if relu else expected
-    if normalize:
-        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    arrays = [[part.detach().numpy() for part in layer.parameters()] for layer in layers]
+    for parts, step in zip(arrays, steps, strict=True):
+        if step == "normalize":
+            expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
+        else:
+            expected = expected @ parts[0].T + parts[1]
+        expected = np.maximum(expected, 0) if step == "relu" else expected
     vectors, tokens = in_runtime(path)
     np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
     # Its mean over the tokens is what a runtime that takes it shall get.
