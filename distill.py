@@ -232,7 +232,7 @@ def distil(
             after = before
     if is_main_process():
         if mean is not None:  # the student has learnt directions from it
-            put_mean_back(student, evaluator.embed(student), teachers[:], data.embeddings)
+            put_mean_back(student, data.embeddings)
         cosine = centred_cosine(evaluator.embed(student), teachers[:])
         folder.save(student, curve, after, cosine, dtype)
 

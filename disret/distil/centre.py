@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
     from disret.encode.embedding_cache import Rows
 
-TEXTS = 20_000  # whose mean is taken, and among which neighbours are sought
+TEXTS = 20_000  # whose mean is taken
 LONG = 0.4  # of a mean of vectors of length 1, from which it is worth it
-STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the distance from the mean, to choose from
-NEIGHBOURS = 10
+STRETCH = 1.5  # of the step back from the mean, which as it is would leave the mean too much say
 
 
 def centred_cosine(vectors: np.ndarray, teachers: np.ndarray) -> float:
@@ -41,56 +40,47 @@ def around_long_mean(student: "SentenceTransformer", targets: "Rows") -> "Rows":
     """What a student of a teacher whose mean is long is trained on: directions from that mean.
 
     Args:
-        student: before training; it starts with the directions that its vectors have.
+        student: before training; it starts with directions instead of its vectors.
         targets: the teacher's vectors, of length 1.
 
     Returns:
         Rows with a mean; the targets as they are, if their mean is short.
     """
     import torch
-    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        Normalize,
+        StaticEmbedding,
+    )
 
     mean = _some(targets).mean(axis=0)
     if np.linalg.norm(mean) < LONG:
         return targets
-    if isinstance(table := student[0], StaticEmbedding) and len(student) == 2:
-        with torch.no_grad():
-            table.embedding.weight -= torch.from_numpy(mean).to(table.embedding.weight)
-    else:
+    last = student[-2]  # before the normalisation
+    shifted = None
+    if isinstance(last, StaticEmbedding):
+        shifted = last.embedding.weight
+    elif isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity):
+        shifted = last.linear.bias
+    if shifted is None:
         student.extend([_shift(1.0, -mean).to(student.device), Normalize()])
+    else:
+        with torch.no_grad():
+            shifted -= torch.from_numpy(mean).to(shifted)
     return targets.around(mean)
 
 
-def put_mean_back(
-    student: "SentenceTransformer", directions: np.ndarray, teachers: np.ndarray, targets: "Rows"
-) -> None:
+def put_mean_back(student: "SentenceTransformer", targets: "Rows") -> None:
     """Let a student of directions give vectors in the teacher's space: a step from the mean.
 
-    Of some lengths of the step, the one is taken with which most of the teacher's nearest
-    neighbours are found, for texts that were not trained on among those that were.
-
     Args:
-        directions: the student's, of the validation queries, float32 [n_queries, dimension].
-        teachers: the teacher's vectors of them.
         targets: directions of the training texts, with their mean.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    mean, documents = targets.mean, _some(targets.around(None))
-    distance = float(np.linalg.norm(documents - mean, axis=1).mean())
-    wanted = _nearest(teachers @ documents.T)
-    of_mean, scores = documents @ mean, directions @ documents.T
-    found = [
-        sum(len({*a} & {*b}) for a, b in zip(wanted, nearest, strict=True))
-        for nearest in (_nearest(of_mean + distance * stretch * scores) for stretch in STRETCHES)
-    ]
-    step = _shift(distance * STRETCHES[int(np.argmax(found))], mean)
-    student.extend([step.to(student.device), Normalize()])
-
-
-def _nearest(scores: np.ndarray) -> np.ndarray:
-    """The places of the highest scores of each row, int64 [n_rows, NEIGHBOURS]."""
-    return np.argpartition(-scores, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    distance = np.linalg.norm(_some(targets.around(None)) - targets.mean, axis=1).mean()
+    step = _shift(STRETCH * float(distance), targets.mean).to(student.device)
+    student.extend([step, Normalize()])
 
 
 def _some(vectors: "Rows") -> np.ndarray:

@@ -132,7 +132,9 @@ def student_of_texts(
     shape = len(texts), tokenizer.get_vocab_size()
     shares = csr_array((values, columns, starts), shape=shape)
     shares.sum_duplicates()
-    table = torch.from_numpy(token_table(shares, teacher.embed_once(texts)[:]))
+    targets = teacher.embed_once(texts)[:]
+    mean = targets.mean(axis=0)  # where a token stands that the texts say little of
+    table = torch.from_numpy(token_table(shares, targets - mean) + mean)
     modules = [StaticEmbedding(tokenizer, embedding_weights=table)]
     modules += [Normalize()] if teacher.normalises else []
     return SentenceTransformer(modules=modules, device="cpu")
