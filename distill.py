@@ -123,7 +123,7 @@ def init_student(
     elif args.init_with != "static":
         student = init_from_model(teacher, start, args.projection, texts, args.seed, device)
     elif args.vocabulary:
-        student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length)
+        student = student_of_texts(args.vocabulary, teacher, texts, args.max_seq_length, args.words)
     else:
         student = student_of_tokens(teacher.uncast(), texts, args.words)
     if args.student_prompt is not None:

@@ -105,7 +105,7 @@ def feed_forward(student: "SentenceTransformer") -> None:
 
 
 def student_of_texts(
-    vocabulary: str, teacher: "Encoder", texts: list[str], max_length: int
+    vocabulary: str, teacher: "Encoder", texts: list[str], max_length: int, words: int = 0
 ) -> "SentenceTransformer":
     """A student without layers whose token embeddings fit the teacher's vectors of some texts.
 
@@ -113,6 +113,7 @@ def student_of_texts(
 
     Args:
         vocabulary: the model whose tokenizer splits the texts.
+        words: that it splits and that have a token of their own, the most frequent, at most.
 
     Raises:
         UserError: that has no tokenizer of the `tokenizers` library.
@@ -124,6 +125,8 @@ def student_of_texts(
 
     tokenizer = tokenizer_of(vocabulary)
     _for_means(tokenizer, max_length)
+    if words and takes_words(tokenizer):
+        tokenizer = with_words(tokenizer, frequent_words(tokenizer, texts, words))
     ids = [found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
