@@ -24,7 +24,7 @@ from disret.command_line import UserError, is_main_process, positive, say
 from disret.data.download import mirror_from
 from disret.data.queries import query_source, weighted_source
 from disret.devices import resolve_dtype, training_device, world_size
-from disret.distil.centre import around_long_mean, centred_cosine, put_mean_back
+from disret.distil.centre import around_long_mean, put_mean_back
 from disret.distil.closed_form import align
 from disret.distil.layers import keep_layers, transformer_of
 from disret.distil.model_card import write_model_card
@@ -34,6 +34,7 @@ from disret.distil.student_folder import StudentFolder
 from disret.distil.training_data import TrainingData, read_texts, tokenised_queries
 from disret.encode.encoders import Encoder, open_encoder
 from disret.encode.models import load_encoder, with_prompt
+from disret.retrieve.agreement import centred_cosines
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -207,8 +208,8 @@ def distil(
         lr_scheduler_type=args.lr_schedule, warmup_steps=plan.warmup_steps,
         eval_steps=plan.eval_steps,
     )  # fmt: skip
-    valid, teachers, mean = *validation, data.embeddings.mean
-    evaluator = training.QueryMSEEvaluator(valid, teachers.around(mean)[:])
+    valid, teachers = validation
+    evaluator = training.QueryMSEEvaluator(valid, teachers.around(data.embeddings.mean)[:])
     with settings.main_process_first(local=False):
         folder.begin()
         checkpoint = folder.last_checkpoint()
@@ -231,10 +232,9 @@ def distil(
             student.load_state_dict(untrained)
             after = before
     if is_main_process():
-        if mean is not None:  # the student has learnt directions from it
-            put_mean_back(student, data.embeddings)
-        cosine = centred_cosine(evaluator.embed(student), teachers[:])
-        folder.save(student, curve, after, cosine, dtype)
+        put_mean_back(student, data.embeddings)
+        cosines = centred_cosines(teachers[:], evaluator.embed(student))
+        folder.save(student, curve, after, float(cosines.mean()), dtype)
 
 
 # --- Arguments ----------------------------------------------------------------------------------

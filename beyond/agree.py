@@ -8,8 +8,8 @@
 
 The index is searched as it is, by the teacher's own queries and by each student's. Of each student
 this prints the overlap@10 (the share of the teacher's ten best that it finds), how often the first
-hit is the same, the rank-biased overlap and the cosine of the queries, each with a 95 % interval,
-and whether the students differ. The table of scores gets a row for each, with more measures.
+hit is the same, the rank-biased overlap and the cosine of the queries less the teacher's mean,
+each with a 95 % interval, and whether the students differ. The table of scores gets a row for each, with more measures.
 
 Of a log that a student was trained on, only the queries that distill.py held out are compared.
 """
@@ -162,7 +162,7 @@ def shown(row: Row, overlap: str) -> Row:
     """A line of the printed table: measures, each ± half of its 95 % interval."""
     line = {"query encoder": encoder_of(row)}
     for name, title in ((overlap, overlap), ("first", "first hit"), ("rbo", "rank-biased overlap"),
-                        ("cosine", "cosine")):  # fmt: skip
+                        ("centred cosine", "centred cosine")):  # fmt: skip
         line[title] = f"{row[name]:.3f} ± {(row[f'{name} high'] - row[f'{name} low']) / 2:.3f}"
     return line
 

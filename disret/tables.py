@@ -17,7 +17,8 @@ NUMBERS = frozenset((
     "queries_per_second", "spread_percent", "speedup", "p50_ms", "p95_ms", "p99_ms", "queries",
     "layers", "parameters", "peak_memory_mb", "threads", "value", "validation_mse",
     "training_seconds", "difference", "float32_mb", "int8_mb", "int8_mean_cosine",
-    "with BM25", "rbo", "first", "cosine", "squared_distance", "encode_ms", "search_ms", "total_ms",
+    "with BM25", "rbo", "first", "cosine", "centred cosine", "squared_distance", "encode_ms",
+    "search_ms", "total_ms",
 ))  # fmt: skip
 
 

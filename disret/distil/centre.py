@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from disret.encode.batches import normalised
-
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
@@ -21,19 +19,6 @@ if TYPE_CHECKING:
 TEXTS = 20_000  # whose mean is taken
 LONG = 0.4  # of a mean of vectors of length 1, from which it is worth it
 STRETCH = 1.5  # of the step back from the mean, which as it is would leave the mean too much say
-
-
-def centred_cosine(vectors: np.ndarray, teachers: np.ndarray) -> float:
-    """The mean cosine of student and teacher after the teacher's mean is taken from both.
-
-    It compares over teachers, as the mean squared error and the plain cosine do not.
-
-    Args:
-        vectors: the student's of some queries, float32 [n_queries, dimension].
-        teachers: the teacher's.
-    """
-    mean = teachers.mean(axis=0)
-    return float((normalised(vectors - mean) * normalised(teachers - mean)).sum(axis=1).mean())
 
 
 def around_long_mean(student: "SentenceTransformer", targets: "Rows") -> "Rows":
@@ -74,10 +59,12 @@ def put_mean_back(student: "SentenceTransformer", targets: "Rows") -> None:
     """Let a student of directions give vectors in the teacher's space: a step from the mean.
 
     Args:
-        targets: directions of the training texts, with their mean.
+        targets: what it was trained on; where they have no mean, nothing has to be done.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
+    if targets.mean is None:
+        return
     distance = np.linalg.norm(_some(targets.around(None)) - targets.mean, axis=1).mean()
     step = _shift(STRETCH * float(distance), targets.mean).to(student.device)
     student.extend([step, Normalize()])

@@ -45,6 +45,7 @@ queries = student.encode_query(["what is dense retrieval?"])
 | recipe | {recipe} |
 | validation MSE before | {before:.4g} |
 | validation MSE after | {after:.4g} |
+| centred cosine to the teacher | {centred_cosine} |
 
 ```sh
 {command}
@@ -59,8 +60,8 @@ apply to this model as well; look them up before you pass it on.
 {licences}"""
 IN_THIS_FOLDER = "\nIn this folder; from elsewhere, put its path for the dot:\n"
 RETENTION = """Retention is the share of the teacher's own nDCG@10, on the same index, that is kept;
-overlap@10 that of the teacher's ten best documents that are found; cosine that of the two vectors
-of a query. In brackets: 95 % intervals."""
+overlap@10 that of the teacher's ten best documents that are found; centred cosine that of the two
+vectors of a query, less the teacher's mean. In brackets: 95 % intervals."""
 NO_RESULTS = "Not scored yet: run `benchmark.py`, then `beyond/publish.py` on this folder."
 
 
@@ -101,6 +102,7 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
         recipe=arguments["recipe"],
         before=curve[0],
         after=report.get("validation_mse_after", min(curve)),
+        centred_cosine=f"{report['centred_cosine']:.3f}" if "centred_cosine" in report else "—",
         command=report["command"],
         licences=_licences(report.get("sources", {}).get("training", [])),
     )
@@ -147,7 +149,7 @@ def _results(folder: Path, report: Mapping[str, Any], scores: Sequence[Row]) -> 
              for dataset, row in newest.get(digest[:16], {}).items()]  # fmt: skip
     if not found:
         return NO_RESULTS
-    kinds = ("NDCG", "Recall", "MRR", "overlap@10", "cosine")
+    kinds = ("NDCG", "Recall", "MRR", "overlap@10", "centred cosine")
     names = dict.fromkeys(name for *_, row in found for name, value in row.items()
                           if value is not None and name.startswith(kinds)
                           and not name.endswith((" low", " high")))  # fmt: skip

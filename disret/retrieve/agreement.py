@@ -48,13 +48,15 @@ def agreement(
         - `first`: 1 where the student's first hit is the teacher's first, else 0;
         - `first@10`: 1 where the teacher's first hit is among the student's ten best, else 0;
         - `cosine`: of the angle between the two embeddings; 0 where one is zero;
+        - `centred cosine`: the same after the teacher's mean is taken from both;
         - `squared_distance`: between the two embeddings.
     """
     if len(teacher_rows) > BLOCK:
         sides = teacher_rows, student_rows, teacher_vectors, student_vectors
         splits = [np.split(side, range(BLOCK, len(side), BLOCK)) for side in sides]
         parts = [agreement(*block, k_values) for block in zip(*splits, strict=True)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return found | {"centred cosine": centred_cosines(teacher_vectors, student_vectors)}
     k = teacher_rows.shape[1]
     depths = np.arange(1, k + 1)
     # Where the student first has each of the teacher's hits, from 0, and k if nowhere.
@@ -68,16 +70,38 @@ def agreement(
     shares[neither] = 1
     overlaps = {f"overlap@{n}": shares[:, min(n, k) - 1] for n in k_values}
     teacher, student = teacher_vectors.astype(np.float64), student_vectors.astype(np.float64)
-    lengths = np.linalg.norm(teacher, axis=1) * np.linalg.norm(student, axis=1)
-    products = np.einsum("qd,qd->q", teacher, student)
     return {
         **overlaps,
         "rbo": rank_biased_overlap(shares),
         "first": (neither | (places[:, 0] == 0)).astype(np.float64),
         "first@10": (neither | (places[:, 0] < min(10, k))).astype(np.float64),
-        "cosine": np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1),
+        "cosine": _cosines(teacher, student),
+        "centred cosine": centred_cosines(teacher, student),
         "squared_distance": ((teacher - student) ** 2).sum(axis=1),
     }
+
+
+def centred_cosines(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Cosines of two encoders' vectors after the first one's mean is taken from both.
+
+    They compare over teachers, as mean squared errors and plain cosines do not: two random queries
+    have a cosine of 0.77 in E5's space, of 0.02 in all-MiniLM-L6-v2's.
+
+    Args:
+        teacher, student: embeddings of the same queries, [n_queries, dimension].
+
+    Returns:
+        float64 [n_queries].
+    """
+    mean = teacher.mean(axis=0, dtype=np.float64)
+    return _cosines(teacher - mean, student - mean)
+
+
+def _cosines(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Row by row; 0 where one is zero."""
+    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    products = np.einsum("qd,qd->q", some, others)
+    return np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1)
 
 
 def rank_biased_overlap(shares: np.ndarray) -> np.ndarray:

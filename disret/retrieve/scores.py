@@ -21,7 +21,7 @@ IDENTITY = (
 )  # fmt: skip
 COUNTS = ("documents", "queries")
 # Beginnings of the columns of agreement with the document encoder's own queries.
-AGREEMENT = ("overlap@", "rbo", "first", "cosine", "squared_distance")
+AGREEMENT = ("overlap@", "rbo", "first", "cosine", "centred cosine", "squared_distance")
 
 
 def read_scores(path: Path) -> list[Row]:

@@ -50,7 +50,7 @@ def test_from_a_service_to_an_export(call, owner, tmp_path):
     assert torch["retention"] is None
     header, _, first, second, compared, *meant, last = outcome.out.splitlines()
     assert re.split(r"  +", header.strip()) == [
-        "query encoder", "overlap@10", "first hit", "rank-biased overlap", "cosine"
+        "query encoder", "overlap@10", "first hit", "rank-biased overlap", "centred cosine"
     ]  # fmt: skip
     assert re.match(rf"student +{torch['overlap@10']:.3f} ± 0\.\d+ ", first)
     assert second.startswith("student@onnx ")
@@ -162,7 +162,7 @@ def test_from_a_spreadsheet_to_agreement(call, owner, tmp_path):
     shown = f"{torch['overlap@10']:.4f} ({low:.3f} to {high:.3f})"
     assert re.search(rf"\| log\.csv +\| student +\| {re.escape(shown)} ", card)
     assert re.search(rf"\| log\.csv +\| student@onnx +\| {export['overlap@10']:.4f} \(", card)
-    assert f"{torch['cosine']:.4f} (" in card
+    assert f"{torch['centred cosine']:.4f} (" in card
 
     # A student of the first of those that are not held out, in a folder of an odd name.
     log = [f"{text}, please" for text in texts]

@@ -123,10 +123,18 @@ def test_embeddings_by_hand():
     assert found["squared_distance"].tolist() == [25, 5, 4, 2]
 
 
+def test_a_cosine_that_a_long_mean_does_not_raise():
+    teacher, student = [[9, 1], [9, -1]], [[9, -1], [9, -3]]
+    found = of_vectors(teacher, student)
+    assert found["cosine"].min() > 0.9
+    assert found["centred cosine"] == pytest.approx([-1, 1])
+
+
 def test_all_are_numbers_of_each_query():
     found = of_rows([[1, 2, 3]] * 5, [[1, 2, 3]] * 5)
     assert list(found) == [
-        "overlap@1", "overlap@3", "rbo", "first", "first@10", "cosine", "squared_distance",
+        "overlap@1", "overlap@3", "rbo", "first", "first@10", "cosine", "centred cosine",
+        "squared_distance",
     ]  # fmt: skip
     assert all(values.shape == (5,) and values.dtype == np.float64 for values in found.values())
 
@@ -153,7 +161,7 @@ def searches(draw):
 @given(pair=searches(), k_values=st.lists(st.integers(1, 20), max_size=4))
 def test_shares_are_shares(pair, k_values):
     found = of_rows(*pair, k_values)
-    for name in found.keys() - {"cosine", "squared_distance"}:
+    for name in found.keys() - {"cosine", "centred cosine", "squared_distance"}:
         assert (found[name] >= 0).all()
         assert (found[name] <= 1).all()
     assert (found["first"] <= found["first@10"]).all()
