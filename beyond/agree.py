@@ -9,7 +9,8 @@
 The index is searched as it is, by the teacher's own queries and by each student's. Of each student
 this prints the overlap@10 (the share of the teacher's ten best that it finds), how often the first
 hit is the same, the rank-biased overlap and the cosine of the queries less the teacher's mean,
-each with a 95 % interval, and whether the students differ. The table of scores gets a row for each, with more measures.
+each with a 95 % interval, and whether the students differ. The table of scores gets a row for each,
+with more measures.
 
 Of a log that a student was trained on, only the queries that distill.py held out are compared.
 """

@@ -91,10 +91,10 @@ def centred_cosines(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
         teacher, student: embeddings of the same queries, [n_queries, dimension].
 
     Returns:
-        float64 [n_queries].
+        float64 [n_queries]; 1 where the two are equal, as at the mean itself.
     """
     mean = teacher.mean(axis=0, dtype=np.float64)
-    return _cosines(teacher - mean, student - mean)
+    return np.where((teacher == student).all(axis=1), 1, _cosines(teacher - mean, student - mean))
 
 
 def _cosines(some: np.ndarray, others: np.ndarray) -> np.ndarray:
