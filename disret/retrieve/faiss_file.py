@@ -100,10 +100,8 @@ class FaissFile:
     def ranked(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores that fall, and rows, where FAISS gives distances, and numbers of its own."""
         missing = rows == -1
-        if self._is_distance:
-            scores = -scores
-        if self._sorted is not None:
-            rows = np.searchsorted(self._sorted, rows)
+        scores = -scores if self._is_distance else scores
+        rows = rows if self._sorted is None else np.searchsorted(self._sorted, rows)
         scores[missing], rows[missing] = -np.inf, -1
         return scores, rows
 

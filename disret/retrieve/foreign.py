@@ -113,9 +113,8 @@ def _ids_of(source: FaissFile | VectorFile, ids: str | None) -> Ids:
         raise UserError(f"{source.path} has no document ids; name a file with an id a line, or say "
                         "rows if the documents are called by their numbers from 0.")  # fmt: skip
     if not source.is_ordered:
-        raise UserError(f"{source.path} has numbers of its own for its vectors and not their "
-                        f"order, so that {ids} cannot be matched to them; these numbers are its "
-                        "ids.")  # fmt: skip
+        raise UserError(f"{source.path} has numbers of its own for its vectors, and no order that "
+                        f"{ids} could be matched to; these numbers are its ids.")  # fmt: skip
     if ids == "rows":
         return Ids(np.arange(source.documents))
     found, own = read_ids(ids), source.own_ids() if isinstance(source, FaissFile) else None

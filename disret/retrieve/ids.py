@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NOT_AN_ID = r'^\s*$|[\t\x00]|^[{"]'  # blank, a table, UTF-16, JSON, quoted CSV
-TEXTS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 BLOCK = 1 << 16  # ids that are made Python's own together
 
 
@@ -112,7 +111,7 @@ def column_ids(column: "pa.ChunkedArray", name: str) -> Ids:
     try:
         if types.is_floating(kind) or types.is_decimal(kind):
             column = column.cast(pa.int64())
-        elif not (types.is_integer(kind) or str(kind) in TEXTS):
+        elif not re.fullmatch("u?int.*|(large_)?(string|binary)(_view)?", str(kind)):
             raise pa.ArrowInvalid
         values = column.cast(text).combine_chunks()
     except pa.ArrowException:

@@ -73,17 +73,15 @@ def open_npy(path: Path) -> VectorFile:
         what = "of Python objects" if "Python objects" in str(error) else "cut off or none"
         raise UserError(f"{path} should be a NumPy array of numbers, but is {what}.") from None
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or matrix.dtype.itemsize > 8:
-        raise UserError(
-            f"{path} has values of {matrix.dtype} in {matrix.ndim} dimensions; it should have a "
-            "row for each document, of float16, 32 or 64."
-        )
+        raise UserError(f"{path} has values of {matrix.dtype} in {matrix.ndim} dimensions; it "
+                        "should have a row for each document, of float16, 32 or 64.")  # fmt: skip
 
     def read() -> Iterator[np.ndarray]:
         for start in range(0, len(matrix), BLOCK):
             yield matrix[start : start + BLOCK]
 
-    kind = f"{matrix.dtype} vectors, inner product"
-    return VectorFile(path, [path], *matrix.shape[::-1], kind, read)
+    what = f"{matrix.dtype} vectors, inner product"
+    return VectorFile(path, [path], *matrix.shape[::-1], what, read)
 
 
 def open_parquet(path: Path) -> VectorFile:
