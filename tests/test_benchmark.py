@@ -291,10 +291,11 @@ def test_another_json_beside_the_output_is_refused(call, arguments, tmp_path):
 
 
 def test_empty_corpus(call, arguments, collection):
-    (collection / "corpus.jsonl").write_text("")
-    outcome = call("benchmark", *arguments)
-    assert outcome.status == 2
-    assert "corpus.jsonl has no documents" in outcome.err
+    for content, said in (("", "is empty"), ("\n\n", "has no documents")):
+        (collection / "corpus.jsonl").write_text(content)
+        outcome = call("benchmark", *arguments)
+        assert outcome.status == 2
+        assert f"corpus.jsonl {said}" in outcome.err
     assert not list(paths.INDEXES.rglob("manifest.json"))
 
 
