@@ -89,7 +89,7 @@ def prepare(
     student = init_student(args, teacher, start, texts.training, device)
     targets, of_valid = teacher.embed_once(texts.training), teacher.embed_once(texts.valid)
     folder.lap("teacher_embeddings")
-    if args.centred and teacher.normalises:
+    if args.centred and teacher.model is None and teacher.normalises:
         targets = around_long_mean(student, targets)
     if args.init_with == "static" and args.feed_forward:
         feed_forward(student)

@@ -122,11 +122,11 @@ def read_log(args: argparse.Namespace, encoders: Sequence[Encoder]) -> tuple[str
 def untrained(texts: list[str], students: Sequence[Encoder]) -> list[str]:
     """The queries of a log that distill.py held out, if a student was trained on the others."""
     paths = [Path(student.name) / "distillation.json" for student in students]
-    found = [read_record(path, {"log_sha256": str, "queries": dict}) for path in paths]
+    found = [read_record(path, {"log_sha256": str, "arguments": dict}) for path in paths]
     if len(set(texts)) > 1 and (reports := list(filter(None, found))):
         out = held_out(texts)
         others = list(compress(texts, ~out))
-        trained_on = (others[: report["queries"].get("training")] for report in reports)
+        trained_on = (others[: report["arguments"].get("max_queries")] for report in reports)
         if {*map(text_sha256, trained_on)} & {report["log_sha256"] for report in reports}:
             texts = list(compress(texts, out))
             say(f"{len(texts):,} of them are compared, as a student was trained on the others.")

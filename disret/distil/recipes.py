@@ -40,7 +40,7 @@ RECIPE = (
     Setting("words", not_negative, 0, 30_000,
             "frequent words that the teacher splits have a token in a static student"),
     Setting("feed_forward", bool, False, True, "two layers behind a static student's mean"),
-    Setting("centred", None, False, True, "around the mean of a teacher's vectors, if it is long"),
+    Setting("centred", None, False, True, "around a long mean of a service's vectors"),
 )  # fmt: skip
 MODEL_LR = 3e-4  # the best's where a student starts from another model, which forgets
 

@@ -208,7 +208,7 @@ def test_an_interruption_keeps_what_was_answered(server, opened):
         encoder.embed_once(TEXTS)
     assert time.monotonic() - start < 2.5
     answered = sent(server)
-    assert len(answered) == len(TEXTS) - REQUEST
+    assert len(TEXTS) - len(answered) in (REQUEST, len(TEXTS) % REQUEST)  # the third to arrive
     opened().embed_once(TEXTS)
     assert sent(server).keys() == set(TEXTS) - answered.keys()
 
