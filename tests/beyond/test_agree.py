@@ -167,7 +167,7 @@ def test_from_a_spreadsheet_to_agreement(call, owner, tmp_path):
     # A student of the first of those that are not held out, in a folder of an odd name.
     log = [f"{text}, please" for text in texts]
     first = [text for text, is_out in zip(log, held_out(log), strict=True) if not is_out][:50]
-    report |= {"queries": {"training": 50}, "log_sha256": text_sha256(first)}
+    report["arguments"]["max_queries"], report["log_sha256"] = 50, text_sha256(first)
     (tmp_path / "student/distillation.json").write_text(json.dumps(report))
     (tmp_path / "student").rename("stu@dent")
     few = ["--queries", "log.csv", "--max-queries", 3, "--query-encoder", "stu@dent@onnx"]
