@@ -27,7 +27,7 @@ import numpy as np
 from disret import command_line
 from disret.command_line import UserError, positive, say
 from disret.data.collection import check_name, find_collections
-from disret.data.queries import held_out, read_queries
+from disret.data.queries import numbers, read_queries
 from disret.data.text_files import IDS, KINDS, PARQUET, TEXTS, file_of, open_table, suffix_of
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
@@ -42,6 +42,7 @@ from disret.retrieve.scores import encoder_of, read_scores
 from disret.retrieve.search import search
 from disret.tables import Row, append_rows, format_table
 
+OF_LOG = {"log_sha256": str, "arguments": dict, "sources": dict}  # of a student's report
 WORST = 10  # queries that are shown, and hits of each side
 
 
@@ -112,24 +113,35 @@ def read_log(args: argparse.Namespace, encoders: Sequence[Encoder]) -> tuple[str
     """The name of a log and its queries, each once; of vectors, those that they hold out."""
     teacher, *students = encoders
     if args.queries:
-        texts = untrained(read_queries(args.queries), students)
+        texts = untrained(args.queries, read_queries(args.queries), students)
         return Path(args.queries[0]).name, list(dict.fromkeys(texts))[: args.max_queries]
     if not teacher.texts:
         raise UserError(f"{teacher.name} has no queries of its own; name a log of queries.")
     return teacher.name, teacher.texts[1][: args.max_queries]
 
 
-def untrained(texts: list[str], students: Sequence[Encoder]) -> list[str]:
-    """The queries of a log that distill.py held out, if a student was trained on the others."""
-    paths = [Path(student.name) / "distillation.json" for student in students]
-    found = [read_record(path, {"log_sha256": str, "arguments": dict}) for path in paths]
-    if len(set(texts)) > 1 and (reports := list(filter(None, found))):
-        out = held_out(texts)
-        others = list(compress(texts, ~out))
-        trained_on = (others[: report["arguments"].get("max_queries")] for report in reports)
-        if {*map(text_sha256, trained_on)} & {report["log_sha256"] for report in reports}:
+def untrained(names: Sequence[str], texts: list[str], students: Sequence[Encoder]) -> list[str]:
+    """The queries of a log that distill.py held out, if a student was trained on the others.
+
+    It is that log by its content, or by its name, as it may have grown or been taken in part.
+    """
+    asked, read = {file_of(name)[0].name for name in names}, len(texts)
+    for student in students:
+        report = read_record(Path(student.name) / "distillation.json", OF_LOG)
+        sources = report["sources"] if report else {}
+        known = {file_of(one["name"])[0].name for one in sources.get("training", ())}
+        last = sources["validation"][0].get("last") if sources else None
+        out = numbers(texts) <= (-1 if last is None else last)
+        others = list(compress(texts, ~out))[: report and report["arguments"].get("max_queries")]
+        if asked & known or (report and text_sha256(others) == report["log_sha256"]):
+            if last is None:
+                say(f"note: {student.name} was trained on this log, and may agree less on others.")
+                continue
             texts = list(compress(texts, out))
-            say(f"{len(texts):,} of them are compared, as a student was trained on the others.")
+    if not texts:
+        raise UserError("a student was trained on all queries of this log; name another.")
+    if len(texts) < read:
+        say(f"{len(texts):,} of them are compared, as a student was trained on the others.")
     return texts
 
 

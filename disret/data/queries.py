@@ -6,7 +6,7 @@ python -m disret.data.queries        # MS MARCO's, into downloads/
 import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,6 +42,7 @@ class Source(NamedTuple):
         revision: of a data set of the hub, its commit.
         licence: of a data set of the hub, what its card states, if anything.
         weight: how often a pass shows each of them.
+        last: of queries that were held out of others, the greatest of their `numbers`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source(NamedTuple):
     revision: str | None = None
     licence: str | None = None
     weight: float = 1.0
+    last: int | None = None
 
 
 def query_source(text: str) -> str:
@@ -141,7 +143,7 @@ def training_queries(
         training = [(one, [text for text in own if text not in out]) for one, own in training]
         left = iter(_together(training)[:limit])
         training = [(one, list(itertools.islice(left, len(own)))) for one, own in training]
-        validation = [(Source("held out of these"), valid)]
+        validation = [(Source("held out of these", last=int(numbers(valid).max())), valid)]
         say(f"{len(valid):,} of them are held out, to validate on.")
     sources = {
         use: [source._replace(count=len(own), **({"name": "MS MARCO"} if of_msmarco[use] else {}))
@@ -163,13 +165,17 @@ def held_out(texts: Sequence[str], share: float = 0.02, most: int = 5000) -> np.
     Raises:
         UserError: there are fewer than two different texts.
     """
-    digests = b"".join(sha256(text.encode()).digest()[:8] for text in texts)
-    drawn = np.frombuffer(digests, "<u8")
+    drawn = numbers(texts)
     order = np.unique(drawn)
     if len(order) < 2:
         raise UserError("one text is too few to train and to validate on; give two at least.")
     chosen = max(1, min(int((order / 2.0**64 < share).sum()), most, len(order) - 1))
     return drawn <= order[chosen - 1]
+
+
+def numbers(texts: Iterable[str]) -> np.ndarray:
+    """What decides which texts are held out, the lowest: of their SHA-256, uint64 [n_texts]."""
+    return np.frombuffer(b"".join(sha256(text.encode()).digest()[:8] for text in texts), "<u8")
 
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:

@@ -33,23 +33,19 @@ def around_long_mean(student: "SentenceTransformer", targets: "Rows") -> "Rows":
         Rows with a mean; the targets as they are, if their mean is short.
     """
     import torch
-    from sentence_transformers.sentence_transformer.modules import (
-        Dense,
-        Normalize,
-        StaticEmbedding,
-    )
+    from sentence_transformers.sentence_transformer import modules as st
 
     mean = _some(targets).mean(axis=0)
     if np.linalg.norm(mean) < LONG:
         return targets
     last = student[-2]  # before the normalisation
     shifted = None
-    if isinstance(last, StaticEmbedding):
+    if isinstance(last, st.StaticEmbedding):
         shifted = last.embedding.weight
-    elif isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity):
+    elif isinstance(last, st.Dense) and isinstance(last.activation_function, torch.nn.Identity):
         shifted = last.linear.bias
     if shifted is None:
-        student.extend([_shift(1.0, -mean).to(student.device), Normalize()])
+        student.extend([_shift(1.0, -mean).to(student.device), st.Normalize()])
     else:
         with torch.no_grad():
             shifted -= torch.from_numpy(mean).to(shifted)

@@ -105,6 +105,30 @@ def test_long_queries_are_left_out(call, owner, tmp_path):
     assert [row["queries"] for row in read_rows(tmp_path / "scores.csv")] == [len(out)]
 
 
+@pytest.mark.parametrize("given", [[], ["--valid-queries", "valid.txt"]])
+def test_a_log_beside_other_texts(call, owner, tmp_path, given):
+    """What was held out of all is what is compared, of that log, though it has grown since."""
+    (tmp_path / "more.txt").write_text("".join(f"sentence {n}\n" for n in range(300)))
+    (tmp_path / "valid.txt").write_text("quite another\n")
+    teacher = f"{owner.address}#tiny"
+    made = call("distill", "--teacher", teacher, "--init-with", "small", "--queries", "log.tsv",
+                "more.txt@0.5", *given, "--recipe", "best", "--num-epochs", 0, "--output",
+                "student", "--device", "cpu")  # fmt: skip
+    assert made.status == 0, made.err
+    with (tmp_path / "log.tsv").open("a") as log:
+        log.write("1000\ta new one\n")
+    outcome = call("beyond/agree", *INDEX, "--queries", "log.tsv", "--document-encoder", teacher,
+                   "--query-encoder", "student")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    (row,) = read_rows(tmp_path / "scores.csv")
+    if given:
+        assert "student was trained on this log, and may agree less on others" in outcome.err
+        assert row["queries"] == 901
+    else:
+        assert f"{row['queries']} of them are compared" in outcome.err
+        assert row["queries"] < 50
+
+
 def test_vectors_take_the_place_of_the_service(call, kept, teacher, tmp_path):
     """Agreement is the same with the encoder and with its vectors of the queries."""
     (tmp_path / "some.txt").write_text("".join(f"{text}\n" for text in kept[:50]))

@@ -188,7 +188,7 @@ def test_a_column_is_read_once(hub, read, home):
     name = "hub:someone/set#question"
     first, small, _ = read(name, f"hub:someone/set/small:dev#question {name}")
     wanted = ["one two", "three", "zwölf Äpfel"]
-    assert first == [wanted, [[name, 3, "a" * 40, "cc-by-4.0", 1.0]]]
+    assert first == [wanted, [[name, 3, "a" * 40, "cc-by-4.0", 1.0, None]]]
     assert small[0] == ["four", *wanted]
     assert [count for _, count, *_ in small[1]] == [1, 3]
 
@@ -202,7 +202,7 @@ def test_a_column_is_read_once(hub, read, home):
     hub.add_split("train", {"question": ["new"]})
     hub.revision = "b" * 40
     newer, _ = read(name)
-    assert newer == [["new"], [[name, 1, "b" * 40, "cc-by-4.0", 1.0]]]
+    assert newer == [["new"], [[name, 1, "b" * 40, "cc-by-4.0", 1.0, None]]]
 
 
 def test_one_column_of_all_rows_is_copied_whatever_the_limit(hub, read, home):
@@ -240,7 +240,7 @@ def test_json_lines_and_a_licence_among_the_tags(hub, read):
     hub.files["train.jsonl"] = "\n".join(map(json.dumps, records)).encode()
     hub.about = {"tags": ["task:x", "license:mit", "license:apache-2.0"]}
     found, wrong, _ = read("hub:someone/set#q", "hub:someone/set#other")
-    assert found == [["a", "b"], [["hub:someone/set#q", 2, "a" * 40, "mit, apache-2.0", 1.0]]]
+    assert found == [["a", "b"], [["hub:someone/set#q", 2, "a" * 40, "mit, apache-2.0", 1.0, None]]]
     assert wrong == (
         "hub:someone/set#other: write a column of texts after a #; there are: q (string), "
         "other (int64)."
