@@ -35,17 +35,9 @@ QUERIES = (
     "top queries", "term", "prompt",
 )  # fmt: skip
 TEXTS = ("text", *QUERIES)
-IDS = (
-    "docid",
-    "doc id",
-    "pid",
-    "corpus id",
-    "docno",
-    "doc no",
-    "id",
-    "document id",
-    "did",
-)  # of documents
+IDS = (  # of documents
+    "docid", "doc id", "pid", "corpus id", "docno", "doc no", "id", "document id", "did",
+)  # fmt: skip
 QUERY_IDS = ("query id", "qid", "queryid", "topic", "topic id")
 GRADES = ("score", "relevance", "grade", "rel", "label")
 PARQUET, OBJECTS, TABLES = (".parquet",), (".jsonl", ".ndjson", ".json"), (".tsv", ".tab", ".csv")
