@@ -601,8 +601,8 @@ def test_queries_of_the_hub(script, teacher, queries, tmp_path):
     found = report(tmp_path / "student")
     assert found["arguments"]["queries"] == [named, str(queries)]
     assert found["queries"] == {"training": 150, "sentences": 0, "validation": 20}
-    of_hub = {"revision": "a" * 40, "licence": "cc-by-4.0", "weight": 1.0}
-    of_file = {"revision": None, "licence": None, "weight": 1.0}
+    of_hub = {"revision": "a" * 40, "licence": "cc-by-4.0", "weight": 1.0, "last": None}
+    of_file = {"revision": None, "licence": None, "weight": 1.0, "last": None}
     assert found["sources"] == {
         "training": [
             {"name": named, "count": 100, **of_hub},
