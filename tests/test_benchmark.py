@@ -223,7 +223,7 @@ def test_an_id_with_a_space_stands_in_no_run_file(call, arguments, collection, w
 
 
 @pytest.mark.torchrun
-@pytest.mark.parametrize("extra", [[], ["--query-encoder"]])
+@pytest.mark.parametrize("extra", [pytest.param([], marks=pytest.mark.long), ["--query-encoder"]])
 def test_two_processes_give_the_scores_of_one(script, arguments, tmp_path, student, extra):
     """torchrun shares out the shards of the index and of the search."""
     arguments[1] = write_collection(tmp_path / "many", documents=5000)

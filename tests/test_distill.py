@@ -277,7 +277,9 @@ command_line.run(distill.main)
 
 
 @pytest.mark.torchrun
-@pytest.mark.parametrize("start", [("--layers", 0, "--resume"), ("--init-with", "static")])
+@pytest.mark.parametrize("start", [
+    ("--layers", 0, "--resume"), pytest.param(("--init-with", "static"), marks=pytest.mark.long),
+])  # fmt: skip
 def test_one_process_alone_holds_the_teacher(arguments, tmp_path, home, start):
     """The others are given the student, and open the file of embeddings themselves."""
     (tmp_path / "watched.py").write_text(WATCHED)

@@ -161,7 +161,9 @@ class CutOff(BaseException):
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("script", ["distill", "benchmark", "export"])
+@pytest.mark.parametrize(
+    "script", ["distill", "benchmark", pytest.param("export", marks=pytest.mark.long)]
+)
 def test_cut_off_before_each_step(start, script, call, monkeypatch):
     """A file appears by `Path.replace`: the n-th does not happen, for every n."""
     first, *words = COMMANDS[script]

@@ -1,14 +1,11 @@
 """Around the mean of a teacher whose vectors lie in a narrow cone."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
@@ -70,7 +67,7 @@ def test_the_mean_comes_back(tmp_path, student):
 
 
 @pytest.mark.parametrize("start", ["static", "model"])
-def test_a_student_of_narrow_vectors_and_its_export(tmp_path, start):
+def test_a_student_of_narrow_vectors_and_its_export(call, home, tmp_path, start):
     """The whole way, from vectors that somebody has to an encoder without torch."""
     other = tmp_path / "other"
     save_encoder(other)
@@ -81,19 +78,18 @@ def test_a_student_of_narrow_vectors_and_its_export(tmp_path, start):
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 12)
     pq.write_table(pa.table({"text": TEXTS, "vector": column}), tmp_path / "vectors.parquet")
     how = ["static", "--vocabulary", other] if start == "static" else [other]
-    command = [sys.executable, ROOT / "distill.py", "--teacher", tmp_path / "vectors.parquet",
-               "--init-with", *how, "--recipe", "best", "--presentations", "6000",
-               "--output", tmp_path / "student", "--device", "cpu"]  # fmt: skip
-    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    made = call("distill", "--teacher", tmp_path / "vectors.parquet", "--init-with", *how,
+                "--recipe", "best", "--presentations", 6000, "--output", tmp_path / "student",
+                "--device", "cpu")  # fmt: skip
+    assert made.status == 0, made.err
     report = json.loads((tmp_path / "student/distillation.json").read_text())
     model = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     found = model.encode_query(TEXTS)
     assert np.linalg.norm(found.mean(axis=0)) > 0.8  # in the teacher's cone again
     assert report["centred_cosine"] > 0.6
     assert centred_cosines(vectors, found).mean() > 0.6
-    export = [sys.executable, "-m", "disret.serve.export", tmp_path / "student"]
     (tmp_path / "queries.txt").write_text("\n".join(TEXTS))
-    export += ["--queries", tmp_path / "queries.txt"]
-    subprocess.run([*map(str, export)], check=True, capture_output=True)
+    queries = ["--queries", tmp_path / "queries.txt"]
+    assert call("disret.serve.export", tmp_path / "student", *queries).status == 0
     encoder = QueryEncoder.from_pretrained(tmp_path / "student")
     np.testing.assert_allclose(encoder.encode(TEXTS), found, atol=1e-5)

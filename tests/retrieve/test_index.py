@@ -319,7 +319,7 @@ command_line.run(benchmark.main)
 """
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_killed_ten_times_gives_the_bytes_of_an_unbroken_run(tmp_path, teacher):
     many = write_collection(tmp_path / "many", documents=2400)
     arguments = benchmark_arguments(many, teacher, tmp_path / "r.csv")
