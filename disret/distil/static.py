@@ -59,11 +59,7 @@ def student_of_tokens(
     tokenizer = Tokenizer.from_str(backend.to_str())
     _for_means(tokenizer, teacher.max_seq_length)
     table = _embed_vocabulary(teacher, tokenizer)
-    if words and not takes_words(tokenizer):
-        kind = type(tokenizer.model).__name__
-        say(f"note: the teacher's tokenizer ({kind}) takes no more words, so none was added.")
-    elif words and (added := frequent_words(tokenizer, texts, words)):
-        say(f"{len(added):,} words that the teacher splits have a token of their own.")
+    if added := words_to_add(tokenizer, texts, words, "the teacher's"):
         queries = [as_text(tokenizer, word) for word in added]
         starts = torch.from_numpy(BatchEncoder(teacher.eval()).encode_query(queries))
         table, tokenizer = torch.cat([table, starts]), with_words(tokenizer, added)
@@ -125,8 +121,8 @@ def student_of_texts(
 
     tokenizer = tokenizer_of(vocabulary)
     _for_means(tokenizer, max_length)
-    if words and takes_words(tokenizer):
-        tokenizer = with_words(tokenizer, frequent_words(tokenizer, texts, words))
+    if added := words_to_add(tokenizer, texts, words, f"{vocabulary}'s"):
+        tokenizer = with_words(tokenizer, added)
     ids = [found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -180,6 +176,17 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
 
 # --- Tokens for words that a tokenizer splits ---------------------------------------------------
 # A transformer puts the pieces of a word together again; a mean of their embeddings cannot.
+
+
+def words_to_add(tokenizer: "Tokenizer", texts: Iterable[str], count: int, whose: str) -> list[str]:
+    """The words that get a token of their own, at most `count`, which is said."""
+    if count and not takes_words(tokenizer):
+        kind = type(tokenizer.model).__name__
+        say(f"note: {whose} tokenizer ({kind}) takes no more words, so none was added.")
+        return []
+    if added := count and frequent_words(tokenizer, texts, count):
+        say(f"{len(added):,} words that {whose} tokenizer splits have a token of their own.")
+    return added or []
 
 
 def takes_words(tokenizer: "Tokenizer") -> bool:
