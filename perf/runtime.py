@@ -213,11 +213,8 @@ def model2vec(encoder: "QueryEncoder") -> Way:
     """The same table; it leaves unknown tokens out."""
     from model2vec import StaticModel
 
-    model = StaticModel(
-        encoder._vectors_of.table,
-        tokenizer_of(encoder),
-        normalize="normalize" in encoder.settings["steps"],
-    )
+    static = encoder._vectors_of
+    model = StaticModel(static.table, tokenizer_of(encoder), normalize="normalize" in static.steps)
     prompt = encoder.settings["prompt"]
     return lambda queries: model.encode([prompt + query for query in queries])
 

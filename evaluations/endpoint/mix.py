@@ -8,12 +8,11 @@ The first 13,000 are queries; behind them queries and other texts take turns, as
 both. No query or document of the collections named is among them.
 """
 
-import argparse
 import random
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from disret.command_line import run
+from disret.command_line import argument_parser, run
 from disret.data.collection import find_collections
 from disret.data.queries import read_queries
 
@@ -25,11 +24,11 @@ def plain(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("queries")
     parser.add_argument("others", nargs="+", metavar="FILE:N")
-    parser.add_argument("--without", nargs="+", metavar="DIR")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--without", nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     chance, held = random.Random(0), set()
     for collection in chain.from_iterable(map(find_collections, args.without)):
