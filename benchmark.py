@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from disret import command_line, distributed
-from disret.command_line import UserError, is_main_process, positive, say
+from disret.command_line import UserError, is_main_process, positive, say, tell
 from disret.data.catalog import datasets
 from disret.data.collection import (
     Collection,
@@ -64,13 +64,13 @@ def main() -> None:
     args.dtype = distributed.decided_by_first(partial(resolve_dtype, args.dtype, args.device))
     if args.gpu_search == "faiss":
         check_gpu_faiss()
-    timings = Timings()
-    encoders = open_encoders(args, timings)
-    index, dimension = None, encoders[0].dimension
+    timings, index = Timings(), None
+    teacher, *_ = encoders = open_encoders(args, timings)
     if args.index:
-        index = open_foreign(args.index, args.ids, dimension, args.score_function)
+        wanted = teacher.dimension, args.score_function, True, teacher.made_by
+        index = open_foreign(args.index, args.ids, *wanted)
     elif args.extension != "flat":
-        empty_index(args.extension, dimension, args.score_function)  # or refuse
+        empty_index(args.extension, teacher.dimension, args.score_function)  # or refuse
     scores = Scores(args.output, args.k_values, args.save_runs)
     rows: list[Row] = []
     for name in args.datasets:
@@ -84,8 +84,8 @@ def main() -> None:
         rows += scores.add([average_parts(of_one) for of_one in zip(*parts, strict=True)])
     if is_main_process():
         append_run(args.output.with_suffix(".json"), timings.report(vars(args), args.device))
-        print(format_table(summary(rows, scores.main_metric)))
-        print(f"\nEvery metric is in {args.output}, what it took in the .json file beside it.")
+        table = format_table(summary(rows, scores.main_metric))
+        tell(f"{table}\n\nEvery metric is in {args.output}, timings in the .json file beside it.")
     distributed.leave()
 
 
@@ -170,7 +170,7 @@ def score_collection(
             with timings.measure("score", len(texts)):
                 known[encoder] = distributed.decided_by_first(partial(score, place, encoder))
     for line in comparisons(collection.name, f"overlap@{scores.cut}", overlaps):
-        print(line)
+        tell(line)
     scores.add(list(zip(identities, known, strict=True)))
     return list(zip(identities, known, strict=True))
 

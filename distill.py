@@ -262,7 +262,7 @@ def parse_args() -> argparse.Namespace:
         help="layers of the teacher, embeddings of its tokens, or this model (default: subset)")
     add("--layers", nargs="+", type=int, metavar="N", help="to keep, from 0; both ends are best")
     add("--vocabulary", metavar="MODEL", help="whose tokens a static student has (default: its)")
-    add("--student-prompt", metavar="TEXT", help="before its queries (default: the teacher's)")
+    add("--student-prompt", metavar="TEXT", help="before its queries (default: its start's)")
     add("--output", type=lambda path: Path(path).resolve(), required=True, metavar="DIR")
     either("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     either("--overwrite", action="store_true", help="replace what is at --output")

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from disret import command_line, paths
-from disret.command_line import UserError, positive, say, threads
+from disret.command_line import UserError, positive, say, tell, threads
 from disret.data.collection import check_name, default_split, find_collections
 from disret.data.download import mirror_from
 from disret.data.queries import read_queries
@@ -58,9 +58,9 @@ def main() -> None:
             if args.output:
                 write_rows(args.output, rows)
     shown = [name for name in SHOWN if 1 in args.batch_sizes or not name.endswith("_ms")]
-    print(format_table([{name: row[name] for name in shown} for row in rows]))
+    tell(format_table([{name: row[name] for name in shown} for row in rows]))
     devices = " and ".join(dict.fromkeys(row["device"] for row in rows))
-    print(f"\nMedians of {args.num_runs} runs on {devices}.")
+    tell(f"\nMedians of {args.num_runs} runs on {devices}.")
 
 
 def time_encoders(

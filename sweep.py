@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Queue
 from threading import Event
 
-from disret.command_line import Ended, argument_parser, at_end, run, threads
+from disret.command_line import Ended, argument_parser, at_end, run, tell, threads
 from disret.data.catalog import datasets
 from disret.data.collection import check_name
 from disret.files import check_writable, claim
@@ -26,6 +26,7 @@ from disret.sweep.processes import call, environment_of
 from disret.sweep.students import Student, plan
 
 BATCH_SIZES = (4, 8, 16, 32, 64)  # of the timing
+TIMED = ("encoder", "batch_size", "dataset", "device")
 SPEED = ("encoder", "batch_size", "queries_per_second", "parameters", "dataset")  # what is used
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     for folder in folders:
         write_model_card(folder, known)
     time_encoders(args, [args.teacher, *map(str, one_of_each.values())], speed)
-    print(write_report(args.output, args.teacher, depth, students, one_of_each))
+    tell(write_report(args.output, args.teacher, depth, students, one_of_each))
 
 
 def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
@@ -97,11 +98,13 @@ def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
 
 
 def time_encoders(args: argparse.Namespace, encoders: list[str], speed: Path) -> None:
-    """Time some encoders, unless the table has them."""
+    """Time some encoders, unless the table has them, on these queries and this machine."""
+    from disret.devices import device_name, resolve_device
     from disret.tables import read_rows
 
-    wanted = {(encoder, size) for encoder in encoders for size in BATCH_SIZES}
-    if not wanted <= {(row["encoder"], row["batch_size"]) for row in read_rows(speed)}:
+    here = args.datasets[-1], device_name(resolve_device(None))
+    wanted = {(encoder, size, *here) for encoder in encoders for size in BATCH_SIZES}
+    if not wanted <= {tuple(row.get(key) for key in TIMED) for row in read_rows(speed)}:
         partial = args.output / "speed.partial.csv"
         call(
             "ispeed.py", "--encoders", *encoders, "--datasets", args.datasets[-1],

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from disret import command_line
-from disret.command_line import UserError, positive, say
+from disret.command_line import UserError, positive, say, tell
 from disret.data.collection import check_name, find_collections
 from disret.data.queries import numbers, read_queries
 from disret.data.text_files import IDS, KINDS, PARQUET, TEXTS, file_of, open_table, suffix_of
@@ -59,7 +59,7 @@ def main() -> None:
     encoders = [teacher, *students]
     name, queries = read_log(args, encoders)
     of_index = teacher.dimension, args.score_function
-    index = open_foreign(args.index, args.ids, *of_index, is_judged=False)
+    index = open_foreign(args.index, args.ids, *of_index, False, teacher.made_by)
     ids = index.ids()
     if args.save_runs:
         check_ids(ids, "document")
@@ -94,10 +94,10 @@ def main() -> None:
         sides = [ids.take(side[worst, :WORST]) for side in (rows[0], rows[n])]
         least.append((identity, [queries[row] for row in worst], per_query["rbo"][worst], sides))
     append_rows(args.output, table)
-    print(format_table([shown(row, measure) for row in table]))
+    tell(format_table([shown(row, measure) for row in table]))
     meant = dict.fromkeys(retained(row[measure]) for row in table if measure == "overlap@10")
     said = [*comparisons(name, measure, overlaps), *meant]
-    print("\n".join([*said, f"Every measure is in {args.output}."]), flush=True)
+    tell("\n".join([*said, f"Every measure is in {args.output}."]))
     for each in zip(identities, rows, values, strict=True) if args.save_runs else ():
         save_run(args.save_runs, ids, *each)
     if args.worst:

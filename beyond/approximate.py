@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disret import command_line
-from disret.command_line import UserError, progress_bar, threads
+from disret.command_line import UserError, progress_bar, tell, threads
 from disret.data.collection import Collection, Qrels, default_split, find_collections
 from disret.data.download import mirror_from
 from disret.data.queries import read_queries
@@ -110,8 +110,8 @@ def main() -> None:
         append_rows(args.output, list(chain(*rows)))
         table = [{"query encoder": encoder_of(row), **{name: row[name] for name in SHOWN}}
                  for row in chain(*rows)]  # fmt: skip
-        print("\n".join([format_table(table), "", *answers(*rows), ""]))
-    print(f"Every setting is in {args.output}.")
+        tell("\n".join([format_table(table), "", *answers(*rows), ""]))
+    tell(f"Every setting is in {args.output}.")
 
 
 def exact_runs(
@@ -265,9 +265,8 @@ def open_indexes(
             task.collection.check_judged(task.split, task.qrels, ids)
 
     if args.index:
-        index = open_foreign(
-            args.index, args.ids, teacher.dimension, args.score_function, bool(task.qrels)
-        )
+        wanted = teacher.dimension, args.score_function, bool(task.qrels), teacher.made_by
+        index = open_foreign(args.index, args.ids, *wanted)
         check(index.ids())
         return index, FaissFile(index.path)
     flat = open_index(task.collection, teacher, args.score_function, args.index_dtype, check)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disret.command_line import argument_parser, run
+from disret.command_line import argument_parser, run, tell
 from disret.data.collection import Collection, judged_collection
 from disret.files import check_writable
 from disret.retrieve.metrics import compare, per_query
@@ -47,7 +47,7 @@ def main() -> None:
     if args.output:
         append_rows(args.output, [{"dataset": collection.name, **row} for row in rows])
     shown = [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    print(format_table(shown))
+    tell(format_table(shown))
 
 
 def bm25_run(collection: Collection, queries: Mapping[str, str]) -> Run:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disret import paths
-from disret.command_line import UserError, add_mirror, argument_parser, run
+from disret.command_line import UserError, add_mirror, argument_parser, run, tell
 from disret.data.download import mirror_from
 from disret.data.hub import hub_obstacle
 from disret.data.queries import msmarco_queries, read_queries
@@ -123,7 +123,7 @@ def save_router(student: Path, arguments: dict[str, Any]) -> None:
         joined.save_pretrained(str(partial), create_model_card=False)
         follow_umask(partial)
         shutil.copy(student / "distillation.json", partial)  # by which it is known as ours
-    print(f"{folder}: queries by the student, documents by the teacher.")
+    tell(f"{folder}: queries by the student, documents by the teacher.")
 
 
 # --- The model hub --------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def upload(folder: Path, repository: "RepoUrl") -> None:
         raise UserError(
             f"{folder} was not uploaded: {_reason(error)}; run the same again to retry."
         ) from None
-    print(f"uploaded to {repository}")
+    tell(f"uploaded to {repository}")
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ nDCG@10 would be as large if each query's two scores changed places at random.
 
 from pathlib import Path
 
-from disret.command_line import argument_parser, run
+from disret.command_line import argument_parser, run, tell
 from disret.data.collection import judged_collection
 from disret.retrieve.metrics import compare, per_query
 from disret.retrieve.runs import read_run
@@ -28,7 +28,7 @@ def main() -> None:
     _, qrels = judged_collection(args.dataset, args.split)
     runs = [read_run(path, qrels) for path in (args.first, args.second)]
     found = compare(*(per_query(qrels, run) for run in runs))
-    print(
+    tell(
         f"nDCG@10 {found['first']:.4f} and {found['second']:.4f}, {found['difference']:+.4f}: "
         f"better on {found['better']}, worse on {found['worse']} of {len(qrels)} queries, "
         f"p = {found['p']:.4f}"

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
-from disret.command_line import UserError, argument_parser, progress_bar, run
+from disret.command_line import UserError, argument_parser, progress_bar, run, tell
 from disret.distil.training_data import sentences_of
 from disret.files import check_writable, readable, whole_file
 
 MANUAL = re.compile(r"\.[1-9][a-z]*$")
-ASIDE = re.compile(r"\\[^\\\n]*\\|\[[^\]]*\]|<[^>]*>|[{}]")  # pronunciation, etymology, markup
+# Pronunciation, etymology and markup, of a length that keeps damaged files from taking hours.
+ASIDE = re.compile(r"\\[^\\\n]{0,300}\\|\[[^\]]{0,300}\]|<[^>]{0,300}>|[{}]")
 FEWEST_LETTERS = 0.8  # of the characters, spaces included: what has fewer is code or a table
 UNSEEN = {"head", "nav", "pre", "script", "style", "footer"}
 BLOCKS = {"p", "li", "dd", "dt", "td", "th", "div", "h1", "h2", "h3", "h4", "h5", "h6", "br"}
@@ -176,7 +177,7 @@ def main() -> None:
     texts = texts_of(args.paths)
     with whole_file(args.output) as partial:
         partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    print(f"{args.output}: {len(texts)} texts")
+    tell(f"{args.output}: {len(texts)} texts")
 
 
 if __name__ == "__main__":

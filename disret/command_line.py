@@ -21,6 +21,8 @@ at_end = ExitStack()  # what a script holds until it ends, such as locks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 FIGURES = (".png", ".pdf", ".svg")
 _GO_ON = "the same command goes on from here (distill.py: with --resume)."
+SECRET = r"(?i:\b[\w.-]*(?:key|token|secret|password))"  # fields that hold one
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -144,13 +146,25 @@ def is_main_process() -> bool:
 def say(message: str) -> None:
     """Print a line on standard error, once per run."""
     if is_main_process():
-        print(without_secrets(message), file=sys.stderr, flush=True)
+        print(visible(without_secrets(message)), file=sys.stderr, flush=True)
+
+
+def tell(result: object) -> None:
+    """Print a result on standard output."""
+    print(visible(str(result)), flush=True)
+
+
+def visible(text: str) -> str:
+    """A text whose control characters, and marks of direction, are shown and steer no terminal."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def without_secrets(text: str) -> str:
-    """A text with what stands before the host in addresses, and after a `?`, left out."""
-    text = re.sub(r"(?<=://)[^\s/?#]+@", "", text)
-    return re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
+    """A text without what is before the host in addresses, after a `?`, and values of `SECRET`."""
+    # A password may have any letter; what looks like a port is one.
+    text = re.sub(r"(?<=://)([^\s/?#]+@|[^\s/?#:@]*:(?!\d+([/?#]|$))\S*@)", "", text)
+    text = re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
+    return re.sub(rf"({SECRET})=(?!…)[^\s'\"]+", r"\1=…", text)
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
@@ -180,9 +194,12 @@ def run(main: Callable[[], None]) -> None:
     script = Path(sys.argv[0]).name + (f" [rank {rank}]" if rank else "")
 
     def end(sentence: str, status: int) -> None:
-        print(f"{script}: {without_secrets(sentence)}", file=sys.stderr, flush=True)
+        print(visible(f"{script}: {without_secrets(sentence)}"), file=sys.stderr, flush=True)
         sys.exit(status)
 
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, until the end
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _end)
@@ -200,7 +217,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if _out_of_space(error):
+        if is_out_of_space(error):
             end(f"no room left to write ({error}); free some space.", 2)
         if isinstance(error, OSError) and error.filename is not None:
             end(f"{error.filename} cannot be used: {error.strerror}.", 2)
@@ -212,7 +229,7 @@ def _end(number: int, _frame: Any) -> None:
     raise Ended(signal.Signals(number).name)
 
 
-def _out_of_space(error: BaseException) -> bool:
+def is_out_of_space(error: BaseException) -> bool:
     """Whether writing failed for want of room, however the library at fault reports it."""
     said = str(error)
     # safetensors and torch wrap the system's error in their own types and keep only its text.

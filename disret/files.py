@@ -1,14 +1,17 @@
 """Files that appear whole or not at all, checksums, and locks."""
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import platform
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +21,33 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 PATIENCE = 2  # seconds at a lock, before it is said
+LONGEST = 120  # letters of a name in that of a file
+SHOWN = 200  # letters of a file's name in that of a temporary one
+# Of this start of the system, and of processes' numbers, which a container has of its own.
+BOOT, OWN_NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _beside(path: Path, what: str) -> Path:
-    """A name beside `path` for this process; what a killed one has left there is removed."""
+    """A name beside `path` that nobody foresees; what a killed process has left is removed."""
     import psutil
 
-    host = re.sub(r"[^\w-]", "-", platform.node())
+    start = path.name[:SHOWN]
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.{what}"):
-        process = old.suffixes[-2].rpartition("-")[2]
+    for old in path.parent.glob(f".{glob.escape(start)}.{_host()}-*.{what}"):
+        process = old.suffixes[-2].split("-")[1]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             remove(old)
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}.{what}")
+    return path.with_name(f".{start}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{what}")
+
+
+@cache
+def _host() -> str:
+    """This host since it was started, and on it what has process numbers of its own."""
+    system = [platform.node()]
+    with suppress(OSError):  # elsewhere than on Linux; containers may share the name of a host
+        system += [BOOT.read_text(), str(OWN_NUMBERS.readlink())]
+    return text_sha256(system)[:8]
 
 
 def remove(path: Path) -> None:
@@ -45,11 +62,20 @@ def remove(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place if the block succeeds.
 
-    On failure, a full disk included, the temporary file is removed and `path` is as it was.
+    On failure, a full disk included, the temporary file is removed and `path` is as it was. What
+    `path` links to is replaced, with its rights, and not the link.
+
+    Raises:
+        UserError: what stands at `path` is a device or a pipe.
     """
+    _check_kind(path)
+    path = path.resolve()
     partial = _beside(path, "partial")
+    partial.touch(exist_ok=False)
     try:
         yield partial
+        if path.exists():
+            shutil.copymode(path, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -64,8 +90,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is in the way of a folder; move it elsewhere.")
+    path = path.resolve()
     partial = _beside(path, "partial")
-    remove(partial)
     partial.mkdir()
     try:
         yield partial
@@ -75,7 +101,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Move the folder `new` to `path`; a folder that stands there is removed last."""
+    """Move the folder `new` to `path`, or to where that links; what stands there goes last."""
+    path = path.resolve()
     old = _beside(path, "old")
     if path.exists():
         path.replace(old)
@@ -101,7 +128,10 @@ def _lock_of(path: Path) -> "BaseFileLock":
 
 @contextmanager
 def lock(path: Path, work: str = "") -> Iterator[None]:
-    """Let one process at a time run a `with` block; who waits for long is told for which `work`."""
+    """Let one process at a time run a `with` block; who waits for long is told for which `work`.
+
+    Where nothing can be written there is nothing to lock: what is whole is read.
+    """
     from filelock import Timeout
 
     try:
@@ -109,6 +139,10 @@ def lock(path: Path, work: str = "") -> Iterator[None]:
     except Timeout:
         say(f"waiting for another run that {work or f'is at work on {path}'}.")
         held = _lock_of(path).acquire()
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        held = nullcontext()
     with held:
         yield
 
@@ -175,6 +209,17 @@ def checksum(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def version_of(path: Path) -> tuple[int, ...]:
+    """What differs once a file has changed: size, inode and times, that of any change among them.
+
+    Raises:
+        UserError: it is no file.
+    """
+    status = readable(path).stat()
+    # `cp -p` and `rsync -t` set back the time of writing, and not the last.
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
 def checksum_path(path: Path) -> Path:
     """Where the checksum of a file is noted, as `sha256sum` writes it."""
     return path.with_name(f"{path.name}.sha256")
@@ -200,11 +245,17 @@ def is_as_noted(path: Path) -> bool:
     return noted.read_text(errors="replace").split()[:1] == [checksum(path)]
 
 
+def file_name(text: str) -> str:
+    """A text as part of the name of a file; a long one ends in its digest."""
+    name = re.sub(r"[^\w.+-]+", "--", text.strip("/."))
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{text_sha256([text])[:8]}"
+
+
 def text_sha256(texts: Iterable[str], settings: str = "") -> str:
     """SHA-256 of settings and of texts after them, in hexadecimal: the name of a cache's file."""
     digest = hashlib.sha256(settings.encode())
     for text in texts:
-        digest.update(text.encode() + b"\0")
+        digest.update(text.encode().replace(b"\0", b"\xff") + b"\0")  # which no text has
     return digest.hexdigest()
 
 
@@ -248,12 +299,17 @@ def readable(path: Path) -> Path:
     return path
 
 
+def _check_kind(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a directory, a device or a pipe; name a file.")
+
+
 def check_writable(path: Path, is_file: bool = True) -> None:
     """Raise `UserError` unless a file, or a folder, can be made at `path`."""
-    if is_file and path.is_dir():
-        raise UserError(f"{path} is a directory; name a file.")
+    if is_file:
+        _check_kind(path)
     try:
-        probe = _beside(path, "probe")
+        probe = _beside(path.resolve(), "probe")
         probe.touch()
         probe.unlink()
     except OSError as error:

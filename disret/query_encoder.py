@@ -17,6 +17,8 @@ import bisect
 import hashlib
 import itertools
 import json
+import math
+import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +32,7 @@ SETTINGS = "query_encoder.json"
 INDEX = "index.json"  # what made the documents' vectors
 FORMAT, READABLE = 3, (2, 3)  # of the settings: that is written, and those that are read
 PRECISIONS = ("float32", "int8")
+OUTSIDE = b"\n\x08location\x12"  # in a graph before the name of another file
 BATCH = 64  # texts run together, at most
 STRETCH = 1.25  # how much longer than the shortest a graph lets the longest of them be
 # What a graph takes, by the attribute of an encoding that holds it.
@@ -57,7 +60,7 @@ class QueryEncoder:
     ) -> None:
         self.folder = folder
         self.settings = settings
-        self.dimension: int = settings["dimension"]
+        self.dimension = int(settings["dimension"])
         self.max_length: int | None = settings["max_length"]
         self._tokenizer = tokenizer
         self._vectors_of = vectors_of
@@ -85,6 +88,12 @@ class QueryEncoder:
                 with `encoder_sha256`, the fingerprint of what made its vectors, their `dimension`,
                 and perhaps the name of that `encoder`.
 
+        A new export may be moved over the old one, as `disret.serve.export` does, while encoders
+        of the old one work: what they need of it is in memory.
+
+        A process that forks after an encoder was used hangs in the child if
+        TOKENIZERS_PARALLELISM=true; load after the fork, or leave that unset.
+
         Raises:
             ExportError: files are missing or damaged, or the model beside them is another than
                 the one they were made from.
@@ -98,13 +107,27 @@ class QueryEncoder:
         if not (folder / SETTINGS).exists() and (folder / FOLDER).is_dir():
             folder /= FOLDER
         settings = _read_settings(folder)
+        if index is not None:
+            _check_index(folder, Path(index))
+        try:
+            encoder = cls._of_settings(folder, settings, precision, num_threads)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise ExportError(
+                f"{folder / SETTINGS} is damaged ({type(error).__name__}: {error}); export the "
+                "model again."
+            ) from None
+        encoder._loaded_by = (folder, precision, num_threads)
+        return encoder
+
+    @classmethod
+    def _of_settings(
+        cls, folder: Path, settings: dict[str, Any], precision: str, num_threads: int | None
+    ) -> "QueryEncoder":
         if precision not in settings["files"]:
             raise ExportError(
                 f"{folder} has no {precision}, which came to a cosine of only "
                 f"{settings['checks']['int8_mean_cosine']:.5f} to the model."
             )
-        if index is not None:
-            _check_index(folder, Path(index))
         _check_files(folder, settings, precision)
         (tokenizer,), (graph,) = (settings["files"][name] for name in ("tokenizer", precision))
         if settings["kind"] == "static":
@@ -112,9 +135,7 @@ class QueryEncoder:
         else:
             vectors_of = _Graph(folder / graph, settings, num_threads)
         tokens = Tokenizer.from_file(str(folder / tokenizer))
-        encoder = cls(folder, settings, tokens, vectors_of)
-        encoder._loaded_by = (folder, precision, num_threads)
-        return encoder
+        return cls(folder, settings, tokens, vectors_of)
 
     def __reduce__(self) -> tuple:
         """By pickle goes where it was loaded from; another process loads it itself."""
@@ -164,6 +185,9 @@ class _Graph:
         options.intra_op_num_threads = num_threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+            if graph.find(OUTSIDE) >= 0:
+                raise ExportError(f"{path} takes weights from another file, which is not checked.")
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -204,13 +228,15 @@ class _Graph:
 class _Static:
     """The mean of an embedding for each token; in int8, each has a scale of its own.
 
-    Dense layers and normalisations may follow. The tables are those of the graph, read where they
-    stand in its file.
+    Dense layers and normalisations may follow. The tables are those of the graph, read from where
+    they stand in its file.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], precision: str) -> None:
         tables = {
-            name: np.asarray(np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"])))
+            name: np.fromfile(
+                path, at["dtype"], math.prod(at["shape"]), offset=at["offset"]
+            ).reshape(at["shape"])
             for name, at in settings["tables"][precision].items()
         }
         self.table = tables["embeddings"]
@@ -259,7 +285,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings["format"] in READABLE:
+        own = digest_of(settings)
+        if settings["format"] in READABLE and settings.get("sha256", own) == own:
             return settings
     except (ValueError, LookupError, TypeError):
         pass
@@ -301,6 +328,12 @@ def _check_files(folder: Path, settings: dict[str, Any], precision: str) -> None
                     f"{model / name} is not what {folder} was made from; export the model again: "
                     f"python -m disret.serve.export {model}"
                 )
+
+
+def digest_of(settings: dict[str, Any]) -> str:
+    """SHA-256 of what an export notes about itself, but for that digest, in hexadecimal."""
+    rest = {name: value for name, value in settings.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and folders that are made once."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from disret.files import (
     check_free_space,
     check_writable,
     checksum,
+    file_name,
     follow_umask,
     install,
+    lock,
     text_sha256,
     whole_file,
     whole_folder,
@@ -42,7 +45,7 @@ def left_by(process: int, path: Path) -> Path:
     """What a process would leave beside a file if it were killed."""
     with whole_file(path) as partial:
         partial.touch()
-        left = partial.with_name(partial.name.replace(f"-{os.getpid()}.", f"-{process}."))
+        left = partial.with_name(partial.name.replace(f"-{os.getpid()}-", f"-{process}-"))
     left.touch()
     return left
 
@@ -63,6 +66,77 @@ def test_what_the_killed_have_left_is_removed(tmp_path):
     with whole_file(path) as partial:
         partial.touch()
     assert sorted(file.name for file in tmp_path.iterdir()) == [at_work[1].name, "f"]
+
+
+def test_what_another_host_works_on_stays(tmp_path, monkeypatch):
+    """Two containers may have one host's name, and the numbers of processes twice."""
+    monkeypatch.setattr("disret.files._host", lambda: "other")
+    at_work = left_by(2**22 + 1, tmp_path / "f")
+    monkeypatch.undo()
+    with whole_file(tmp_path / "f") as partial:
+        assert at_work.exists()
+        assert partial.name.split(".")[-2] != at_work.name.split(".")[-2]
+
+
+def test_a_partial_file_is_new(tmp_path, monkeypatch):
+    """A link of its name, if one could be foreseen, is not written through."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0")
+    with whole_file(tmp_path / "t") as partial:
+        foreseen = partial
+    foreseen.symlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError), whole_file(tmp_path / "t"):
+        pass
+    assert not (tmp_path / "victim").exists()
+
+
+def test_what_is_linked_is_replaced_with_its_rights(tmp_path):
+    for name in ("f", "d"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "d").mkdir(parents=True)
+    (tmp_path / "disk" / "f").touch(mode=0o600)
+    with whole_file(tmp_path / "f") as partial:
+        partial.write_text("new")
+    with whole_folder(tmp_path / "d") as partial:
+        (partial / "new").touch()
+    assert (tmp_path / "f").is_symlink()
+    assert (tmp_path / "d").is_symlink()
+    assert (tmp_path / "disk" / "f").read_text() == "new"
+    assert (tmp_path / "disk" / "f").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in (tmp_path / "disk").rglob("*")) == ["d", "f", "new"]
+
+
+def test_a_pipe_or_a_device_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="a device or a pipe; name a file"):
+            check_writable(path)
+        with pytest.raises(UserError, match="a device or a pipe"), whole_file(path):
+            pass
+        assert path.exists()
+        assert not path.is_file()
+
+
+def test_what_is_whole_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    entered = False
+    with lock(tmp_path / "f"):
+        entered = True
+    assert entered
+
+
+def test_texts_with_nul_have_a_digest_of_their_own():
+    assert len({text_sha256(texts) for texts in (["a\0b"], ["a", "b"], ["a", "", "b"])}) == 3
+
+
+def test_long_names_of_models(tmp_path):
+    names = ["a/" * 140 + end for end in ("one", "two")]
+    assert len({file_name(name) for name in names}) == 2
+    for name in names:
+        (tmp_path / f"{file_name(name)}.flat.cos_sim.float32-float16").touch()
+    assert file_name("models/student") == "models--student"
 
 
 def test_places_that_cannot_be_written(tmp_path):

@@ -15,7 +15,7 @@ from tiny import save_encoder
 
 from disret.distil.static import student_of_tokens
 from disret.encode.models import load_encoder
-from disret.query_encoder import ExportError, QueryEncoder, sha256_of
+from disret.query_encoder import ExportError, QueryEncoder, digest_of, sha256_of
 from disret.serve.export import export
 
 QUERIES = [f"who has seen {i * 3} things" for i in range(30)]
@@ -237,6 +237,66 @@ def test_a_graph_that_onnxruntime_cannot_load(model):
     graph = model / "onnx" / "model.onnx"
     graph.write_bytes(b"of a later version")
     settings["files"]["float32"] = {"model.onnx": sha256_of(graph)}
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps({**settings, "sha256": digest_of(settings)}))
     with pytest.raises(ExportError, match=r"cannot load .*model\.onnx, which was made with 1\."):
+        QueryEncoder.from_pretrained(model)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda settings: settings.pop("tables"),
+        lambda settings: settings.update(tables={"float32": {"embeddings": {}}}),
+        lambda settings: settings.update(steps=3),
+        lambda settings: settings.update(dimension="x"),
+        lambda settings: settings.update(files=None),
+        lambda settings: settings["files"].update(tokenizer={}),
+        lambda settings: settings.update(max_length=-1),
+        lambda settings: settings["tables"]["float32"]["embeddings"].update(shape=[1 << 70, 3]),
+        lambda settings: settings["tables"]["float32"]["embeddings"].update(dtype="<f9"),
+    ],
+)
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_whatever_is_damaged_in_the_settings(static, tmp_path, damage, is_noted):
+    folder = shutil.copytree(static, tmp_path / "static")
+    path = folder / "onnx" / "query_encoder.json"
+    settings = json.loads(path.read_text())
+    damage(settings)
+    digest = settings["sha256"] if is_noted else digest_of(settings)
+    path.write_text(json.dumps({**settings, "sha256": digest}))
+    with pytest.raises(ExportError, match="is damaged"):
+        QueryEncoder.from_pretrained(folder).encode(["who?"])
+
+
+def test_another_prompt_than_was_exported(model):
+    path = model / "onnx" / "query_encoder.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prompt": "other: "}))
+    with pytest.raises(ExportError, match=r"query_encoder\.json is damaged"):
+        QueryEncoder.from_pretrained(model)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_file_that_is_written_over_under_an_encoder(static, tmp_path, precision):
+    """As `cp` does; a mapped table would change, or end the process when the file is cut."""
+    folder = shutil.copytree(static, tmp_path / "static")
+    encoder = QueryEncoder.from_pretrained(folder, precision)
+    before = encoder.encode(QUERIES)
+    for graph in (folder / "onnx").glob("*.onnx"):
+        with graph.open("r+b") as file:
+            file.write(b"\x55" * graph.stat().st_size)
+            file.truncate(100)
+    np.testing.assert_array_equal(encoder.encode(QUERIES), before)
+
+
+def test_weights_in_another_file(model):
+    """No checksum would cover them."""
+    import onnx
+
+    graph = model / "onnx" / "model.onnx"
+    onnx.save(onnx.load(graph), graph, save_as_external_data=True, location="w", size_threshold=0)
+    path = model / "onnx" / "query_encoder.json"
+    settings = json.loads(path.read_text())
+    settings["files"]["float32"] = {"model.onnx": sha256_of(graph)}
+    path.write_text(json.dumps({**settings, "sha256": digest_of(settings)}))
+    with pytest.raises(ExportError, match=r"model\.onnx takes weights from another file"):
         QueryEncoder.from_pretrained(model)

@@ -20,7 +20,7 @@ from disret.command_line import UserError, say
 from disret.data.catalog import datasets
 from disret.data.download import fetch_folder
 from disret.data.text_files import GRADES, IDS, QUERY_IDS, is_text, lines, named, unpacked
-from disret.files import checksum, readable
+from disret.files import checksum, version_of
 
 GRADE = re.compile(r"[-+]?\d{1,6}(\.0*)?")
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
@@ -58,10 +58,13 @@ class Collection:
         if split is not None:
             files += [_file(self.folder, "queries.jsonl"), self.folder / "qrels" / f"{split}.tsv"]
         digest = hashlib.sha256()
-        for path in map(readable, files):
-            status = path.stat()
-            digest.update(bytes.fromhex(_checksum(path, status.st_size, status.st_mtime_ns)))
+        for path in files:
+            digest.update(bytes.fromhex(_checksum(path, version_of(path))))
         return digest.hexdigest()
+
+    def version(self) -> tuple[int, ...]:
+        """What is different once the corpus file was written to or replaced."""
+        return version_of(_file(self.folder, "corpus.jsonl"))
 
     def documents(self, offset: int = 0) -> Iterator[Document]:
         """Stream the documents.
@@ -190,8 +193,8 @@ def _file(folder: Path, name: str) -> Path:
 
 
 @functools.cache
-def _checksum(path: Path, size: int, modified: int) -> str:
-    """The checksum of a file, computed once as long as it is as large and as old."""
+def _checksum(path: Path, version: tuple[int, ...]) -> str:
+    """The checksum of a file, computed once as long as it is of this version."""
     return checksum(path)
 
 

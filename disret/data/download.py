@@ -5,15 +5,14 @@ import shutil
 import tarfile
 import time
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disret import paths
-from disret.command_line import UserError, progress_bar, say
+from disret.command_line import UserError, is_out_of_space, progress_bar, say
 from disret.data.catalog import Archive
-from disret.files import checksum, install, lock
+from disret.files import checksum, install, is_as_noted, lock, note_checksum
 
 if TYPE_CHECKING:
     import requests
@@ -50,9 +49,14 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
     target = paths.DOWNLOADS / archive.path
     partial = target.with_name(f"{target.name}.part")
     with lock(target):
-        if target.exists():
+        if is_as_noted(target):
             return target
         source, algorithm, expected = _where(archive, mirror)
+        if target.exists():
+            if checksum(target, algorithm) == expected:
+                note_checksum(target)
+                return target
+            say(f"{target} is not what its checksum says; downloading it again.")
         if _is_url(source):
             _transfer(source, partial)
         elif Path(source).is_file():
@@ -67,6 +71,7 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
                 "file was altered or replaced: try again, or another mirror."
             )
         partial.replace(target)
+        note_checksum(target)
     return target
 
 
@@ -109,20 +114,31 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive, perhaps damaged or hostile, into `folder`.
 
     The standard library keeps every member inside: zipfile drops `..` and leading slashes and
-    makes no links, tarfile's filter `data` refuses what would lie outside or is no plain file.
+    makes no links, tarfile's filter `data` refuses what would lie outside. Links are refused here,
+    as chains of them have passed that filter (CVE-2025-4517).
 
     Raises:
         UserError: the archive is damaged or refused.
     """
+
+    def plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+        if not (member.isfile() or member.isdir()):
+            raise UserError(f"{archive} cannot be unpacked ({member.name!r} is no plain file).")
+        return tarfile.data_filter(member, folder)
+
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 zipped.extractall(folder)
         else:
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")
+                tar.extractall(folder, filter=plain)
+    except UserError:
+        raise
+    except Exception as error:  # of each kind of compression its own, and of passwords
+        if is_out_of_space(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         raise UserError(
             f"{archive} cannot be unpacked ({reason}); delete it and try again."
         ) from None

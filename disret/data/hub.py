@@ -113,7 +113,11 @@ class Stream:
         self.name = name
         dataset, config, self._split, _ = parse_name(name)
         with reading(name):
-            self._builder = datasets.load_dataset_builder(dataset, config, revision=revision)
+            self._builder = datasets.load_dataset_builder(
+                f"hf://datasets/{dataset}",
+                config,
+                revision=revision,  # never a folder of that name
+            )
             self._rows = self._builder.as_streaming_dataset(self._split)
 
     def schema(self) -> "pa.Schema":

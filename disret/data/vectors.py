@@ -17,7 +17,7 @@ from disret.command_line import UserError, progress_bar, say, shortened
 from disret.data.hub import BLOCK, FORM, HUB, Stream, look_up, parse_name, reading
 from disret.data.queries import columns_of, is_of_texts
 from disret.data.text_files import IDS, QUERY_IDS, TEXTS, is_text, named, objects, suffix_of
-from disret.files import checksum_path, is_as_noted, kept, readable, text_sha256
+from disret.files import checksum_path, is_as_noted, kept, text_sha256, version_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,8 +60,8 @@ class Vectors:
 def read_vectors(sources: Sequence[str]) -> Vectors:
     """Read texts with embeddings, once: a later call with the same sources reads a copy of them.
 
-    The copy lies under `downloads/embeddings`. Another is made when a file has another size or
-    time, or a data set of the hub another revision.
+    The copy lies under `downloads/embeddings`. Another is made when a file has another size,
+    time or inode, or a data set of the hub another revision.
 
     Args:
         sources: names. A name says the format: `.parquet`; `.jsonl` and the like (objects);
@@ -165,8 +165,8 @@ def _version(name: str) -> str:
         return look_up(name)[0]
     if suffix_of(Path(name)) not in FORMATS:
         raise UserError(f"{name} is neither {HUB}NAME nor a file in {', '.join(FORMATS)}.")
-    path = readable(Path(name)).resolve()
-    return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    path = Path(name).resolve()
+    return " ".join(map(str, (path, *version_of(path))))
 
 
 def _rows(name: str, version: str, tell: bool = False) -> Iterator[Row]:

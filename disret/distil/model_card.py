@@ -5,6 +5,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from disret.command_line import UNSEEN
 from disret.distil.student_folder import read_report
 from disret.encode.encoders import EXPORTS, PRECISIONS, export_fingerprint
 from disret.files import read_record, whole_file
@@ -115,10 +116,15 @@ def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"- `{source['name']}`: {source['count']:,} queries, "
         + (f"shown {source['weight']:g} times a pass, " if source.get("weight", 1) != 1 else "")
-        + (f"licence {source['licence']}" if source["licence"] else "licence not stated")
+        + (f"licence `{_plain(source['licence'])}`" if source["licence"] else "licence not stated")
         for source in sources
     ]
     return "\n".join(["", *lines, ""]) if lines else ""
+
+
+def _plain(stated: str) -> str:
+    """What a data set says of itself, as it may stand between backticks."""
+    return " ".join(UNSEEN.sub(" ", stated).replace("`", "'").split())[:100]
 
 
 def _start(arguments: Mapping[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 import shutil
 import time
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from disret.command_line import UserError, invocation, is_main_process, say, without_secrets
+from disret.command_line import UserError, invocation, is_main_process, say, tell, without_secrets
 from disret.data.text_files import file_of
 from disret.files import (
     check_writable,
@@ -105,6 +106,7 @@ class StudentFolder:
         weights = [weight for _, weight in arguments["queries"]]
         deciding |= {
             "teacher": " ".join(map(without_secrets, arguments["teacher"])),
+            "service_option": [*map(without_secrets, arguments.get("service_option", []))] or None,
             "queries": [str(name) for name, _ in arguments["queries"]] or None,
             "query_weights": weights if set(weights) - {1.0} else None,
             "valid_queries": [str(name) for name in arguments["valid_queries"]] or None,
@@ -168,11 +170,14 @@ class StudentFolder:
         steps = [int(path.name.split("-")[1]) for path in self.checkpoints.glob("checkpoint-*")]
         for step in sorted(steps, reverse=True):
             path = self.checkpoints / f"checkpoint-{step}"
-            # The trainer writes its state last.
-            if read_record(path / "trainer_state.json", {"global_step": int}):
+            # The trainer writes its state last; torch's files are zip archives.
+            parts = [*path.glob("*.pt"), *path.glob("*.pth")]
+            if read_record(path / "trainer_state.json", {"global_step": int}) and all(
+                map(_is_whole_zip, parts)
+            ):
                 self.report["resumed_at_step"] = step
                 return str(path)
-            say(f"note: {path} is unfinished, so it is passed over.")
+            say(f"note: {path} is unfinished or damaged, so it is passed over.")
         return None
 
     def lap(self, name: str) -> None:
@@ -225,8 +230,16 @@ class StudentFolder:
         replace_folder(folder, self.path)
         (self.unfinished / "run.json").unlink()  # first: what is left after a kill is no run
         shutil.rmtree(self.unfinished)
-        print(f"{self.path}: validation MSE {curve[0]['mse']:.3g} before, {mse:.3g} after; "
+        tell(f"{self.path}: validation MSE {curve[0]['mse']:.3g} before, {mse:.3g} after; "
               f"centred cosine {centred_cosine:.3f}.")  # fmt: skip
+
+
+def _is_whole_zip(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return parts.testzip() is None
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
 
 
 def read_report(student: Path) -> dict[str, Any]:

@@ -68,6 +68,11 @@ class Encoder:
     def dimension(self) -> int:
         return self.size.dimension
 
+    @property
+    def made_by(self) -> str | None:
+        """Its fingerprint as an index that was built here has it, if it can have built one."""
+        return self.index_fingerprint if self.model else None
+
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         """Query embeddings, float32 [n_queries, dimension], with a progress bar."""
         with self.timings.measure("encode queries", len(queries)):

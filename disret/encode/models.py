@@ -340,6 +340,8 @@ def tokenizer_settings(model: "SentenceTransformer") -> str:
     if hasattr(backend, "to_str"):
         # Truncation and padding are set anew at each call, by what is encoded.
         settings = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+        if (side := getattr(model.tokenizer, "truncation_side", "right")) != "right":
+            settings["truncation_side"] = side
     elif hasattr(backend, "get_vocab"):
         settings = [type(backend).__name__, backend.get_vocab()]
     else:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import numpy as np
 
-from disret.command_line import UserError, shortened, without_secrets
+from disret.command_line import UserError, say, shortened, without_secrets
 from disret.data.hub import proxy_of, unreachable
 from disret.encode.batches import normalised
 
@@ -35,6 +35,7 @@ FIXED_TEXTS = (
 OF_SIZE = re.compile(r"batch|token|length|long|size|too (many|big)|larg|limit|maximum|exceed", re.I)
 # In a server's own error, after which another attempt ends in the same.
 LARGE, NAN = re.compile(r"too large|larger than the max", re.I), re.compile(r"\bnan\b", re.I)
+PIECE = 8  # letters of the key that are not shown, in a row
 HERE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # names of one host
 
 
@@ -82,11 +83,15 @@ class Service:
                 # A service on this machine may want no key, but the client does.
                 api_key=key or "none", default_query=dict(parse_qsl(query)) or None,
                 default_headers={"api-key": key} if key and "api-version" in query else None,
+                http_client=openai.DefaultHttpxClient(follow_redirects=False),
             )  # fmt: skip
         except Exception as error:  # of a proxy, whose address may hold a password
             reason = error if isinstance(error, ImportError) else "it is no address of a proxy."
             proxy = proxy_of(address) or "a proxy of the environment"
             raise UserError(f"{proxy} cannot be used: {reason}") from None
+        if key and address.startswith("http:") and (host not in HERE or proxy_of(address)):
+            say(f"note: the key goes to {proxy_of(address) or host} as plain text; https would "
+                "hide it.")  # fmt: skip
         vectors = np.stack(self.embed(FIXED_TEXTS))
         self.dimension = vectors.shape[1]
         if (normalised(vectors) @ normalised(vectors)[0]).min() > 1 - 1e-6:
@@ -181,6 +186,9 @@ class Service:
             raise UserError(unreachable(self.url, error)) from None
         except openai.APIStatusError as error:
             reason, status = _reason(error), error.status_code
+            if place := error.response.headers.get("location"):
+                raise UserError(f"{self.name} has moved to {_one_line(place)}; name that address, "
+                                "if it may have your texts.") from None  # fmt: skip
             is_refused, is_own = status in (400, 422), status >= 500
             is_ours = body["encoding_format"] == "base64" and "encoding_format" not in self.options
             if is_refused and is_ours and re.search("base64|encoding", reason):
@@ -194,7 +202,7 @@ class Service:
                 return self._request(texts, attempt + 1)
             about = f" for {shortened(texts[0])!r}" if len(texts) == 1 else ""
             raise UserError(f"{self.name} answers {status}{about}: {reason}.") from None
-        except (openai.OpenAIError, ValueError, TypeError) as error:
+        except (openai.OpenAIError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self.name} answers with something else than embeddings "
                             f"({type(error).__name__}).") from None  # fmt: skip
         return self._vectors(answer, texts)
@@ -311,5 +319,11 @@ def _reason(error: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    key = api_key()
-    return " ".join((text.replace(key, "…") if key else text).split())[:200].rstrip(".")
+    """A text without line breaks and pieces of the key, cut to 200 letters."""
+    key, places = api_key(), [place for place, letter in enumerate(text) if not letter.isspace()]
+    letters, hidden = "".join(text[place] for place in places), set()
+    for start in range(len(letters) - min(len(key), PIECE) + 1 if key else 0):
+        if letters[start : start + PIECE] in key:
+            hidden.update(places[start : start + PIECE])
+    shown = "".join("\0" if place in hidden else letter for place, letter in enumerate(text))
+    return " ".join(re.sub(r"\0(\s*\0)*", "…", shown).split())[:200].rstrip(".")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from disret.command_line import UNSEEN
 from disret.files import whole_file
 from disret.retrieve.metrics import interval
 
@@ -185,6 +186,5 @@ def write_worst(
 
 
 def _harmless(text: str) -> str:
-    """A text on one line, where nothing ends a cell, begins HTML or code, or steers a terminal."""
-    shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)
-    return re.sub(r"([\\`<|])", r"\\\1", " ".join(shown.split()))
+    """A text on one line, that neither ends a cell, marks anything up nor steers a terminal."""
+    return re.sub(r"([\\`<|\[\]!#*_~:@])", r"\\\1", " ".join(UNSEEN.sub(" ", text).split()))

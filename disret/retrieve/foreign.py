@@ -6,7 +6,7 @@ import numpy as np
 
 from disret.command_line import UserError, say
 from disret.data.text_files import OTHERS, file_of, parts, refuse_others, suffix_of
-from disret.files import checksum, readable, text_sha256
+from disret.files import checksum, readable, text_sha256, version_of
 from disret.retrieve.faiss_file import FaissFile, index_file
 from disret.retrieve.ids import Ids, read_ids
 from disret.retrieve.index import Index, open_built
@@ -32,7 +32,7 @@ class ForeignIndex:
         self._source, self._ids = source, ids
         file, column = file_of(of_ids) if of_ids not in (None, "rows") else (None, of_ids)
         files = [*source.files, *(parts(file) if file else [])]
-        self._times = {file: file.stat().st_mtime_ns for file in files}
+        self._versions = {file: version_of(file) for file in files}
         self.fingerprint = text_sha256([*map(checksum, files), *([column] if column else [])])
 
     def ids(self) -> Ids:
@@ -41,8 +41,8 @@ class ForeignIndex:
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if a file was written since it was opened."""
-        for file, time in self._times.items():
-            if not file.exists() or file.stat().st_mtime_ns != time:
+        for file, version in self._versions.items():
+            if not file.exists() or version_of(file) != version:
                 raise UserError(f"{file} was changed by another program meanwhile; run again.")
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +66,7 @@ def open_foreign(
     dimension: int,
     score_function: str | None = None,
     is_judged: bool = True,
+    made_by: str | None = None,
 ) -> Index | ForeignIndex:
     """Open an index or a file of vectors, and check that it can serve an encoder.
 
@@ -78,6 +79,8 @@ def open_foreign(
         score_function: what scores are to be: `dot`, or `cos_sim`, for which vectors are scaled to
             length 1 on the way, and those of an index must have that length already. By default
             what they are in the index, and `dot` in files of vectors.
+        made_by: fingerprint of the encoder, to compare with what an index says that was built
+            here.
         is_judged: documents are called as in judgments, and scores matter; else a FAISS index
             ranks as it does, and without ids documents have the numbers of their rows.
 
@@ -86,7 +89,7 @@ def open_foreign(
             has no ids or not as many, or gives other scores.
     """
     is_built = (path / "manifest.json").exists()
-    source = open_built(path, score_function) if is_built else _open(index_file(path))
+    source = open_built(path, score_function, made_by) if is_built else _open(index_file(path))
     if not source.documents:
         raise UserError(f"{path} has no vectors.")
     if source.dimension != dimension:

@@ -3,10 +3,10 @@
 import contextlib
 import hashlib
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,7 @@ from disret.files import (
     check_free_space,
     checksum,
     checksum_path,
+    file_name,
     is_as_noted,
     lock,
     note_checksum,
@@ -143,8 +144,8 @@ def open_index(
     place = collection.folder.resolve()
     if not place.is_relative_to(paths.COLLECTIONS.resolve()):
         kind += f".{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
-    slug = re.sub(r"[^\w.+-]+", "--", teacher.name.strip("/."))
-    folder = (paths.INDEXES / collection.name / f"{slug}.{kind}").resolve()  # a link is followed
+    folder = paths.INDEXES / collection.name / f"{file_name(teacher.name)}.{kind}"
+    folder = folder.resolve()  # a link is followed
     encoder = teacher.batches
     says_cosine = getattr(encoder.model, "_similarity_fn_name", None) == "cosine"
     if score_function == "dot" and says_cosine and not teacher.normalises:
@@ -180,6 +181,7 @@ def open_index(
         check_free_space(folder, needed, f"the index of {collection.name}")
         return index, missing
 
+    version = collection.version()
     with contextlib.ExitStack() as stack:
         if is_main_process():
             stack.enter_context(lock(folder))
@@ -187,27 +189,46 @@ def open_index(
         if missing:
             _build(index, missing, collection, encoder, score_function, index_dtype)
         distributed.wait_for_all()
+        distributed.decided_by_first(partial(_check_same_corpus, index, collection, version))
     return index
 
 
-def open_built(folder: Path, score_function: str | None = None) -> Index:
+def open_built(
+    folder: Path, score_function: str | None = None, made_by: str | None = None
+) -> Index:
     """The index in a folder of `open_index`, whatever it was built from.
 
+    Args:
+        made_by: fingerprint of what its documents must have been embedded by, if that is known.
+
     Raises:
-        UserError: it is not whole, or cosines are asked for and it was built for `dot`.
+        UserError: it is not whole, or of another encoder, or cosines are asked for and it was
+            built for `dot`.
     """
     path, ids = folder / "manifest.json", folder / "ids.txt"
-    kinds = {"dimension": int, "score_function": str, "ids_sha256": str, "shards": list}
+    kinds = {"dimension": int, "score_function": str, "ids_sha256": str, "shards": list,
+             "encoder": str, "encoder_sha256": str}  # fmt: skip
     found = read_record(path, {"format": int, **kinds})
     shards = shards_of(found["shards"]) if found and found["format"] == FORMAT else []
     is_whole = shards and ids.exists() and checksum(ids) == found["ids_sha256"]
     if not is_whole or _missing(folder, shards):
         raise UserError(f"{folder} holds no whole index of format {FORMAT}; build it again.")
+    if made_by not in (None, found["encoder_sha256"]):
+        raise UserError(f"{folder} was made by {found['encoder']}, and not by the encoder of the "
+                        "documents that is named here.")  # fmt: skip
     if score_function == "cos_sim" != found["score_function"]:
         raise UserError(f"{folder} was built for the dot product; build one for cosines.")
     name = "cosine" if found["score_function"] == "cos_sim" else "inner product"
     description = f"{len(shards)} shards, {name}"
     return Index(folder, found["dimension"], tuple(shards), checksum(path), description)
+
+
+def _check_same_corpus(index: Index, collection: Collection, version: tuple[int, ...]) -> None:
+    """Give up an index, with `UserError`, if its corpus was written while it was read."""
+    if collection.version() != version:
+        (index.folder / "manifest.json").unlink(missing_ok=True)
+        raise UserError(f"{collection.folder / 'corpus.jsonl'} was changed while it was indexed; "
+                        "run again.")  # fmt: skip
 
 
 def _missing(folder: Path, shards: Sequence[Shard]) -> list[Shard]:
@@ -350,8 +371,10 @@ def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:
     dimension = vectors.shape[1]
     shard = faiss.IndexFlatIP(dimension)
     if index_dtype == "float16":
-        if np.abs(vectors).max() > np.finfo(np.float16).max:
-            raise UserError("the embeddings are too large for an index in float16; use float32.")
+        largest, limits = np.abs(vectors).max(axis=1), np.finfo(np.float16)
+        if largest.max() > limits.max or (largest[largest > 0] < limits.smallest_normal).any():
+            raise UserError("the embeddings are too large, or too small, for an index in float16; "
+                            "use float32.")  # fmt: skip
         kind = faiss.ScalarQuantizer.QT_fp16
         shard = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
     shard.add(vectors)

@@ -10,7 +10,7 @@ import numpy as np
 from disret.command_line import UserError, shortened
 from disret.data.collection import Qrels
 from disret.data.text_files import lines
-from disret.files import readable, whole_file
+from disret.files import file_name, readable, whole_file
 from disret.tables import Row
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def identify(
 
 def run_name(identity: Row) -> str:
     """Of a data set, split, encoder and backend, for the name of a file."""
-    encoder = re.sub(r"[^\w.+-]+", "--", identity["query_encoder"].strip("/."))
+    encoder = file_name(identity["query_encoder"])
     data = f"{identity['dataset'].replace('/', '-')}.{identity['split']}"
     return f"{data}.{encoder}.{identity['query_backend']}"
 

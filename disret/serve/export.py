@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret.command_line import UserError, add_mirror, argument_parser, run
+from disret.command_line import UserError, add_mirror, argument_parser, run, tell
 from disret.data.hub import hub_obstacle
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
 from disret.files import check_writable, claim, follow_umask, whole_folder, write_json
@@ -29,6 +29,7 @@ from disret.query_encoder import (
     SETTINGS,
     ExportError,
     QueryEncoder,
+    digest_of,
     sha256_of,
 )
 from disret.serve.int8 import made_up_texts, quantise
@@ -149,7 +150,7 @@ def export(
         if not kept:
             in_int8.unlink()
             settings["files"].pop("int8")
-        write_json(new / SETTINGS, settings)
+        write_json(new / SETTINGS, {**settings, "sha256": digest_of(settings)})
         write_json(new / INDEX, {**index, "dimension": settings["dimension"]})
     return checks
 
@@ -178,7 +179,7 @@ def export_once(folder: Path, queries: Sequence[str]) -> None:
             QueryEncoder.from_pretrained(folder, precision, index=folder / FOLDER / INDEX)
     except ExportError:
         checks = export(load_encoder(str(folder), "cpu"), folder, queries[:QUERIES], folder)
-        print(summary(folder, checks))
+        tell(summary(folder, checks))
 
 
 def summary(folder: Path, checks: dict[str, Any]) -> str:
@@ -231,7 +232,7 @@ def main() -> None:
     file = args.queries or msmarco_queries(mirror_from(args.mirror))[1]
     queries = read_queries([file], QUERIES)
     checks = export(load_encoder(args.model, "cpu"), folder, queries, local)
-    print(summary(folder, checks))
+    tell(summary(folder, checks))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def plot_tradeoff(
     with new_figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
         for name, *place in points:
             axes.plot(*place, "o", markersize=8)
-            axes.annotate(name, place, (0, 9), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(name, place, (0, 9), textcoords="offset points", ha="center", fontsize=9,
+                          parse_math=False)  # fmt: skip
         axes.set_xlabel(speed)
         axes.set_ylabel("retention, percent")
         axes.margins(x=0.25, y=0.2)
@@ -69,6 +70,7 @@ def plot_layers(panels: Mapping[str, Sequence[tuple[int, float, str]]], path: Pa
                     ax.annotate(
                         name, (x, share), (x + 0.12, place_of[point]), fontsize=8, va="center",
                         arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.6"},
+                        parse_math=False,
                     )  # fmt: skip
             ax.set_xticks(range(len(counts)), list(map(str, counts)))
             ax.set_xlim(-0.4, len(counts) - 0.2)
@@ -97,7 +99,9 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("batch size")
         axes.set_ylabel("queries per second")
-        figure.legend(loc="outside upper center", frameon=False, ncols=2)
+        legend = figure.legend(loc="outside upper center", frameon=False, ncols=2)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name may have a dollar sign
 
 
 @contextmanager
@@ -110,7 +114,7 @@ def new_figure(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)[0]
     if source:
-        figure.supxlabel(source, fontsize=7, color="0.4")
+        figure.supxlabel(source, fontsize=7, color="0.4", parse_math=False)
     yield figure, axes
     for ax in axes:
         ax.grid(alpha=0.3)

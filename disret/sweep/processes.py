@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from disret.command_line import UserError, at_end
+from disret.command_line import UserError, at_end, tell
 from disret.devices import share_of_cores
 
 SCRIPTS = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def call(
     """
     words = [script, *map(str, arguments)]
     several = ["--nproc-per-node", str(processes)] if processes > 1 else []
-    print(f"\n$ {shlex.join(['torchrun' if several else 'python', *several, *words])}", flush=True)
+    tell(f"\n$ {shlex.join(['torchrun' if several else 'python', *several, *words])}")
     launcher = ["-m", "torch.distributed.run", *several] if several else []
     command = [sys.executable, *launcher, str(SCRIPTS / script), *words[1:]]
     if log:

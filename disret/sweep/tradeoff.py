@@ -6,7 +6,7 @@ python -m disret.sweep.tradeoff --scores benchmarks/results.csv --speed speed.cs
 
 from pathlib import Path
 
-from disret.command_line import UserError, argument_parser, figure_path, run
+from disret.command_line import UserError, argument_parser, figure_path, run, tell
 from disret.encode.encoders import named
 from disret.retrieve.scores import mean_retention, newest_scores, read_scores
 from disret.sweep.plots import plot_tradeoff, timed_on
@@ -67,8 +67,8 @@ def main() -> None:
     parser.add_argument("--speed", type=Path, required=True, help="CSV of ispeed.py")
     parser.add_argument("--figure", type=figure_path, required=True, help="a .png, .pdf or .svg")
     args = parser.parse_args()
-    print(report(args.scores, args.speed, args.figure))
-    print(f"\nFigure: {args.figure}")
+    tell(report(args.scores, args.speed, args.figure))
+    tell(f"\nFigure: {args.figure}")
 
 
 if __name__ == "__main__":

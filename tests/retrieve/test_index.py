@@ -208,7 +208,7 @@ def test_too_large_for_float16(things, encoder, monkeypatch):
     monkeypatch.setattr(
         encoder, "encode", lambda tokens, *_: np.full((len(tokens.lengths), 32), 1e5, np.float32)
     )
-    with pytest.raises(UserError, match="too large for an index in float16"):
+    with pytest.raises(UserError, match="too large, or too small, for"):
         build(things, encoder, index_dtype="float16")
 
 
