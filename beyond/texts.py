@@ -67,7 +67,7 @@ def _sentences(path: Path) -> Iterator[str]:
         with unpack(file, "rt", encoding="utf-8", errors="replace") as stream:
             paragraphs = _reader(file)(stream.read())
         for paragraph in paragraphs:
-            text = re.sub(r"\s+([,.;:])", r"\1", ASIDE.sub(" ", paragraph))
+            text = re.sub(r"(?<!\s)\s+([,.;:])", r"\1", ASIDE.sub(" ", paragraph))
             yield from filter(_is_prose, sentences_of(text))
 
 

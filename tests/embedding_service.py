@@ -111,6 +111,8 @@ class EmbeddingService(LocalServer):
                 self.send_header("Content-Length", str(len(content)))
                 if status in (429, 503):
                     self.send_header("Retry-After", pause)
+                if status == 307:
+                    self.send_header("Location", "http://127.0.0.1:9/v1")
                 self.end_headers()
                 self.wfile.write(content)
 

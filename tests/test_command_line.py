@@ -84,6 +84,13 @@ def test_arguments_may_stand_in_groups(monkeypatch):
         ("http://user:secret@host/x/y.zip answers 404", "http://host/x/y.zip answers 404"),
         ("https://secret@host:8000", "https://host:8000"),
         ("no http://h/x?token=secret&a=b (Timeout)", "no http://h/x?… (Timeout)"),
+        ("https://user:secret@secret@host/v1", "https://host/v1"),
+        ("https://user:sec#secret@host/v1#m", "https://host/v1#m"),
+        ("https://user:sec/secret@host/v1#m", "https://host/v1#m"),
+        ("https://user:sec?secret@host/v1#m", "https://host/v1#m"),
+        ("http://127.0.0.1:8000/v1#m@r, a@b", "http://127.0.0.1:8000/v1#m@r, a@b"),
+        ("x-api-key=secret my_token=secret a=b", "x-api-key=… my_token=… a=b"),
+        ("max_tokens=5 token", "max_tokens=5 token"),
         ("someone@example.org, a/b@c and 3 / 4?", "someone@example.org, a/b@c and 3 / 4?"),
     ],
 )  # fmt: skip
@@ -99,6 +106,27 @@ def test_no_secret_is_shown(monkeypatch, capsys, text, shown):
     with pytest.raises(SystemExit):
         command_line.run(main)
     assert capsys.readouterr().err == f"{shown}\nx.py: {shown}\n"
+
+
+@pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\rb", "\x9b31m", "\u202ecod", "\u2066a"])
+def test_nothing_steers_the_terminal(monkeypatch, capsys, text):
+    def main():
+        command_line.say(f"said {text} once\n\tü ✓")
+        command_line.tell(f"told {text} once\n\tü ✓")
+        raise UserError(f"ended {text} once")
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit):
+        command_line.run(main)
+    shown, shown_text = capsys.readouterr(), ascii(text)[1:-1]
+    assert shown.out == f"told {shown_text} once\n\tü ✓\n"
+    assert shown.err == f"said {shown_text} once\n\tü ✓\nx.py: ended {shown_text} once\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs(closed):
+    command = f"{sys.executable} {ROOT}/ispeed.py --encoders none --datasets none {closed}"
+    assert subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 2
 
 
 def test_a_rank_alone_is_no_run_of_several(monkeypatch):

@@ -613,7 +613,7 @@ def test_queries_of_the_hub(script, teacher, queries, tmp_path):
         "validation": [{"name": held_out, "count": 20, **of_hub}],
     }
     card = (tmp_path / "student" / "README.md").read_text()
-    assert f"\n- `{named}`: 100 queries, licence cc-by-4.0\n" in card
+    assert f"\n- `{named}`: 100 queries, licence `cc-by-4.0`\n" in card
     assert f"\n- `{queries}`: 50 queries, licence not stated\n" in card
 
     hub.files.clear()  # the copies are there

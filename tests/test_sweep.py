@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pandas
 import pytest
 from conftest import ROOT
 from tiny import save_encoder
+
+import sweep
 
 
 @pytest.fixture
@@ -121,6 +124,25 @@ def test_what_cannot_be_is_said_before_any_student(call, arguments, tmp_path, fl
     assert outcome.status == 2
     assert reason in outcome.err
     assert "$ python" not in outcome.out
+
+
+@pytest.mark.parametrize("column", ["dataset", "device", "encoder", None])
+def test_speeds_of_another_machine_are_none(tmp_path, monkeypatch, column):
+    """Nor are those on other queries; the same are not measured again."""
+    from disret.devices import device_name
+    from disret.tables import write_rows
+
+    here = {"dataset": "things", "device": device_name("cpu"), "queries_per_second": 1.0}
+    rows = [{"encoder": "m", "batch_size": size, **here} for size in sweep.BATCH_SIZES]
+    write_rows(
+        tmp_path / "speed.csv", [{**row, **({column: "x"} if column else {})} for row in rows]
+    )
+    called = Mock(side_effect=lambda *words: Path(words[-1]).touch())
+    monkeypatch.setattr(sweep, "call", called)
+    monkeypatch.setattr("disret.devices.resolve_device", lambda device: "cpu")
+    args = SimpleNamespace(output=tmp_path, datasets=["a", "things"])
+    sweep.time_encoders(args, ["m"], tmp_path / "speed.csv")
+    assert called.call_count == (column is not None)
 
 
 def test_several_gpus_share_the_scoring(monkeypatch, capsys):

@@ -186,10 +186,15 @@ def open_index(
         if is_main_process():
             stack.enter_context(lock(folder))
         index, missing = distributed.decided_by_first(prepare)
-        if missing:
-            _build(index, missing, collection, encoder, score_function, index_dtype)
-        distributed.wait_for_all()
-        distributed.decided_by_first(partial(_check_same_corpus, index, collection, version))
+        is_same = partial(_check_same_corpus, index, collection, version)
+        try:
+            if missing:
+                _build(index, missing, collection, encoder, score_function, index_dtype)
+            distributed.wait_for_all()
+        except Exception:  # for which that is the reason, if it is so
+            is_same()
+            raise
+        distributed.decided_by_first(is_same)
     return index
 
 

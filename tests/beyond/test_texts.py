@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import time
 
 import pytest
 from conftest import load
@@ -138,3 +139,13 @@ def test_wordnet_beside_prose(tmp_path):
     found = texts_of([write(folder), tmp_path / "a.txt"])
     assert len(found) == 5
     assert {"quick", "one line of text"} <= set(found)
+
+
+@pytest.mark.parametrize("text", ["<" * 99_000, "[" * 99_000, "\\ " * 99_000, "{ " * 99_000])
+def test_what_is_never_closed_takes_no_longer(tmp_path, text):
+    """Of each mark the end was looked for to the end of the file."""
+    path = tmp_path / "a.dict"
+    path.write_text(f"{text}\n\nA sentence that stands after it.\n")
+    start = time.process_time()
+    texts_of([path])
+    assert time.process_time() - start < 5  # it took minutes

@@ -153,6 +153,21 @@ def test_mirror_address(server, archive):
     assert fetch(archive, f"{server.url}/m").read_bytes() == rebuilt
 
 
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_kept_archive_is_checked_before_it_is_used(server, archive, is_noted, capsys):
+    """Also one that somebody has put there: tar unpacks what is damaged."""
+    path = fetch(archive)
+    if not is_noted:
+        path.with_name(f"{path.name}.sha256").unlink()
+        assert fetch(archive) == path
+        path.with_name(f"{path.name}.sha256").unlink()
+    assert len(server.ranges) == 1
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    assert fetch(archive).read_bytes() == CONTENT
+    assert len(server.ranges) == 2
+    assert "is not what its checksum says; downloading it again" in capsys.readouterr().err
+
+
 def test_mirror_from_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("DISRET_MIRROR", str(tmp_path))
     assert mirror_from(None) == str(tmp_path)
@@ -239,8 +254,15 @@ def test_nothing_lands_outside(tmp_path, name):
 def test_no_link_is_made(tmp_path):
     link = tarfile.TarInfo("link")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with pytest.raises(UserError, match="cannot be unpacked"):
-        unpack(tar_of(tmp_path / "a.tar.gz", (link, b"")), tmp_path / "tar")
+    hard = tarfile.TarInfo("hard")
+    hard.type, hard.linkname = tarfile.LNKTYPE, "x"
+    inner = tarfile.TarInfo("inner")  # which tarfile's own filter would let pass
+    inner.type, inner.linkname = tarfile.SYMTYPE, "x"
+    for bad in (link, hard, inner):
+        members = (tarfile.TarInfo("x"), b"x"), (bad, b"")
+        with pytest.raises(UserError, match="is no plain file"):
+            unpack(tar_of(tmp_path / "a.tar.gz", *members), tmp_path / "tar")
+        assert not (tmp_path / "tar" / bad.name).exists()
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
@@ -256,3 +278,24 @@ def test_damaged_archives_are_named(tmp_path):
     for name in ("cut.tar.gz", "not.zip"):
         with pytest.raises(UserError, match=f"{name} cannot be unpacked"):
             unpack(tmp_path / name, tmp_path / "out")
+
+
+def test_archives_that_this_python_cannot_read(tmp_path):
+    """Each raises an error of its own: with a password, of another compression, damaged inside."""
+    content = bytearray(zip_of(tmp_path / "a.zip", {"x": "x" * 5000}).read_bytes())
+    places = content.find(b"PK\x03\x04"), content.find(b"PK\x01\x02")
+    changes = {"locked": ((6, 1), (8, 1)), "unknown": ((8, 99), (10, 99))}
+    for name, fields in changes.items():
+        changed = bytearray(content)
+        for place, (offset, value) in zip(places, fields, strict=True):
+            changed[place + offset] = value
+        (tmp_path / f"{name}.zip").write_bytes(changed)
+    for kind in ("bz2", "xz"):
+        with tarfile.open(tmp_path / f"damaged.tar.{kind}", f"w:{kind}") as tar:
+            tar.add(ROOT / "README.md", "README.md")
+        whole = bytearray((tmp_path / f"damaged.tar.{kind}").read_bytes())
+        whole[len(whole) // 2] ^= 0xFF
+        (tmp_path / f"damaged.tar.{kind}").write_bytes(whole)
+    for name in ("locked.zip", "unknown.zip", "damaged.tar.bz2", "damaged.tar.xz"):
+        with pytest.raises(UserError, match=f"{name} cannot be unpacked"):
+            unpack(tmp_path / name, tmp_path / name.replace(".", "-"))

@@ -442,6 +442,18 @@ def test_a_change_makes_another_copy(tmp_path, change):
     assert (second.sha256 == first.sha256) == (change in ("time", "place"))
 
 
+def test_another_file_of_the_same_size_and_time(tmp_path):
+    """As `cp -p` and `rsync -t` leave it."""
+    path = tmp_path / "v.npz"
+    write_vectors(path, TEXTS, EMBEDDINGS)
+    first, times = read_vectors([str(path)]), path.stat()
+    write_vectors(path, TEXTS, -EMBEDDINGS)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    second = read_vectors([str(path)])
+    np.testing.assert_array_equal(second.embeddings, -first.embeddings)
+
+
 @pytest.mark.parametrize("suffix", [".float32", ".jsonl"])
 @pytest.mark.parametrize("damage", ["zeros", "short", "no checksum", "gone"])
 def test_a_damaged_copy_is_made_anew(tmp_path, capsys, suffix, damage):
@@ -537,6 +549,7 @@ def read_in_a_process(tmp_path, endpoint, *names):
     command = [sys.executable, "-c", READ, *names]
     run = subprocess.run(
         command,
+        cwd=tmp_path,
         env=hub_environment(tmp_path, endpoint),
         capture_output=True,
         text=True,
@@ -556,6 +569,8 @@ def test_data_sets_of_the_hub_stream(tmp_path):
     files = [{"split": part, "path": f"small/{part}.parquet"} for part in ("train", "dev")]
     configs = json.dumps([{"config_name": "small", "data_files": files}])
     hub.files["README.md"] = f"---\nconfigs: {configs}\n---\n".encode()
+    (tmp_path / "someone" / "set" / "small").mkdir(parents=True)  # which is not the hub's
+    write_vectors(tmp_path / "someone" / "set" / "small" / "train.parquet", ["a"], EMBEDDINGS[:1])
     names = ["hub:someone/set", "hub:someone/set/small:dev", "hub:someone/set:test",
              "hub:someone/set/large", "hub:someone/none", "hub:", "hub:someone/set#text",
              str(tmp_path / "dev.jsonl")]  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from disret.command_line import UserError, at_end
 from disret.distil.student_folder import StudentFolder
@@ -151,6 +152,29 @@ def test_unfinished_checkpoints_are_passed_over(place, capsys):
     assert capsys.readouterr().err.count("passed over") == 2
     folder.begin()
     assert folder.last_checkpoint() is None
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("damage", ["altered", "cut", "empty"])
+def test_damaged_checkpoints_are_passed_over(place, name, damage):
+    folder = open_folder(place)
+    for step in (4, 8):
+        path = folder.checkpoints / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        (path / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+        for part in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"a": torch.arange(1000)}, path / part)
+    assert folder.last_checkpoint().endswith("checkpoint-8")
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes({"altered": content, "cut": content[:-50], "empty": b""}[damage])
+    assert folder.last_checkpoint().endswith("checkpoint-4")
+
+
+def test_no_secret_of_a_service_is_noted(place, identify):
+    folder = open_folder(place)
+    identify(folder, service_option=["api_key=secret", "dimensions=8"])
+    assert folder.made_of["arguments"]["service_option"] == ["api_key=…", "dimensions=8"]
 
 
 def test_laps(place):

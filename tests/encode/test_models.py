@@ -40,6 +40,9 @@ def test_fingerprint_is_of_the_content(teacher, tmp_path):
     assert fingerprint(copy) == original
     copy.prompts = {"query": "other "}
     assert fingerprint(copy) != original
+    again = load_encoder(str(tmp_path / "copy"), "cpu")
+    again.tokenizer.truncation_side = "left"  # what is kept of a long text
+    assert fingerprint(again) != original
     other = SentenceTransformer(str(save_encoder(tmp_path / "other", seed=1)), device="cpu")
     assert fingerprint(other) != original
 

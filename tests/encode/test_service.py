@@ -145,6 +145,41 @@ def test_the_key(server, monkeypatch):
         assert not path.is_file() or KEY.encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize("cut", [0, 150, 185, 195])
+def test_pieces_of_the_key(server, monkeypatch, cut):
+    """A service may say it across a cut, broken by spaces, or in part."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    said = f"{'x' * cut} no {KEY[:12]}\n {KEY[12:]}, nor {KEY[3:15]}… here"
+    server.faults = [(400, {"error": {"message": said}})]
+    with pytest.raises(UserError) as error:
+        Service(server.address, "tiny")
+    shown = str(error.value)
+    assert not any(KEY[n : n + 8] in "".join(shown.split()) for n in range(len(KEY) - 7))
+    assert "no …" in shown
+
+
+def test_another_address_gets_no_texts(server):
+    server.faults = [(307, "")]
+    with pytest.raises(UserError, match=r"moved to http://127\.0\.0\.1:9/v1; name that address"):
+        Service(server.address, "tiny")
+    assert len(server.requests) == 1
+
+
+def test_a_key_in_the_clear_is_said(server, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    Service(server.address, "tiny")
+    assert capsys.readouterr().err == ""  # of this machine
+    monkeypatch.setattr(service_module, "HERE", ())
+    Service(server.address, "tiny")
+    assert "the key goes to 127.0.0.1 as plain text; https would hide it" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_too_deep(server):
+    server.faults = [(200, "[" * 100_000 + "]" * 100_000)]
+    with pytest.raises(UserError, match="something else than embeddings"):
+        Service(server.address, "tiny")
+
+
 # --- In all runs ----------------------------------------------------------------------------------
 
 

@@ -90,6 +90,14 @@ def test_a_folder_of_the_dot_product_is_not_of_cosines(collection, teacher, monk
     assert open_foreign(folder, None, 32).documents == 60
 
 
+def test_a_folder_of_another_encoder(collection, teacher, monkeypatch):
+    folder = build(collection, teacher, monkeypatch).folder
+    made_by = json.loads((folder / "manifest.json").read_text())["encoder_sha256"]
+    assert open_foreign(folder, None, 32, "dot", True, made_by).documents == 60
+    with pytest.raises(UserError, match=r"was made by .*, and not by the encoder of the documents"):
+        open_foreign(folder, None, 32, "dot", True, "0" * 64)
+
+
 def test_a_folder_has_its_ids(tmp_path, collection, teacher, monkeypatch):
     folder = build(collection, teacher, monkeypatch).folder
     for ids in ("rows", write_ids(tmp_path / "ids.txt", 60)):

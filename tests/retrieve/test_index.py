@@ -212,6 +212,36 @@ def test_too_large_for_float16(things, encoder, monkeypatch):
         build(things, encoder, index_dtype="float16")
 
 
+def test_too_small_for_float16(things, encoder, monkeypatch):
+    vectors = np.ones((60, 32), dtype=np.float32)
+    vectors[7] = 1e-6  # of which float16 holds two digits in binary
+    monkeypatch.setattr(encoder, "encode", lambda tokens, *_: vectors[: len(tokens.lengths)])
+    with pytest.raises(UserError, match="too large, or too small, for"):
+        build(things, encoder, index_dtype="float16")
+
+
+@pytest.mark.parametrize("way", ["renamed", "written", "half written"])
+def test_a_corpus_that_is_replaced_while_it_is_indexed(things, encoder, monkeypatch, way):
+    """By one of the same length and time, and put back: nothing of it is kept."""
+    corpus, encode = things.folder / "corpus.jsonl", encoder.encode
+    before, times = corpus.read_text(), corpus.stat()
+
+    def replacing(*arguments):
+        other = corpus.with_name("other") if way == "renamed" else corpus
+        other.write_text("\n".join(reversed(before.splitlines()))[: 99 if "half" in way else None])
+        os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+        other.replace(corpus)
+        return encode(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "encode", replacing)
+        with pytest.raises(UserError, match="was changed while it was indexed; run again"):
+            build(things, encoder)
+    corpus.write_text(before)
+    wanted = encoder.model.encode_document(texts_of(things))
+    np.testing.assert_allclose(stored(build(things, encoder)), wanted, atol=1e-5)
+
+
 def test_long_documents_make_smaller_shards(tmp_path, encoder, monkeypatch):
     """A document of a megabyte is cut to the encoder's length and bounds its shard."""
     folder = write_collection(tmp_path / "long", documents=10)

@@ -50,6 +50,13 @@ def test_a_figure_names_data_and_machine(tmp_path, monkeypatch):
         assert source in path.read_text(), path
 
 
+def test_a_name_with_dollars(tmp_path):
+    plot_tradeoff([("cost$_{x$", 2.0, 90.0)], tmp_path / "tradeoff.svg", "$_{ of x")
+    plot_throughput({"cost$_{x$": {4: 1.0}}, tmp_path / "throughput.svg", "$_{ of x")
+    plot_layers({"a": [(1, 90.0, "cost$_{x$")]}, tmp_path / "layers.svg")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_panel_stays_legible_beside_an_outlier(tmp_path, monkeypatch):
     """The range of one panel does not press the points of another together."""
     from matplotlib.axes import Axes
