@@ -27,7 +27,7 @@ import numpy as np
 from disret import command_line
 from disret.command_line import UserError, positive, say, tell
 from disret.data.collection import check_name, find_collections
-from disret.data.queries import numbers, read_queries
+from disret.data.queries import apart_from, numbers, read_queries
 from disret.data.text_files import IDS, KINDS, PARQUET, TEXTS, file_of, open_table, suffix_of
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
@@ -132,7 +132,9 @@ def untrained(names: Sequence[str], texts: list[str], students: Sequence[Encoder
         known = {file_of(one["name"])[0].name for one in sources.get("training", ())}
         last = sources["validation"][0].get("last") if sources else None
         out = numbers(texts) <= (-1 if last is None else last)
-        others = list(compress(texts, ~out))[: report and report["arguments"].get("max_queries")]
+        others = apart_from(compress(texts, out), compress(texts, ~out))[
+            : report and report["arguments"].get("max_queries")
+        ]
         if asked & known or (report and text_sha256(others) == report["log_sha256"]):
             if last is None:
                 say(f"note: {student.name} was trained on this log, and may agree less on others.")

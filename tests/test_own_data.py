@@ -167,15 +167,15 @@ def test_a_folder_beside_a_data_set(write, score, tmp_path):
 
 
 def test_two_folders_of_one_name(write, call, here):
-    for part, grade in (("a", 1), ("b", 0)):
+    for part, grade in (("x/a", 1), ("y/a", 0)):
         write([f"q{n}\td{n}\t{grade if n else 1}" for n in range(N)], name=f"{part}/set")
-    outcome = call("benchmark", "--datasets", "a/set", "b/set", "--index", "docs.npy", *IDS,
+    outcome = call("benchmark", "--datasets", "x/a/set", "y/a/set", "--index", "docs.npy", *IDS,
                    "--document-encoder", "q.jsonl", "--output", "out.csv", "--device", "cpu",
                    "--save-runs", "runs")  # fmt: skip
     assert outcome.status == 0, outcome.err
-    assert [row["dataset"] for row in read_rows(here / "out.csv")] == ["a-set", "b-set"]
-    assert "a-set" in outcome.out
-    assert "b-set" in outcome.out
+    assert [row["dataset"] for row in read_rows(here / "out.csv")] == ["x-a-set", "y-a-set"]
+    assert "x-a-set" in outcome.out
+    assert "y-a-set" in outcome.out
     assert len(list((here / "runs").glob("*.trec"))) == 2
 
 

@@ -229,7 +229,7 @@ def find_collections(
     Args:
         name: a data set of the catalog, or a directory in BEIR's layout.
         mirror: see `disret.data.download.fetch`.
-        others: names beside it; a directory called as another is called with its parent's name.
+        others: names beside it; a directory called as another is called with its parents' names.
 
     Returns:
         One collection; several for a data set made of parts (CQADupStack's twelve forums), each
@@ -247,9 +247,12 @@ def find_collections(
         needed = ("corpus.jsonl", "queries.jsonl", f"{default_split(name)}.tsv")
         fetch_folder(datasets()[name].archive, folder, needed, mirror, inner=name)
     elif not _installed(name):
-        folder = Path(name).resolve()
-        alike = [each for each in others if each != name and Path(each).name == folder.name]
-        name = f"{folder.parent.name}-{folder.name}" if alike else folder.name
+        folder, length = Path(name).resolve(), 1
+        beside = [(each,) if each in datasets() else Path(each).resolve().parts for each in others]
+        beside = [parts for parts in beside if parts != folder.parts]
+        while any(parts[-length:] == folder.parts[-length:] for parts in beside):
+            length += 1
+        name = "-".join(folder.parts[-length:])
     if _file(folder, "corpus.jsonl").exists():
         return [Collection(name, folder)]
     parts = sorted({path.parent for path in folder.glob("*/corpus.jsonl*")})

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+OFTEN = 1000  # times a pass shows a text, at most
+
+
 class Source(NamedTuple):
     """Where queries come from.
 
@@ -68,13 +71,13 @@ def weighted_source(text: str) -> tuple[str, float]:
     """The type of an argument that names queries, and perhaps with `@2` how often to show each.
 
     Raises:
-        UserError: the weight is 0, or as `query_source`.
+        UserError: the weight is 0 or above `OFTEN`, or as `query_source`.
     """
     name, _, weight = text.rpartition("@")
     if not re.fullmatch(r"\d+(\.\d+)?", weight) or Path(text).exists():
         return query_source(text), 1.0
-    if not float(weight):
-        raise UserError(f"{text}: queries that are never shown; leave them out.")
+    if not 0 < float(weight) <= OFTEN:
+        raise UserError(f"{text}: queries are shown up to {OFTEN} times a pass, and not 0 times.")
     return query_source(name), float(weight)
 
 
@@ -131,16 +134,14 @@ def training_queries(
     queries = _together(training)
     if to_validate:
         validation = _read(to_validate)
-        seen = set(queries)
-        valid = [query for query in _together(validation) if query not in seen]
+        valid = apart_from(queries, _together(validation))
         if left_out := len(_together(validation)) - len(valid):
             say(f"left out {left_out} validation queries that are among the training queries.")
         if not valid:
             raise UserError("every validation query is among the training queries; name others.")
     else:
         valid = list(dict.fromkeys(itertools.compress(queries, held_out(queries))))
-        out = set(valid)
-        training = [(one, [text for text in own if text not in out]) for one, own in training]
+        training = [(one, apart_from(valid, own)) for one, own in training]
         left = iter(_together(training)[:limit])
         training = [(one, list(itertools.islice(left, len(own)))) for one, own in training]
         validation = [(Source("held out of these", last=int(numbers(valid).max())), valid)]
@@ -151,6 +152,16 @@ def training_queries(
         for use, found in (("training", training), ("validation", validation))
     }  # fmt: skip
     return _together(training), valid, sources
+
+
+def apart_from(others: Iterable[str], texts: Iterable[str]) -> list[str]:
+    """Those of some texts that none of the others equals, but for case and spaces."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.casefold().split())
+
+    seen = set(map(plain, others))
+    return [text for text in texts if plain(text) not in seen]
 
 
 def held_out(texts: Sequence[str], share: float = 0.02, most: int = 5000) -> np.ndarray:

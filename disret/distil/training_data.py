@@ -15,7 +15,7 @@ import numpy as np
 from disret import paths
 from disret.command_line import UserError, say
 from disret.data.collection import find_collections
-from disret.data.queries import Source, training_queries
+from disret.data.queries import Source, apart_from, training_queries
 from disret.encode.models import prompt_of, tokenizer_settings
 from disret.encode.tokens import Tokens, layout_of, tokenise
 from disret.files import kept, text_sha256
@@ -95,6 +95,7 @@ def read_texts(
         return Texts(first, [], valid, None, {}, text_sha256(first))
     train, valid, sources = training_queries(queries, valid_queries, max_queries, mirror)
     sentences = collection_sentences(adapt, len(train), seed, mirror) if adapt else []
+    sentences = apart_from(valid, sentences)
     times = [source.weight for source in sources["training"]]
     counts = [source.count for source in sources["training"]]
     shown = np.repeat([*times, 1.0], [*counts, len(sentences)])

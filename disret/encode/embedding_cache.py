@@ -180,39 +180,42 @@ class TextVectors:
 
     def array(self) -> np.memmap:
         """All vectors, float32 [n, dimension], read-only."""
-        return np.memmap(self.path, "<f4", "r").reshape(-1, self.dimension)
+        return np.memmap(self.path, "<f4", "r", shape=(self._seen // 20, self.dimension))
 
     def add(self, texts: Sequence[str], vectors: Sequence[np.ndarray | None]) -> None:
         """Append texts that are not there, with float32 [dimension] each; None is left out."""
         with lock(self.path):
-            self._read()
-            place = self.path.stat().st_size // self._bytes
-            rows, records = [], []
+            self._read(grows=any(vector is not None for vector in vectors))
+            rows, records, place = [], [], self._seen // 20
             for text, vector in zip(texts, vectors, strict=False):
                 digest = sha256(text.encode()).digest()[:16]
                 if vector is not None and digest not in self._places:
                     rows.append(np.asarray(vector, "<f4").tobytes())
                     records.append(digest + zlib.crc32(rows[-1]).to_bytes(4, "big"))
                     self._places[digest] = place + len(rows) - 1
-            for path, parts in ((self.path, rows), (self._records, records)):
+            for path, parts in ((self.path, rows), (self._records, records)) if rows else ():
                 with path.open("ab") as file:
                     file.write(b"".join(parts))
                     file.flush()
                     os.fsync(file.fileno())
                     self._seen = file.tell()
 
-    def _read(self) -> None:
-        """Learn what there is; what a kill left behind the last whole row goes."""
-        with self.path.open("a+b") as vectors, self._records.open("a+b") as noted:
-            if (noted.tell(), vectors.tell()) == (self._seen, self._seen // 20 * self._bytes):
-                return
-            count = min(noted.tell() // 20, vectors.tell() // self._bytes)
-            for file, size in ((vectors, self._bytes), (noted, 20)):
-                file.truncate(count * size)
-                file.seek(0)
-            self._places.clear()
+    def _read(self, grows: bool) -> None:
+        """Learn what there is; what a kill left behind the last whole row goes before it grows."""
+        files = {self.path: self._bytes, self._records: 20}
+        sizes = [path.stat().st_size if path.exists() else 0 for path in files]
+        if sizes == [self._seen // 20 * self._bytes, self._seen]:
+            return
+        count = min(size // each for size, each in zip(sizes, files.values(), strict=True))
+        for path, each in files.items() if grows else ():
+            path.touch()
+            os.truncate(path, count * each)
+        self._places.clear()
+        self._seen = 20 * count
+        if not count:
+            return
+        with self.path.open("rb") as vectors, self._records.open("rb") as noted:
             for place in range(count):
                 digest, crc = noted.read(16), noted.read(4)
                 if zlib.crc32(vectors.read(self._bytes)).to_bytes(4, "big") == crc:
                     self._places[digest] = place
-            self._seen = 20 * count

@@ -93,8 +93,10 @@ def test_a_weight_stands_behind_a_name(tmp_path):
     assert weighted_source("a@b.tsv") == ("a@b.tsv", 1.0)
     assert weighted_source(str(odd)) == (str(odd), 1.0)
     assert weighted_source("hub:org/name#question@3") == ("hub:org/name#question", 3.0)
-    with pytest.raises(UserError, match="never shown"):
+    with pytest.raises(UserError, match="up to 1000 times a pass, and not 0"):
         weighted_source("log.tsv@0.0")
+    with pytest.raises(UserError, match="up to 1000 times a pass"):
+        weighted_source("log.tsv@1000000000")
 
 
 def test_sources_keep_their_weights(tmp_path):
@@ -115,6 +117,20 @@ def test_sources_keep_their_weights(tmp_path):
     assert again == texts
     with pytest.raises(UserError, match=r"b\.txt@1e-05 leaves none"):
         training_queries([(files[0], 2.0), (files[1], 1e-5)], files[2:])
+
+
+def test_what_is_validated_on_is_not_trained_on(tmp_path):
+    """Nor with other spaces or in other case, as logs repeat it."""
+    texts = [f"Query {number} of Many" for number in range(1000)]
+    log, others = tmp_path / "log.txt", tmp_path / "valid.txt"
+    spaced = [text.replace(" ", "  ") for text in texts]
+    log.write_text("\n".join([*texts, *map(str.upper, texts), *spaced]))
+    train, valid, _ = training_queries([(log, 1.0)], [])
+    plain = [{" ".join(text.casefold().split()) for text in part} for part in (train, valid)]
+    assert valid
+    assert plain[0].isdisjoint(plain[1])
+    others.write_text("QUERY 3  of many\nanother\n")
+    assert training_queries([(log, 1.0)], [others])[1] == ["another"]
 
 
 def test_held_out_texts_follow_their_content_and_not_their_order():

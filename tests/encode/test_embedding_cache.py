@@ -1,12 +1,15 @@
 """Texts to vectors on disk: whole blocks, resumed to the same bytes."""
 
+import errno
+import os
 import pickle
 
 import numpy as np
 import pytest
 
 from disret.command_line import UserError
-from disret.encode.embedding_cache import Rows, embedded
+from disret.encode import embedding_cache
+from disret.encode.embedding_cache import Rows, TextVectors, embedded
 
 
 class Encoder:
@@ -104,3 +107,50 @@ def test_rows_sent_to_another_process_are_read_there(folder, tmp_path, kind):
     assert len(sent) < 2000
     np.testing.assert_array_equal(pickle.loads(sent)[1:3], [WANTED[0], WANTED[4]])
     assert len(pickle.loads(sent)) == 60
+
+
+def vectors_of(texts, progress):
+    return [np.array([len(text), 1], dtype=np.float32) for text in texts]
+
+
+def test_a_full_disk_keeps_what_was_paid(home, monkeypatch):
+    store, texts = TextVectors("k" * 64, 2), [f"{n} text" for n in range(35)]
+    written = 0
+
+    def fsync(number):
+        nonlocal written
+        written += 1
+        if written > 4:  # two files a block
+            os.truncate(number, os.fstat(number).st_size - 5)  # as much as there was room for
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_cache.os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space"):
+            store.fill(texts, vectors_of, 10)
+    again, sent = TextVectors("k" * 64, 2), []
+    again.fill(texts, lambda some, bar: sent.extend(some) or vectors_of(some, bar), 10)
+    assert sent == texts[20:]
+    found = again.array()[again.rows(texts)]
+    np.testing.assert_array_equal(found, np.stack(vectors_of(texts, None)))
+
+
+def test_a_store_of_another_user_is_read(home, monkeypatch):
+    """Or one on a disk that cannot be written, also where a kill has left a part of a row."""
+    texts = [f"{n} text" for n in range(35)]
+    store = TextVectors("k" * 64, 2)
+    store.fill(texts, vectors_of, 10)
+    with store.path.open("ab") as file:
+        file.write(b"abc")
+    before = {path: path.read_bytes() for path in store.path.parent.glob("*s")}
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr(embedding_cache.os, "truncate", refuse)
+    again = TextVectors("k" * 64, 2)
+    again.add([], [])
+    assert again.missing(texts) == []
+    np.testing.assert_array_equal(again.array()[again.rows(["7 text"])], [[6, 1]])
+    assert {path: path.read_bytes() for path in store.path.parent.glob("*s")} == before
