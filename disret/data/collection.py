@@ -111,6 +111,8 @@ class Collection:
                 f"{own} of these are judged relevant.")  # fmt: skip
         known = {query: grades for query, grades in qrels.items() if query in queries}
         self._check_known("query", "queries", split, list(qrels), queries)
+        if not any(grade > 0 for grades in known.values() for grade in grades.values()):
+            raise UserError(f"{self.name} has no judgment above 0 in its split {split}.")
         return known
 
     def judged(self, split: str) -> tuple[dict[str, str], Qrels]:

@@ -373,9 +373,12 @@ class ServiceEncoder(Encoder):
         path, cosine = next(iter(self._stored.others), self._stored.path), 0.0
         if path == self._stored.path:
             self._stored.add(FIXED_TEXTS, self.service.of_fixed_texts)
-            earlier = normalised(self._stored.array()[self._stored.rows(FIXED_TEXTS)])
-            cosine = float((earlier * normalised(self.service.of_fixed_texts)).sum(axis=1).min())
-            how = f"a cosine of {cosine:.3f} to those of an earlier run"
+            earlier = self._stored.array()[self._stored.rows(FIXED_TEXTS)]
+            now = self.service.of_fixed_texts
+            cosine = float((normalised(earlier) * normalised(now)).sum(axis=1).min())
+            longer = np.linalg.norm(now) / np.linalg.norm(earlier)
+            how = f"a cosine of {cosine:.3f} to those of an earlier run, {longer:.3g} times as long"
+            cosine = min(cosine, longer, 1 / longer)
         if cosine < SAME:
             raise UserError(
                 f"{self.name} has changed: its vectors of fixed texts have {how}. An index and a "

@@ -211,6 +211,15 @@ def test_a_grade_is_a_whole_number(collection, grade):
         found.qrels("test", found.queries())
 
 
+@pytest.mark.parametrize("grade", [0, -1])
+def test_judgments_of_which_none_is_relevant(collection, grade):
+    """Every score would be 0."""
+    (collection / "qrels" / "test.tsv").write_text(f"q1\td1\t{grade}\nq2\td2\t{grade}\n")
+    found = Collection("c", collection)
+    with pytest.raises(UserError, match="c has no judgment above 0 in its split test"):
+        found.qrels("test", found.queries())
+
+
 @pytest.mark.parametrize("line", ["q1 0 d1 x", "h\th\th", "q1\td1\t", "query\td1\tscores"])
 def test_a_first_line_of_no_names_is_no_header(collection, line):
     (collection / "qrels" / "test.tsv").write_text(f"{line}\nq1\td2\t1\n")

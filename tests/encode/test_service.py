@@ -215,6 +215,14 @@ def test_a_service_that_changes_its_model_is_noticed(server, opened):
     opened()
 
 
+def test_a_service_whose_vectors_are_longer_than_before(server, opened):
+    opened()
+    opened()
+    server.embed = lambda texts: 10 * letters(texts)
+    with pytest.raises(UserError, match=r"has changed: .* cosine of 1\.000 .* 10 times as long"):
+        opened()
+
+
 def test_two_runs_at_a_time(server, opened, capsys, monkeypatch):
     """The second starts, says that it waits, and sends what the first has not."""
     monkeypatch.setattr(files, "PATIENCE", 0.05)
