@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from disret import __version__
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -60,6 +62,7 @@ def argument_parser(description: str | None, prog: str | None = None) -> argpars
         allow_abbrev=False,  # `--index` is no `--index-dtype`
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action="version", version=f"disret {__version__}")
     return parser
 
 

@@ -141,6 +141,12 @@ class QueryEncoder:
         """By pickle goes where it was loaded from; another process loads it itself."""
         return QueryEncoder.from_pretrained, self._loaded_by
 
+    def encode_query(self, queries: str | Iterable[str], batch_size: int = BATCH) -> np.ndarray:
+        """`encode`, called as in sentence-transformers; of a text alone, float32 [dimension]."""
+        if isinstance(queries, str):
+            return self.encode([queries], batch_size)[0]
+        return self.encode(queries, batch_size)
+
     def encode(self, queries: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
         """Embed queries.
 

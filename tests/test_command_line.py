@@ -9,6 +9,7 @@ import time
 import pytest
 from conftest import ROOT, accept_interrupts
 
+import disret
 from disret import command_line
 from disret.command_line import UserError
 
@@ -194,6 +195,7 @@ import resource, signal, sys
 sys.argv = {["distill.py", "--teacher", str(teacher), "--layers", "0", "--queries", str(queries),
              "--valid-queries", str(valid_queries), "--output", str(tmp_path / "s")]!r}
 import distill
+import disret
 from disret import command_line
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
@@ -205,3 +207,7 @@ command_line.run(distill.main)
     assert result.returncode == 2, result.stderr
     assert "no room left to write" in result.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_the_version(script):
+    assert script("ispeed", "--version").out == f"disret {disret.__version__}\n"

