@@ -27,7 +27,7 @@ DATASETS := pydocs
 SCORE    := cos_sim
 PRECISE  := --dtype float32 --index-dtype float32
 PYDOCS   := $(AT)benchmarks/raw/pydocs
-DISTIL   := --layers 0 5 --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50 \
+DISTIL   := --layers 0 5 --recipe paper --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50 \
             --eval-steps 100 --num-epochs 1 --mixed-precision \
             --queries $(PYDOCS)/train-queries.tsv --valid-queries $(PYDOCS)/valid-queries.tsv
 endif

@@ -279,7 +279,7 @@ def parse_args() -> argparse.Namespace:
 
     group = parser.add_argument_group("training: what a recipe decides, and more")
     add = group.add_argument
-    add("--recipe", choices=["paper", "best"], default="paper", help="(default: paper)")
+    add("--recipe", choices=["paper", "best"], help="(default: paper for MS MARCO, else best)")
     command_line.add_settings(group, RECIPE, exclusive=("num_epochs", "presentations"))
     add("--loss", choices=["mse", "l2"], default="mse", help="squared, or Euclidean distance")
     add("--eval-batch-size", type=positive, metavar="N", help="texts of full length at once")
@@ -290,7 +290,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.init_with in ("subset", "static") and (args.init_with == "subset") != bool(args.layers):
         parser.error("name the --layers of a subset of the teacher's; a static student has none")
-    vars(args).update(settled(args.recipe, args.init_with, vars(args)))
+    vars(args).update(settled(vars(args)))
     if args.train_batch_size % world_size():
         parser.error(f"--train-batch-size must be a multiple of the {world_size()} processes")
     return args

@@ -192,10 +192,10 @@ def test_full_disk_ends_a_distillation_with_a_sentence(teacher, queries, valid_q
     """A real limit on file size: the first checkpoint does not fit."""
     program = f"""
 import resource, signal, sys
-sys.argv = {["distill.py", "--teacher", str(teacher), "--layers", "0", "--queries", str(queries),
-             "--valid-queries", str(valid_queries), "--output", str(tmp_path / "s")]!r}
+sys.argv = {["distill.py", "--teacher", str(teacher), "--layers", "0", "--recipe", "paper",
+             "--queries", str(queries), "--valid-queries", str(valid_queries),
+             "--output", str(tmp_path / "s")]!r}
 import distill
-import disret
 from disret import command_line
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))

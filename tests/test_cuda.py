@@ -120,8 +120,9 @@ def test_timing_waits_for_the_device(teacher):
 
 def distil_command(teacher, queries, valid_queries, output, *more) -> list[str]:
     return [
-        "--teacher", str(teacher), "--layers", "0", "3", "--queries", str(queries),
-        "--valid-queries", str(valid_queries), "--output", str(output), "--device", DEVICE,
+        "--teacher", str(teacher), "--layers", "0", "3", "--recipe", "paper",
+        "--queries", str(queries), "--valid-queries", str(valid_queries),
+        "--output", str(output), "--device", DEVICE,
         "--train-batch-size", "16", "--warmup-steps", "2", "--eval-steps", "4",
         "--adamw-lr", "1e-3", "--num-epochs", "8", *more,
     ]  # fmt: skip

@@ -23,7 +23,8 @@ from disret.devices import mixed_precision
 from disret.encode.models import load_encoder
 from disret.tables import read_rows
 
-SMALL = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4, "--adamw-lr", 1e-3,
+SMALL = ["--recipe", "paper", "--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4,
+         "--adamw-lr", 1e-3,
          "--teacher-dtype", "float32", "--device", "cpu"]  # fmt: skip
 
 

@@ -107,10 +107,10 @@ def started(hosts, port, *words):
 @pytest.mark.torchrun
 def test_two_hosts_of_which_one_dies(hosts, teacher, queries, valid_queries, collection, tmp_path):
     """What is resumed is what an unbroken run on both makes, and scored by both."""
-    words = [ROOT / "distill.py", "--teacher", teacher, "--queries", queries, "--valid-queries",
-             valid_queries, "--layers", 0, "--device", "cpu", "--train-batch-size", 16,
-             "--warmup-steps", 2, "--eval-steps", 4, "--max-queries", 192, "--num-epochs", 20,
-             "--output"]  # fmt: skip
+    words = [ROOT / "distill.py", "--teacher", teacher, "--recipe", "paper", "--layers", 0,
+             "--queries", queries, "--valid-queries", valid_queries, "--device", "cpu",
+             "--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 4,
+             "--max-queries", 192, "--num-epochs", 20, "--output"]  # fmt: skip
     with started(hosts, 29411, *words, tmp_path / "unbroken") as processes:
         for process in processes:
             out, _ = process.communicate()

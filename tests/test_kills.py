@@ -24,8 +24,9 @@ from tiny import save_encoder
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL,
            signal.SIGHUP)  # fmt: skip
-TRAIN = ["--queries", "train.tsv", "--valid-queries", "valid.txt", "--train-batch-size", "16",
-         "--warmup-steps", "2", "--device", "cpu", "--teacher-dtype", "float32"]  # fmt: skip
+TRAIN = ["--recipe", "paper", "--queries", "train.tsv", "--valid-queries", "valid.txt",
+         "--train-batch-size", "16", "--warmup-steps", "2", "--device", "cpu",
+         "--teacher-dtype", "float32"]  # fmt: skip
 COMMANDS = {
     "distill": ["distill.py", "--teacher", "teacher", "--layers", "0", "1", "--output", "student",
                 "--eval-steps", "8", "--num-epochs", "4", "--resume", *TRAIN],

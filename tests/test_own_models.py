@@ -353,9 +353,9 @@ def test_only_a_sentencepiece_model(distil, here):
 def test_a_precision_of_the_environment(call, here):
     """It is not the trainer's; in a process of its own, as accelerate reads it on import."""
     save_encoder(here / "m", layers=3)
-    arguments = ["--teacher", "m", "--layers", "0", "2", "--queries", "log.txt", "--num-epochs",
-                 "2", "--train-batch-size", "16", "--warmup-steps", "2", "--device", "cpu",
-                 "--output"]  # fmt: skip
+    arguments = ["--teacher", "m", "--layers", "0", "2", "--queries", "log.txt", "--recipe",
+                 "paper", "--num-epochs", "2", "--train-batch-size", "16", "--warmup-steps", "2",
+                 "--device", "cpu", "--output"]  # fmt: skip
     assert call("distill", *arguments, "a").status == 0
     environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"}
     command = [sys.executable, ROOT / "distill.py", *arguments, "b"]

@@ -25,8 +25,8 @@ def arguments(tmp_path, queries, valid_queries, collection):
     return [
         "--teacher", teacher, "--others", f"{other}:0,2", "--datasets", collection,
         "--score-function", "cos_sim", "--output", tmp_path / "sweep",
-        "--", "--queries", queries, "--valid-queries", valid_queries, "--device", "cpu",
-        "--train-batch-size", 16, "--warmup-steps", 2,
+        "--", "--recipe", "paper", "--queries", queries, "--valid-queries", valid_queries,
+        "--device", "cpu", "--train-batch-size", 16, "--warmup-steps", 2,
     ]  # fmt: skip
 
 

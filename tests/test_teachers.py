@@ -18,7 +18,8 @@ from disret import paths
 from disret.encode.encoders import open_encoder
 from disret.encode.service import BLOCK, FIXED_TEXTS
 
-TRAIN = ["--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 8, "--device", "cpu"]
+TRAIN = ["--recipe", "paper", "--train-batch-size", 16, "--warmup-steps", 2, "--eval-steps", 8,
+         "--device", "cpu"]  # fmt: skip
 
 
 @pytest.fixture
@@ -248,7 +249,8 @@ def test_killed_no_text_is_paid_for_twice(black_box, other, call, tmp_path, home
     valid.write_text("".join(f"held out {i}\n" for i in range(20)))
     arguments = [*service(black_box), "--init-with", str(other), "--queries", str(queries),
                  "--valid-queries", str(valid), "--output", str(tmp_path / "s"), "--num-epochs",
-                 "1", "--train-batch-size", "4096", "--device", "cpu"]  # fmt: skip
+                 "1", "--recipe", "paper", "--train-batch-size", "4096", "--device",
+                 "cpu"]  # fmt: skip
     command = [sys.executable, str(ROOT / "distill.py"), *arguments]
     answer = black_box.embed
     black_box.embed = lambda texts: time.sleep(0.01) or answer(texts)

@@ -165,8 +165,7 @@ def _version(name: str) -> str:
         return look_up(name)[0]
     if suffix_of(Path(name)) not in FORMATS:
         raise UserError(f"{name} is neither {HUB}NAME nor a file in {', '.join(FORMATS)}.")
-    path = Path(name).resolve()
-    return " ".join(map(str, (path, *version_of(path))))
+    return " ".join(map(str, (Path(name).resolve(), *version_of(Path(name)))))
 
 
 def _rows(name: str, version: str, tell: bool = False) -> Iterator[Row]:

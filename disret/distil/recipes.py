@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from disret.command_line import UserError, not_negative, positive, positive_float, say
+from disret.encode.encoders import is_vectors
 
 PASSES, PRESENTATIONS = 5, 100_000  # whichever is more, where nothing else is asked for
 WARMUP_STEPS, EVAL_STEPS = 100, 2000  # at most, and a tenth of all steps
@@ -45,12 +46,19 @@ RECIPE = (
 MODEL_LR = 3e-4  # the best's where a student starts from another model, which forgets
 
 
-def settled(recipe: str, init_with: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a recipe; what is given takes their place."""
+def settled(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, and which it is; what is given takes their place.
+
+    The default is the paper's for MS MARCO's queries, and the best for one's own: of some thousand
+    texts, the paper's pass over them is warm-up alone.
+    """
+    recipe, init_with = given["recipe"], given["init_with"]
+    if not recipe:
+        recipe = "best" if given["queries"] or is_vectors(given["teacher"][0]) else "paper"
     for name in ("words", "feed_forward"):
         if given[name] and init_with != "static":
             raise UserError(f"{name.replace('_', ' ')} are for a static student alone.")
-    settings = {setting.name: getattr(setting, recipe) for setting in RECIPE}
+    settings = {"recipe": recipe, **{one.name: getattr(one, recipe) for one in RECIPE}}
     if recipe == "best" and init_with not in ("subset", "static"):
         settings["adamw_lr"] = MODEL_LR
     if given.get("presentations"):

@@ -104,7 +104,7 @@ def main() -> None:
     loss = {"directions": Directions, "tokens": TokenVectors}.get(
         args.kind, lambda: EmbedDistillLoss(student, distance_metric="mse")
     )()
-    recipe = settled("best", "subset", {"words": None, "feed_forward": None})
+    recipe = settled({"recipe": "best", "init_with": "subset", "words": None, "feed_forward": None})
     checkpoints = args.output.with_name(f"{args.output.name}.checkpoints")
     evaluator = QueryMSEEvaluator(valid_queries, valid_targets)
     settings = trainer_settings(

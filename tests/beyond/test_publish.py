@@ -48,8 +48,9 @@ def distil(call, teacher, queries, valid_queries, tmp_path):
 
     def make(*more):
         made = call(
-            "distill", "--teacher", teacher, "--queries", queries, "--valid-queries",
-            valid_queries, "--output", tmp_path / "student", "--train-batch-size", 16,
+            "distill", "--teacher", teacher, "--recipe", "paper", "--queries", queries,
+            "--valid-queries", valid_queries,
+            "--output", tmp_path / "student", "--train-batch-size", 16,
             "--warmup-steps", 2, "--device", "cpu", *more,
         )  # fmt: skip
         assert made.status == 0, made.err
