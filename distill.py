@@ -4,7 +4,7 @@
     python distill.py --teacher msmarco-bert-base-dot-v5 --layers 0 11 --mixed-precision \\
         --output models/student                                  # the paper, one GPU
     torchrun --nproc-per-node 4 distill.py …                     # several GPUs
-    python distill.py --teacher path/to/model --layers 0 5 --recipe best --queries log.tsv \\
+    python distill.py --teacher path/to/model --layers 0 5 --queries log.tsv \\
         --valid-queries held-out.tsv --output models/student     # your retriever, your queries
     python distill.py --teacher https://HOST/v1#NAME --init-with MODEL …        # an index's service
     python distill.py --teacher vectors.parquet --init-with static --vocabulary MODEL …
