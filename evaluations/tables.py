@@ -23,14 +23,11 @@ from retaining import (
     FIRST,
     SWEEPS,
     adapt,
-    black_box,
     doses,
-    endpoint,
     example,
     first,
     more,
     other_model,
-    owner,
     paper_recipe,
     prompts,
     recipes,
@@ -40,6 +37,7 @@ from retaining import (
     twelve,
     twelve_speed,
 )
+from services import black_box, endpoint, orphan, orphans, owner
 from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
@@ -72,6 +70,8 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "black-box": black_box,
     "endpoint": endpoint,
     "owner": owner,
+    "orphan": orphan,
+    "orphans": orphans,
     "twelve": twelve,
     "twelve-speed": twelve_speed,
     "dose": doses,
