@@ -170,10 +170,31 @@ def without_secrets(text: str) -> str:
     return re.sub(rf"({SECRET})=(?!…)[^\s'\"]+", r"\1=…", text)
 
 
+class _Lines:
+    """What is written for a bar, on a line each, but for the end, which it writes twice."""
+
+    before = ""
+
+    def write(self, text: str) -> None:
+        start = text.partition("[")[0].strip()
+        if start not in ("", self.before):
+            print(text.strip(), file=sys.stderr)
+            self.before = start
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
-    """tqdm's bar, once per run."""
+    """tqdm's bar, once per run; where no terminal shows it, a line for each tenth of the work."""
     from tqdm import tqdm
 
+    if not sys.stderr.isatty():
+        total = kwargs.get("total") or (len(args[0]) if args and hasattr(args[0], "__len__") else 0)
+        often = (
+            {"miniters": math.ceil(total / 10), "mininterval": 0} if total else {"mininterval": 60}
+        )
+        kwargs |= {"file": _Lines(), "maxinterval": math.inf, **often}
     return tqdm(*args, disable=not is_main_process(), **kwargs)
 
 

@@ -211,3 +211,21 @@ command_line.run(distill.main)
 
 def test_the_version(script):
     assert script("ispeed", "--version").out == f"disret {disret.__version__}\n"
+
+
+def test_a_bar_without_a_terminal(capsys):
+    """A line for each tenth, in a log as in a file."""
+    with command_line.progress_bar(total=1000, desc="work", unit="text") as bar:
+        for _ in range(500):
+            bar.update(2)
+    for _ in command_line.progress_bar(range(3), desc="few"):
+        pass
+    with command_line.progress_bar(desc="unknown", unit="doc") as bar:
+        for _ in range(500):
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    shares = [int(line.split()[1].split("%")[0]) for line in lines if line.startswith("work")]
+    assert shares == list(range(0, 101, 10))
+    assert len([line for line in lines if line.startswith("few")]) == 4
+    assert len([line for line in lines if line.startswith("unknown")]) == 2
+    assert max(map(len, lines)) < 200

@@ -107,7 +107,8 @@ def test_the_closed_form_starts_near_the_teacher(call, black_box, other, texts, 
 
 def test_a_static_student_of_a_service(call, black_box, teacher, texts, tmp_path):
     arguments = [*service(black_box), "--init-with", "static", *texts, *TRAIN,
-                 "--recipe", "best", "--num-epochs", 5, "--output", tmp_path / "student"]  # fmt: skip
+                 "--recipe", "best", "--num-epochs", 5, "--output",
+                 tmp_path / "student"]  # fmt: skip
     refused = call("distill", *arguments)
     assert refused.status == 2
     assert "tiny of 127.0.0.1 has no tokens: name a model with a vocabulary" in refused.err

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of some years read
-ALIGNMENT = 64  # bytes
 ACTIVATIONS = {"Identity": "Identity", "ReLU": "Relu"}  # torch's names and ONNX's
 
 # In ONNX's own words, piece by piece.
@@ -116,10 +115,6 @@ def write_static(
         onnx.numpy_helper.from_array(array, name) for name, array in tables.items()
     )
     onnx.checker.check_model(model)
-    # The first tensor begins at a multiple of ALIGNMENT in the file, so that it can be mapped.
-    model.doc_string = " "  # it stands before the graph
-    start = model.SerializeToString().find(model.graph.initializer[0].raw_data)
-    model.doc_string += " " * (-start % ALIGNMENT)
     content = model.SerializeToString()
     path.write_bytes(content)
     places = {

@@ -23,7 +23,7 @@ def paper_student(layers: Sequence[int]) -> str:
 
 def paper_models() -> list[str]:
     """The models that the paper's other students started from."""
-    return [name for name in _scores().index if name != TEACHER and "basemodel" not in name]
+    return [name for name in paper_scores().index if name != TEACHER and "basemodel" not in name]
 
 
 def paper_retention(student: str, datasets: Sequence[str] | None = None) -> float | None:
@@ -35,14 +35,9 @@ def paper_retention(student: str, datasets: Sequence[str] | None = None) -> floa
     Returns:
         None if the paper did not score it on all of them.
     """
-    scores = _scores() if datasets is None else _scores().reindex(columns=datasets)
+    scores = paper_scores() if datasets is None else paper_scores().reindex(columns=datasets)
     share = 100 * (scores.loc[student] / scores.loc[TEACHER]).mean(skipna=False)
     return None if math.isnan(share) else float(share)
-
-
-def paper_score(student: str, dataset: str) -> float:
-    """nDCG@10 of a student, in its teacher's index."""
-    return float(_scores().loc[student, dataset])
 
 
 def paper_speedup(layers: int, batch_size: int) -> float | None:
@@ -54,7 +49,7 @@ def paper_speedup(layers: int, batch_size: int) -> float | None:
     return float(measured[batch_size].iloc[0] / speeds.loc[TEACHER, batch_size])
 
 
-def _scores() -> "pandas.DataFrame":
+def paper_scores() -> "pandas.DataFrame":
     """nDCG@10, a row for each query encoder, a column for each data set."""
     return _table("paper_retrieval.csv", "query_encoder", "dataset", "NDCG@10")
 
