@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
 from transformers import ProgressCallback, TrainerCallback
 
-from disret.command_line import UserError, say
+from disret.command_line import UserError, progress_bar, say
 from disret.devices import mixed_precision, world_size
 from disret.distil.training_data import TrainingData
 from disret.encode.batches import BatchEncoder
@@ -254,6 +254,10 @@ class _Watch(ProgressCallback):
     def __init__(self, trainer: DistillationTrainer) -> None:
         super().__init__()
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.training_bar = progress_bar(total=state.max_steps, desc="train", unit="step")
+        self.current_step = 0
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         # Through whatever accelerate has wrapped the sampler in.
