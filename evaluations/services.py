@@ -17,8 +17,6 @@ ENDPOINT = {
     "words-150k": ("static", 150_000),
     "words-480k": ("static", 480_000),
 }
-ORPHANS = ("scifact", "nfcorpus", "arguana", "stackfaq", "pydocs")
-OLD_QUERIES = (0, 1000, 10_000)  # whose vectors are beside those of an index
 
 
 def black_box() -> list[Row]:
@@ -73,33 +71,3 @@ def owner() -> list[Row]:
     named = {"mean": "retention, mean of three sets"}
     return [{named.get(name, name): row[name] for name in shown}
             for row in endpoint() if row["student"] == "static"]  # fmt: skip
-
-
-def orphans() -> list[Row]:
-    """Students of an index whose model is gone, by the old queries whose vectors are left."""
-    found = {Path(name).name: by_set for (name, _), by_set in scores(HERE / "orphan").items()}
-    rows = []
-    for collection in ORPHANS:
-        of = {count: found[f"{collection}-{count}"][collection] for count in OLD_QUERIES}
-        rows.append({
-            "index": collection,
-            "documents": f"{of[0]['documents']:,}",
-            **{_old(count): percent(row["retention"]) for count, row in of.items()},
-            **{f"overlap@10, {_old(count)}": f"{row['overlap@10']:.3f}"
-               for count, row in of.items()},
-        })  # fmt: skip
-    means = {
-        _old(count): percent(mean(found[f"{c}-{count}"][c]["retention"] for c in ORPHANS))
-        for count in OLD_QUERIES
-    }
-    return [*rows, {"index": "mean", "documents": None, **means}]
-
-
-def _old(count: int) -> str:
-    return f"{count:,} queries" if count else "documents alone"
-
-
-def orphan() -> list[Row]:
-    """The same in short, for the owner of such an index."""
-    return [{name: value for name, value in row.items() if not name.startswith("overlap")}
-            for row in orphans()]  # fmt: skip

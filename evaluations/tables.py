@@ -21,6 +21,7 @@ from figures import plot_agreement, plot_effort, plot_speed
 from found import HERE, NAMES, STUDENTS, TEACHER, compared, newest_searches, percent, timed
 from retaining import (
     FIRST,
+    FIRST_NAMES,
     SWEEPS,
     adapt,
     doses,
@@ -37,7 +38,7 @@ from retaining import (
     twelve,
     twelve_speed,
 )
-from services import black_box, endpoint, orphan, orphans, owner
+from services import black_box, endpoint, owner
 from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
@@ -48,7 +49,7 @@ from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
 ROOT = HERE.parent
-DOCUMENTS = (ROOT / "README.md", HERE / "README.md")
+DOCUMENTS = (ROOT / "README.md", HERE / "README.md", ROOT / "docs" / "texts.md")
 
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "first": first,
@@ -70,8 +71,6 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "black-box": black_box,
     "endpoint": endpoint,
     "owner": owner,
-    "orphan": orphan,
-    "orphans": orphans,
     "twelve": twelve,
     "twelve-speed": twelve_speed,
     "dose": doses,
@@ -123,7 +122,11 @@ def draw_figures() -> None:
     plot_speed([{**r, "encoder": NAMES[r["encoder"]]} for r in shown], STUDENTS / "speed.png")
     slowest = alone[TEACHER, "torch"]["p50_ms"]
     points = [
-        (NAMES[key[0]], slowest / alone[key]["p50_ms"], compared(STUDENTS, key)["mean"])
+        (
+            FIRST_NAMES.get(key, NAMES[key[0]]),
+            slowest / alone[key]["p50_ms"],
+            compared(STUDENTS, key)["mean"],
+        )
         for key in FIRST
     ]
     sets = [name.removesuffix(" retention") for name in compared(STUDENTS, FIRST[0])

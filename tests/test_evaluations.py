@@ -31,7 +31,7 @@ def test_prose_states_figures_of_the_files_only(document):
     text = document.read_text(encoding="utf-8")
     prose = re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", text, flags=re.DOTALL)
     stated = {figure.replace(" times", "x") for figure in tables.FIGURE.findall(prose)}
-    assert stated
+    assert stated or document.parent.name == "docs"
     assert stated <= tables.facts()
 
 
@@ -45,7 +45,7 @@ def test_every_table_is_shown_once():
 
 
 def test_links_lead_somewhere():
-    for document in tables.DOCUMENTS:
+    for document in {*tables.DOCUMENTS, *(ROOT / "docs").glob("*.md")}:
         text = document.read_text(encoding="utf-8")
         for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
             name, _, anchor = link.partition("#")
