@@ -10,6 +10,8 @@ from disret.files import whole_file
 
 LOGARITHMIC = 20  # times as fast, from which on
 SPEED_UP = "queries per second, times the teacher"
+# Which the colour-blind tell apart.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LABELS = 24  # that fit above each other in a panel
 
 
@@ -109,15 +111,17 @@ def new_figure(
     path: Path, width: float, height: float, panels: int = 1, source: str = "", sharey: bool = False
 ) -> Iterator[Any]:
     """A figure of some inches and its panels side by side; it is saved if the block succeeds."""
+    from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)[0]
-    if source:
-        figure.supxlabel(source, fontsize=7, color="0.4", parse_math=False)
-    yield figure, axes
-    for ax in axes:
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-    with whole_file(path) as partial:
-        figure.savefig(partial, format=path.suffix.lstrip("."), dpi=150)
+    with rc_context({"axes.prop_cycle": cycler(color=OKABE_ITO)}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)[0]
+        if source:
+            figure.supxlabel(source, fontsize=7, color="0.4", parse_math=False)
+        yield figure, axes
+        for ax in axes:
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format=path.suffix.lstrip("."), dpi=150)
