@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from found import NAMES
+
 from disret.sweep.plots import new_figure, timed_on
 
 
@@ -63,29 +65,30 @@ def plot_effort(panels: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
         panels: by title, rows of `benchmark.py`'s sweeps, with `query_encoder`, `query_backend`,
             `setting`, `recall@10` and `total_ms`; rows that lack one of these two are left out.
     """
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
     threads = dict.fromkeys(str(row["threads"]) for rows in panels.values() for row in rows)
     source = f"medians of single queries; threads of the CPU: {' and '.join(threads)}"
-    with new_figure(path, 5.6 * len(panels), 4.2, len(panels), source) as (_, axes):
+    with new_figure(path, 11, 8, len(panels), source, rows=2) as (figure, axes):
         for ax, (title, rows) in zip(axes, panels.items(), strict=True):
             lines: dict[str, list[Mapping[str, Any]]] = {}
             for row in rows:
                 if row["recall@10"] is not None and row["total_ms"] is not None:
-                    name = f"{Path(row['query_encoder']).name}, {row['query_backend']}"
+                    name = NAMES.get(row["query_encoder"], row["query_encoder"])
                     lines.setdefault(name, []).append(row)
             for name, points in lines.items():
                 times, recalls = ([p[key] for p in points] for key in ("total_ms", "recall@10"))
                 ax.plot(times, recalls, "o-", markersize=4, label=name)
-                for point, place in zip(points, zip(times, recalls, strict=True), strict=True):
+                for point, *place in zip(points[:1], times, recalls, strict=False):
                     ax.annotate(
-                        point["setting"], place, (5, -8), textcoords="offset points", fontsize=7
+                        point["setting"], place, (6, -4), textcoords="offset points", fontsize=8
                     )
             ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(LogFormatter())
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
             ax.margins(x=0.25)
             ax.set_xlabel("milliseconds a query, encoding and search")
             ax.set_title(title, fontsize=10)
-            ax.legend(frameon=False, fontsize=8)
-        axes[0].set_ylabel("recall@10 against exact search")
+            ax.set_ylabel("recall@10 against exact search")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", frameon=False, ncols=len(names))

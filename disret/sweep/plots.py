@@ -36,9 +36,10 @@ def plot_tradeoff(
     from matplotlib.ticker import StrMethodFormatter
 
     with new_figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
-        for name, *place in points:
+        for number, (name, *place) in enumerate(points):
             axes.plot(*place, "o", markersize=8)
-            axes.annotate(name, place, (0, 9), textcoords="offset points", ha="center", fontsize=9,
+            offset = (0, -17 if number % 2 else 9)  # neighbours do not meet
+            axes.annotate(name, place, offset, textcoords="offset points", ha="center", fontsize=9,
                           parse_math=False)  # fmt: skip
         axes.set_xlabel(speed)
         axes.set_ylabel("retention, percent")
@@ -108,15 +109,16 @@ def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source
 
 @contextmanager
 def new_figure(
-    path: Path, width: float, height: float, panels: int = 1, source: str = "", sharey: bool = False
-) -> Iterator[Any]:
-    """A figure of some inches and its panels side by side; it is saved if the block succeeds."""
+    path: Path, width: float, height: float, panels: int = 1, source: str = "",
+    sharey: bool = False, rows: int = 1,
+) -> Iterator[Any]:  # fmt: skip
+    """A figure of some inches and its panels, in rows; it is saved if the block succeeds."""
     from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"axes.prop_cycle": cycler(color=OKABE_ITO)}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)[0]
+        axes = figure.subplots(rows, panels // rows, squeeze=False, sharey=sharey).ravel()
         if source:
             figure.supxlabel(source, fontsize=7, color="0.4", parse_math=False)
         yield figure, axes
