@@ -8,6 +8,8 @@ from found import NAMES
 
 from disret.sweep.plots import new_figure, timed_on
 
+SHAPES = "osD^vPX"
+
 
 def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Latency of one query, and queries per second of batches.
@@ -43,15 +45,17 @@ def plot_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_agreement(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Retention against agreement with the teacher, a colour for each collection.
+    """Retention against agreement with the teacher, a colour and a shape for each collection.
 
     Args:
         rows: of `benchmark.py`, with `dataset`, `overlap@10` and `retention`.
     """
     with new_figure(path, 5.6, 4.2) as (_, (axes,)):
-        for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        for dataset, shape in zip(
+            dict.fromkeys(row["dataset"] for row in rows), SHAPES, strict=False
+        ):
             points = [(r["overlap@10"], r["retention"]) for r in rows if r["dataset"] == dataset]
-            axes.plot(*zip(*points, strict=True), "o", label=dataset, alpha=0.8)
+            axes.plot(*zip(*points, strict=True), shape, label=dataset, alpha=0.8)
         axes.axhline(100, color="0.7", lw=0.8)
         axes.set_xlabel("overlap@10 with the teacher")
         axes.set_ylabel("retention of nDCG@10, percent")

@@ -93,12 +93,17 @@ def spread_out(values: Sequence[float], apart: float) -> list[float]:
 
 def plot_throughput(lines: Mapping[str, Mapping[int, float]], path: Path, source: str) -> None:
     """Queries per second by batch size, a line for each encoder; `source` is for the foot."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     with new_figure(path, 5.6, 4.6, source=source) as (figure, (axes,)):
         for name, speeds in lines.items():
             axes.plot(list(speeds), list(speeds.values()), "o-", label=name)
         sizes = sorted({size for speeds in lines.values() for size in speeds})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("batch size")
         axes.set_ylabel("queries per second")
