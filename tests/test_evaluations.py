@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from disret.retrieve.agreement import RETAINED, retained
+from disret.retrieve.agreement import KEPT, LOST, RETAINED, USABLE, retained, usable
 
 spec = importlib.util.spec_from_file_location("tables", ROOT / "evaluations" / "tables.py")
 tables = importlib.util.module_from_spec(spec)
@@ -86,6 +86,16 @@ def test_what_agree_says_of_an_overlap():
     )
     assert "0.8 to 1.0" in retained(1.0)
     assert "0.0 to 0.3" in retained(0)
+
+
+def test_what_a_centred_cosine_has_meant():
+    measured = [(row["centred cosine"], row["retention"]) for row in tables.pairs()
+                if row.get("centred cosine") is not None]  # fmt: skip
+    assert len(measured) > 15
+    assert round(min(kept for cosine, kept in measured if cosine >= USABLE), 1) == KEPT
+    assert round(max(kept for cosine, kept in measured if cosine < USABLE), 1) == LOST
+    assert "79.0 %" in usable(0.6)
+    assert "too little to use" in usable(0.59)
 
 
 def test_agreement(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from disret.files import (
     text_sha256,
     write_json,
 )
+from disret.retrieve.agreement import usable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -231,7 +232,7 @@ class StudentFolder:
         (self.unfinished / "run.json").unlink()  # first: what is left after a kill is no run
         shutil.rmtree(self.unfinished)
         tell(f"{self.path}: validation MSE {curve[0]['mse']:.3g} before, {mse:.3g} after; "
-              f"centred cosine {centred_cosine:.3f}.")  # fmt: skip
+              f"centred cosine {centred_cosine:.3f}. {usable(centred_cosine)}")  # fmt: skip
 
 
 def _is_whole_zip(path: Path) -> bool:

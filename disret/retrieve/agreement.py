@@ -25,6 +25,10 @@ RETAINED = ((0.0, 27.8, 48.7), (0.3, 56.0, 78.4), (0.4, 52.1, 88.8), (0.5, 74.0,
             (0.6, 76.0, 97.1), (0.7, 85.7, 99.2), (0.8, 95.0, 100.3))  # fmt: skip
 
 
+# A mean centred cosine, and the least retention of students from it on, the most of those below.
+USABLE, KEPT, LOST = 0.6, 79.0, 65.3
+
+
 def agreement(
     teacher_rows: np.ndarray,
     student_rows: np.ndarray,
@@ -146,6 +150,16 @@ def retained(overlap: float) -> str:
     return (
         f"Students that found {start:.1f} to {end:.1f} of their teacher's ten best kept {low} to "
         f"{high} % of its nDCG@10, where that was measured."
+    )
+
+
+def usable(centred_cosine: float) -> str:
+    """What a student's mean centred cosine to its teacher has meant, in a sentence."""
+    if centred_cosine >= USABLE:
+        return f"Students from {USABLE} on kept {KEPT} % of nDCG@10 and more, where measured."
+    return (
+        f"That is too little to use: students below {USABLE} kept {LOST} % of nDCG@10 and less, "
+        "where measured. Texts of other kinds bring more: docs/texts.md."
     )
 
 
