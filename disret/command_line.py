@@ -167,7 +167,7 @@ def without_secrets(text: str) -> str:
     # A password may have any letter; what looks like a port is one.
     text = re.sub(r"(?<=://)([^\s/?#]+@|[^\s/?#:@]*:(?!\d+([/?#]|$))\S*@)", "", text)
     text = re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
-    return re.sub(rf"({SECRET})=(?!…)[^\s'\"]+", r"\1=…", text)
+    return re.sub(rf"({SECRET})=(?!…|VALUE)[^\s'\"]+", r"\1=…", text)
 
 
 class _Lines:

@@ -68,7 +68,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: what stands at `path` is a device or a pipe.
     """
-    _check_kind(path)
+    if path.exists():
+        readable(path)
     path = path.resolve()
     partial = _beside(path, "partial")
     partial.touch(exist_ok=False)
@@ -299,15 +300,10 @@ def readable(path: Path) -> Path:
     return path
 
 
-def _check_kind(path: Path) -> None:
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is a directory, a device or a pipe; name a file.")
-
-
 def check_writable(path: Path, is_file: bool = True) -> None:
     """Raise `UserError` unless a file, or a folder, can be made at `path`."""
-    if is_file:
-        _check_kind(path)
+    if is_file and path.exists():
+        readable(path)
     try:
         probe = _beside(path.resolve(), "probe")
         probe.touch()

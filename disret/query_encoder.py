@@ -294,7 +294,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         own = digest_of(settings)
         if settings["format"] in READABLE and settings.get("sha256", own) == own:
             return settings
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         pass
     raise ExportError(f"{path} is damaged or of another version; export the model again.")
 

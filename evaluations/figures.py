@@ -73,7 +73,7 @@ def plot_effort(panels: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
 
     threads = dict.fromkeys(str(row["threads"]) for rows in panels.values() for row in rows)
     source = f"medians of single queries; threads of the CPU: {' and '.join(threads)}"
-    with new_figure(path, 11, 8, len(panels), source, rows=2) as (figure, axes):
+    with new_figure(path, 11, 8, len(panels), source, rows=min(2, len(panels))) as (figure, axes):
         for ax, (title, rows) in zip(axes, panels.items(), strict=True):
             lines: dict[str, list[Mapping[str, Any]]] = {}
             for row in rows:

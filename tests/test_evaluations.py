@@ -129,7 +129,7 @@ def test_effort(tmp_path, monkeypatch):
                                        ("far", 32, None, 2.0))
     ]  # fmt: skip
     tables.plot_effort({"things, HNSW8": rows}, tmp_path / "f.svg")
-    assert drawn == [("t, torch", [9.0, 10.0], [0.9, 1.0]), ("s, torch", [1.0], [0.8])]
+    assert drawn == [("models/t", [9.0, 10.0], [0.9, 1.0]), ("models/s", [1.0], [0.8])]
     text = (tmp_path / "f.svg").read_text()
     for part in ("things, HNSW8", "efSearch 32", "t, torch", "threads of the CPU: 1"):
         assert part in text

@@ -108,9 +108,9 @@ def test_what_is_linked_is_replaced_with_its_rights(tmp_path):
 def test_a_pipe_or_a_device_stays(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(UserError, match="a device or a pipe; name a file"):
+        with pytest.raises(UserError, match="is no regular file; name a file"):
             check_writable(path)
-        with pytest.raises(UserError, match="a device or a pipe"), whole_file(path):
+        with pytest.raises(UserError, match="is no regular file"), whole_file(path):
             pass
         assert path.exists()
         assert not path.is_file()

@@ -123,7 +123,10 @@ def new_figure(
 
     with rc_context({"axes.prop_cycle": cycler(color=OKABE_ITO)}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, panels // rows, squeeze=False, sharey=sharey).ravel()
+        axes = figure.subplots(rows, -(-panels // rows), squeeze=False, sharey=sharey).ravel()
+        for ax in axes[panels:]:
+            ax.remove()
+        axes = axes[:panels]
         if source:
             figure.supxlabel(source, fontsize=7, color="0.4", parse_math=False)
         yield figure, axes

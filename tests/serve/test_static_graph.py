@@ -100,8 +100,8 @@ def test_other_layers_are_refused(tmp_path, layer, reason):
         write_static(static(TABLE, layer), tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("rows", range(1, 40))
-def test_its_tables_can_be_mapped(tmp_path, rows):
+@pytest.mark.parametrize("rows", [1, 2, 39])
+def test_its_tables_lie_where_it_says(tmp_path, rows):
     path = tmp_path / "model.onnx"
     quantised, scales = by_row(TABLE[:rows])
     for tables in ({"embeddings": TABLE[:rows]},
@@ -110,5 +110,4 @@ def test_its_tables_can_be_mapped(tmp_path, rows):
         for name, at in noted["tables"].items():
             found = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
             np.testing.assert_array_equal(found, tables[name].reshape(at["shape"]))
-            assert found.flags.aligned
         assert noted["tables"].keys() == tables.keys()
