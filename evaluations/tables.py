@@ -38,7 +38,7 @@ from retaining import (
     twelve,
     twelve_speed,
 )
-from services import black_box, endpoint, owner
+from services import black_box, endpoint, language, orphan, orphans, owner, vectors
 from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
@@ -71,6 +71,10 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "black-box": black_box,
     "endpoint": endpoint,
     "owner": owner,
+    "orphan": orphan,
+    "orphans": orphans,
+    "language": language,
+    "vectors": vectors,
     "twelve": twelve,
     "twelve-speed": twelve_speed,
     "dose": doses,
