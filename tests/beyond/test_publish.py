@@ -15,6 +15,7 @@ from conftest import ROOT
 from local_hub import LocalHub
 from sentence_transformers import SentenceTransformer
 
+from disret.distil.model_card import _licences
 from disret.query_encoder import QueryEncoder
 
 KINDS = {"layers": ["--layers", 0, 3], "static": ["--init-with", "static", "--adamw-lr", 1e-3]}
@@ -208,3 +209,13 @@ def test_what_cannot_be_is_said_before_the_work(
     assert outcome.status == 2
     assert reason in outcome.err
     assert not (tmp_path / "student-router").exists()
+
+
+def test_what_a_data_set_says_of_itself_is_no_markdown():
+    """A licence is somebody else's text."""
+    hostile = "mit`\n# Heading\n![x](http://h/x.png) <img src=x>\x1b[31m\u202e" + "x" * 200
+    (line,) = _licences([{"name": "hub:a/b#c", "count": 3, "licence": hostile}]).strip().split("\n")
+    assert line.startswith("- `hub:a/b#c`: 3 queries, licence `mit' # Heading ![x](http://h/x.png)")
+    assert line.count("`") == 4
+    assert line.isprintable()
+    assert len(line) < 160

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def test_fingerprint_follows_the_content(collection):
         file.write("q1\td2\t1\n")
     assert c.fingerprint() == corpus
     assert c.fingerprint("test") != everything
+
+
+def test_judgments_of_the_same_size_and_time_are_others(collection):
+    """As `cp -p` leaves them, within one run."""
+    c, path = Collection("things", collection), collection / "qrels" / "test.tsv"
+    before, times = c.fingerprint("test"), path.stat()
+    content = path.read_text()
+    path.write_text(content[:-2] + ("2" if content[-2] == "1" else "1") + content[-1])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert c.fingerprint("test") != before
 
 
 def test_parts_are_collections(tmp_path):

@@ -97,3 +97,17 @@ def test_texts_and_how_often_each_is_shown(teacher, queries, valid_queries, coll
     part = read(1.0, 0.5)
     assert 250 < len(part.queries) < 350
     assert part.weights is None
+
+
+def test_sentences_that_are_validated_on_are_left_out(teacher, queries, collection, tmp_path):
+    """In whatever case and with whatever spaces."""
+    encoder, names = open_encoder(str(teacher)), [(queries, 1.0)]
+    (tmp_path / "valid.txt").write_text("something else\n")
+    valid = [tmp_path / "valid.txt"]
+    sentences = read_texts(encoder, names, valid, None, str(collection), 1, None).sentences
+    again = "  ".join(sentences[3].upper().split())
+    (tmp_path / "valid.txt").write_text(f"something else\n{again}\n")
+    left = read_texts(encoder, names, valid, None, str(collection), 1, None)
+    assert left.valid == ["something else", again]
+    assert left.sentences == [one for one in sentences if one.upper() != sentences[3].upper()]
+    assert len(left.sentences) < len(sentences)
