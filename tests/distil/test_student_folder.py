@@ -177,6 +177,15 @@ def test_no_secret_of_a_service_is_noted(place, identify):
     assert folder.made_of["arguments"]["service_option"] == ["api_key=…", "dimensions=8"]
 
 
+def test_another_vocabulary_is_another_student(place, identify):
+    first = open_folder(place)
+    identify(first, vocabulary="one")
+    first.begin()
+    assert not identify(open_folder(place, resume=True), vocabulary="one")
+    with pytest.raises(UserError, match="another vocabulary"):
+        identify(open_folder(place, resume=True), vocabulary="other")
+
+
 def test_laps(place):
     found = open_folder(place)
     for name in ("first", "second"):
