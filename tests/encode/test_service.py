@@ -241,7 +241,15 @@ def test_two_runs_at_a_time(server, opened, capsys, monkeypatch):
     assert sent(server) == {}
 
 
-def test_an_interruption_keeps_what_was_answered(server, opened):
+@pytest.fixture
+def interruptible():
+    """As in a terminal; what a shell starts in the background is deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_keeps_what_was_answered(server, opened, interruptible):
     """Though a part is refused for a while, and asked for again with long pauses."""
     encoder, main = opened(), threading.get_ident()
     server.faults = [0, 0, (503, {}, "application/json", "50")]
