@@ -107,11 +107,12 @@ class StudentFolder:
         weights = [weight for _, weight in arguments["queries"]]
         deciding |= {
             "teacher": " ".join(map(without_secrets, arguments["teacher"])),
-            "service_option": [*map(without_secrets, arguments.get("service_option", []))] or None,
             "queries": [str(name) for name, _ in arguments["queries"]] or None,
             "query_weights": weights if set(weights) - {1.0} else None,
             "valid_queries": [str(name) for name in arguments["valid_queries"]] or None,
         }
+        if options := arguments.get("service_option"):
+            deciding["service_option"] = [*map(without_secrets, options)]
         inputs = {
             "teacher_sha256": teacher.fingerprint,
             "initial_student_sha256": fingerprint(start) if start else teacher.fingerprint,

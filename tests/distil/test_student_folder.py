@@ -177,6 +177,14 @@ def test_no_secret_of_a_service_is_noted(place, identify):
     assert folder.made_of["arguments"]["service_option"] == ["api_key=…", "dimensions=8"]
 
 
+def test_a_run_without_options_is_as_it_was_noted_before(place, identify):
+    first = open_folder(place)
+    identify(first, service_option=[])
+    assert first.made_of["arguments"]["service_option"] == []
+    finish(place, first)
+    assert identify(open_folder(place, resume=True), service_option=[])
+
+
 def test_another_vocabulary_is_another_student(place, identify):
     first = open_folder(place)
     identify(first, vocabulary="one")
