@@ -132,9 +132,8 @@ def untrained(names: Sequence[str], texts: list[str], students: Sequence[Encoder
         known = {file_of(one["name"])[0].name for one in sources.get("training", ())}
         last = sources["validation"][0].get("last") if sources else None
         out = numbers(texts) <= (-1 if last is None else last)
-        others = apart_from(compress(texts, out), compress(texts, ~out))[
-            : report and report["arguments"].get("max_queries")
-        ]
+        most = report["arguments"].get("max_queries") if report else None
+        others = apart_from(compress(texts, out), compress(texts, ~out))[:most]
         if asked & known or (report and text_sha256(others) == report["log_sha256"]):
             if last is None:
                 say(f"note: {student.name} was trained on this log, and may agree less on others.")

@@ -162,6 +162,11 @@ def visible(text: str) -> str:
     return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(text: str) -> str:
+    """A text on one line, with a space for what `visible` would show."""
+    return " ".join(UNSEEN.sub(" ", text).split())
+
+
 def without_secrets(text: str) -> str:
     """A text without what is before the host in addresses, after a `?`, and values of `SECRET`."""
     # A password may have any letter; what looks like a port is one.

@@ -41,7 +41,6 @@ FEWER = {
     "models/best/layers-0-5": "two layers",
     "models/best/layers-5": "one layer",
 }
-# Students of a service's vectors: how they start, and the texts that were sent.
 SWEEPS = {"six": "sweep-all-MiniLM-L6-v2", "twelve": "sweep-all-mpnet-base-v2"}
 # Students of more kinds of text, and what each was made of.
 TEXTS = {

@@ -113,11 +113,8 @@ class Stream:
         self.name = name
         dataset, config, self._split, _ = parse_name(name)
         with reading(name):
-            self._builder = datasets.load_dataset_builder(
-                f"hf://datasets/{dataset}",
-                config,
-                revision=revision,  # never a folder of that name
-            )
+            place = f"hf://datasets/{dataset}"  # never a folder of that name
+            self._builder = datasets.load_dataset_builder(place, config, revision=revision)
             self._rows = self._builder.as_streaming_dataset(self._split)
 
     def schema(self) -> "pa.Schema":

@@ -5,7 +5,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from disret.command_line import UNSEEN
+from disret.command_line import one_line
 from disret.distil.student_folder import read_report
 from disret.encode.encoders import EXPORTS, PRECISIONS, export_fingerprint
 from disret.files import read_record, whole_file
@@ -124,7 +124,7 @@ def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
 
 def _plain(stated: str) -> str:
     """What a data set says of itself, as it may stand between backticks."""
-    return " ".join(UNSEEN.sub(" ", stated).replace("`", "'").split())[:100]
+    return one_line(stated.replace("`", "'"))[:100]
 
 
 def _start(arguments: Mapping[str, Any]) -> str:

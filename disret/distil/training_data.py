@@ -94,8 +94,9 @@ def read_texts(
         first = train[:max_queries]
         return Texts(first, [], valid, None, {}, text_sha256(first))
     train, valid, sources = training_queries(queries, valid_queries, max_queries, mirror)
-    sentences = collection_sentences(adapt, len(train), seed, mirror) if adapt else []
-    sentences = apart_from(valid, sentences)
+    sentences: list[str] = []
+    if adapt:
+        sentences = apart_from(valid, collection_sentences(adapt, len(train), seed, mirror))
     times = [source.weight for source in sources["training"]]
     counts = [source.count for source in sources["training"]]
     shown = np.repeat([*times, 1.0], [*counts, len(sentences)])

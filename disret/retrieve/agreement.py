@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disret.command_line import UNSEEN
+from disret.command_line import one_line
 from disret.files import whole_file
 from disret.retrieve.metrics import interval
 
@@ -201,4 +201,4 @@ def write_worst(
 
 def _harmless(text: str) -> str:
     """A text on one line, that neither ends a cell, marks anything up nor steers a terminal."""
-    return re.sub(r"([\\`<|\[\]!#*_~:@])", r"\\\1", " ".join(UNSEEN.sub(" ", text).split()))
+    return re.sub(r"([\\`<|\[\]!#*_~:@])", r"\\\1", one_line(text))
