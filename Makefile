@@ -33,7 +33,7 @@ DISTIL   := --layers 0 5 --recipe paper --train-batch-size 64 --adamw-lr 5e-4 --
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
 
-.PHONY: help setup example dist bench speed data sweep paper test long services runtimes lint tables clean
+.PHONY: help setup example dist bench speed data texts sweep paper test long services runtimes lint tables clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -102,6 +102,9 @@ example:  ## distil a student, score it and time it, then show a table and a fig
 dist:     ## only distil
 bench:    ## distil if need be, and score
 speed:    ## distil and score if need be, and time
+
+texts: setup  ## texts of many kinds to distil on beside queries, into downloads/texts
+	@$(PY) beyond/texts.py general $(AT)downloads/texts
 
 # --- The comparison of students ------------------------------------------------------------------
 

@@ -12,12 +12,12 @@ class Archive(NamedTuple):
     Attributes:
         path: where it lies in a mirror and under `downloads/`, such as `beir/scifact.zip`.
         url: its public address.
-        md5: checksum of the public file, in hexadecimal.
+        digest: MD5 or SHA-256 of the public file, in hexadecimal.
     """
 
     path: str
     url: str
-    md5: str
+    digest: str
 
 
 class Dataset(NamedTuple):

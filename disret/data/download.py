@@ -41,7 +41,7 @@ def fetch(archive: Archive, mirror: str | None = None) -> Path:
 
     Args:
         mirror: a directory or address that holds `archive.path`, as `mirror_from` gives it. The
-            checksum is the one in its SHA256SUMS where it has one, else the table's MD5.
+            checksum is the one in its SHA256SUMS where it has one, else the archive's own.
 
     Raises:
         UserError: unreachable, absent, or another content than the checksum says.
@@ -150,8 +150,9 @@ def _is_url(source: str) -> bool:
 
 def _where(archive: Archive, mirror: str | None) -> tuple[str, str, str]:
     """Address or path of an archive, and the algorithm and value of its checksum."""
+    published = ("sha256" if len(archive.digest) == 64 else "md5", archive.digest)
     if mirror is None:
-        return archive.url, "md5", archive.md5
+        return archive.url, *published
     mirror = mirror.rstrip("/")
     source, sums = f"{mirror}/{archive.path}", f"{mirror}/SHA256SUMS"
     if not _is_url(mirror):
@@ -168,7 +169,7 @@ def _where(archive: Archive, mirror: str | None) -> tuple[str, str, str]:
         digest, _, path = line.partition(" ")
         if path.lstrip(" *").removeprefix("./") == archive.path:
             return source, "sha256", digest.lower()
-    return source, "md5", archive.md5
+    return source, *published
 
 
 def _transfer(url: str, partial: Path) -> None:

@@ -94,13 +94,13 @@ def test_a_stale_part_is_not_kept(server, archive):
 
 def test_altered_content_is_refused_and_removed(server, archive):
     server.files["/things.zip"] = b"altered"
-    with pytest.raises(UserError, match=f"md5 .* expected {archive.md5}"):
+    with pytest.raises(UserError, match=f"md5 .* expected {archive.digest}"):
         fetch(archive)
     assert not list(paths.DOWNLOADS.rglob("*.zip*[!k]"))  # nothing but the lock
 
 
 def test_absent_file(archive):
-    gone = Archive(PATH, archive.url.replace("things", "nothing"), archive.md5)
+    gone = Archive(PATH, archive.url.replace("things", "nothing"), archive.digest)
     with pytest.raises(UserError, match="404"):
         fetch(gone)
 
@@ -184,7 +184,7 @@ from disret.data.catalog import Archive
 from disret.data.download import fetch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-command_line.run(lambda: fetch(Archive({PATH!r}, {archive.url!r}, {archive.md5!r})))
+command_line.run(lambda: fetch(Archive({PATH!r}, {archive.url!r}, {archive.digest!r})))
 """
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
@@ -200,7 +200,7 @@ def test_killed_download_resumes_to_the_same_file(server, archive, home):
     server.break_after = [1_500_000] + [0] * 50
     program = (
         "from disret.data.catalog import Archive; from disret.data.download import fetch; "
-        f"fetch(Archive({PATH!r}, {archive.url!r}, {archive.md5!r}))"
+        f"fetch(Archive({PATH!r}, {archive.url!r}, {archive.digest!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (part().exists() and part().stat().st_size >= 1_000_000):
