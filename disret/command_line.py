@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 at_end = ExitStack()  # what a script holds until it ends, such as locks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 FIGURES = (".png", ".pdf", ".svg")
-_GO_ON = "the same command goes on from here (distill.py: with --resume)."
 SECRET = r"(?i:\b[\w.-]*(?:key|token|secret|password))"  # fields that hold one
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -205,8 +204,18 @@ def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
 
 def invocation() -> str:
     """The command that this process was started with, as a shell takes it."""
-    words = ["python", Path(sys.argv[0]).name, *map(without_secrets, sys.argv[1:])]
-    return shlex.join(words)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
+    is_module = spec is not None and Path(spec.origin or "").name == Path(sys.argv[0]).name
+    script = ["-m", spec.name] if is_module else [Path(sys.argv[0]).name]
+    return shlex.join(["python", *script, *map(without_secrets, sys.argv[1:])])
+
+
+def going_on() -> str:
+    """The command that takes up what this one has left."""
+    command = invocation()
+    if " distill.py" in command and " --resume" not in command:
+        command = f"{command.replace(' --overwrite', '')} --resume"
+    return f"this goes on from here: {command}"
 
 
 def run(main: Callable[[], None]) -> None:
@@ -237,9 +246,9 @@ def run(main: Callable[[], None]) -> None:
         with at_end:
             main()
     except KeyboardInterrupt:
-        end(f"interrupted; {_GO_ON}", 130)
+        end(f"interrupted; {going_on()}", 130)
     except Ended as error:
-        end(f"ended by {error}; {_GO_ON}", 128 + signal.Signals[str(error)])
+        end(f"ended by {error}; {going_on()}", 128 + signal.Signals[str(error)])
     except UserError as error:
         end(str(error), 2)
     except BrokenPipeError:

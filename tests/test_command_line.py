@@ -1,6 +1,7 @@
 """How scripts end: status, sentence, traceback on request, and the time of --help."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +108,36 @@ def test_no_secret_is_shown(monkeypatch, capsys, text, shown):
     with pytest.raises(SystemExit):
         command_line.run(main)
     assert capsys.readouterr().err == f"{shown}\nx.py: {shown}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("distill.py --output a b", "python distill.py --output a b --resume"),
+        ("distill.py --overwrite --output a", "python distill.py --output a --resume"),
+        ("x/distill.py --resume --output a", "python distill.py --resume --output a"),
+        ("/x/benchmark.py --output a", "python benchmark.py --output a"),
+    ],
+)
+def test_who_interrupts_is_told_what_goes_on(monkeypatch, capsys, words, shown):
+    def main():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit):
+        command_line.run(main)
+    assert capsys.readouterr().err.endswith(f"interrupted; this goes on from here: {shown}\n")
+
+
+def test_a_module_is_named_as_python_takes_it(tmp_path):
+    (tmp_path / "wing").mkdir()
+    (tmp_path / "wing" / "export.py").write_text(
+        "from disret.command_line import invocation; print(invocation())"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = [sys.executable, "-m", "wing.export", "--flag", "a b"]
+    said = subprocess.check_output(command, env=environment, text=True)
+    assert said == "python -m wing.export --flag 'a b'\n"
 
 
 @pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\rb", "\x9b31m", "\u202ecod", "\u2066a"])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from disret.encode.encoders import Encoder
 
 FORMAT = 2  # of the files
+FEW = 50_000  # texts; fewer are worth a word, see the table of doses in the README
 END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n+")
 SHORTEST, LONGEST = 3, 64  # words; what is longer is no sentence, and unlike a query
 
@@ -97,6 +98,9 @@ def read_texts(
     sentences: list[str] = []
     if adapt:
         sentences = apart_from(valid, collection_sentences(adapt, len(train), seed, mirror))
+    if len(train) + len(sentences) < FEW:
+        say(f"note: a student of {len(train) + len(sentences):,} texts learns little beyond them; "
+            "`make texts` writes several hundred thousand more to name beside them.")  # fmt: skip
     times = [source.weight for source in sources["training"]]
     counts = [source.count for source in sources["training"]]
     shown = np.repeat([*times, 1.0], [*counts, len(sentences)])

@@ -7,6 +7,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import tokenizer
 
 from disret import paths
+from disret.distil import training_data
 from disret.distil.training_data import TrainingData, read_texts, tokenised_queries
 from disret.encode.encoders import open_encoder
 from disret.encode.models import load_encoder
@@ -97,6 +98,15 @@ def test_texts_and_how_often_each_is_shown(teacher, queries, valid_queries, coll
     part = read(1.0, 0.5)
     assert 250 < len(part.queries) < 350
     assert part.weights is None
+
+
+@pytest.mark.parametrize("few", [3, 30_000])
+def test_few_texts_are_worth_a_word(teacher, queries, valid_queries, capsys, monkeypatch, few):
+    monkeypatch.setattr(training_data, "FEW", few)
+    encoder = open_encoder(str(teacher))
+    texts = read_texts(encoder, [(queries, 1.0)], [valid_queries], None, None, 1, None)
+    said = f"a student of {len(texts.training):,} texts learns little beyond them; `make texts`"
+    assert (said in capsys.readouterr().err) == (len(texts.training) < few)
 
 
 def test_sentences_that_are_validated_on_are_left_out(teacher, queries, collection, tmp_path):
