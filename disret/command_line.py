@@ -204,10 +204,16 @@ def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
 
 def invocation() -> str:
     """The command that this process was started with, as a shell takes it."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
-    is_module = spec is not None and Path(spec.origin or "").name == Path(sys.argv[0]).name
-    script = ["-m", spec.name] if is_module else [Path(sys.argv[0]).name]
+    module = _module()
+    script = ["-m", module] if module else [Path(sys.argv[0]).name]
     return shlex.join(["python", *script, *map(without_secrets, sys.argv[1:])])
+
+
+def _module() -> str | None:
+    """What this process was started as by `python -m`, if it was."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    is_one = spec is not None and Path(spec.origin or "").name == Path(sys.argv[0]).name
+    return spec.name.removesuffix(".__main__") if is_one else None
 
 
 def going_on() -> str:
@@ -229,7 +235,7 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.exit(0)
     rank = os.environ.get("RANK")  # under torchrun any process may be the one that failed
-    script = Path(sys.argv[0]).name + (f" [rank {rank}]" if rank else "")
+    script = (_module() or Path(sys.argv[0]).name) + (f" [rank {rank}]" if rank else "")
 
     def end(sentence: str, status: int) -> None:
         print(visible(f"{script}: {without_secrets(sentence)}"), file=sys.stderr, flush=True)

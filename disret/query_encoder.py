@@ -163,10 +163,17 @@ class QueryEncoder:
         """
         if isinstance(queries, str):
             raise TypeError("encode takes a list of strings, got one str")
+        return self.embed(self.tokenise(queries), batch_size)
+
+    def tokenise(self, queries: Iterable[str]) -> list:
+        """Encodings of `tokenizers`, of texts with the model's prompt, cut to `max_length`."""
+        prompt = self.settings["prompt"]
+        return self._tokenizer.encode_batch_fast([prompt + query for query in queries])
+
+    def embed(self, encodings: list, batch_size: int = BATCH) -> np.ndarray:
+        """Vectors of what `tokenise` gave, which may pad it; else as `encode`."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        prompt = self.settings["prompt"]
-        encodings = self._tokenizer.encode_batch_fast([prompt + query for query in queries])
         if len(encodings) == 1:
             return self._vectors_of(encodings)
         vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
@@ -175,6 +182,11 @@ class QueryEncoder:
             rows = by_length[start : start + batch_size]
             vectors[rows] = self._vectors_of([encodings[row] for row in rows])
         return vectors
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it is tables alone, without a graph."""
+        return isinstance(self._vectors_of, _Static)
 
 
 class _Graph:

@@ -1,0 +1,126 @@
+"""Serve students at `/v1/embeddings`, where the clients of embedding services point already.
+
+    python -m disret.serve models/student --port 8000
+    python -m disret.serve two,text-embedding-3-small=models/two models/static@int8
+
+A student answers to the name of its folder, or to the names before a `=`. DISRET_API_KEY is the key
+that a client has to bear. `/metrics` is for Prometheus, `/health` for who starts it.
+"""
+
+import argparse
+import json
+import os
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from disret.command_line import (
+    Ended,
+    UserError,
+    argument_parser,
+    not_negative,
+    positive,
+    positive_float,
+    run,
+    say,
+)
+
+KEY = "DISRET_API_KEY"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def names_and_place(text: str) -> tuple[list[str], Path, str]:
+    """Names, folder and precision of `[NAME,…=]FOLDER[@int8]`."""
+    names, _, place = text.rpartition("=")
+    folder, _, precision = place.rpartition("@")
+    if not folder or precision not in ("int8", "float32"):
+        folder, precision = place, "float32"
+    given = [name for name in names.split(",") if name]
+    return given or [place.rstrip("/").rpartition("/")[2]], Path(folder), precision
+
+
+def application(args: argparse.Namespace) -> object:
+    """The ASGI application that the arguments describe; in each worker its own."""
+    from disret.query_encoder import ExportError, QueryEncoder
+    from disret.serve.api import Limits, Student, create_app
+    from disret.serve.batching import Batcher
+    from disret.serve.measures import Measures
+
+    students = {}
+    for names, folder, precision in map(names_and_place, args.students):
+        if not folder.is_dir():
+            raise UserError(f"there is no student {folder}.")
+        try:
+            encoder = QueryEncoder.from_pretrained(folder, precision, args.threads, args.index_of)
+        except (ExportError, ValueError, FileNotFoundError) as error:
+            raise UserError(f"{folder}: {error}") from None
+        measures = Measures(names[0])
+        batcher = Batcher(encoder, measures, args.cache)
+        if twice := students.keys() & set(names):
+            raise UserError(f"two students answer to {', '.join(sorted(twice))}; name them apart.")
+        student = Student(names[0], encoder, batcher, measures, args.matryoshka)
+        students |= dict.fromkeys(names, student)
+    limits = Limits(args.max_texts, args.max_characters, args.max_requests, args.timeout)
+    return create_app(students, limits, os.environ.get(KEY))
+
+
+def worker() -> object:
+    """For uvicorn, which starts each worker as a process of its own."""
+    return application(parse_args(json.loads(os.environ["DISRET_SERVE"])))
+
+
+def main() -> None:
+    args = parse_args()
+    if args.host not in LOOPBACK and KEY not in os.environ:
+        say(f"note: anyone who reaches {args.host} may ask; {KEY} asks for a key.")
+    check_free(args.host, args.port)
+    import uvicorn
+
+    with tempfile.TemporaryDirectory(prefix="disret-metrics-") as folder:
+        if args.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            os.environ["DISRET_SERVE"] = json.dumps(sys.argv[1:])
+        app = application(args)  # or refuse, before a worker does
+        say(f"serving {', '.join(args.students)} at http://{args.host}:{args.port}/v1")
+        # Ended by a signal, uvicorn answers what it has accepted, and raises the signal again.
+        with suppress(Ended, KeyboardInterrupt):
+            uvicorn.run(
+                "disret.serve.__main__:worker" if args.workers > 1 else app,
+                factory=args.workers > 1, workers=args.workers, host=args.host, port=args.port,
+                log_level="warning", access_log=False,
+            )  # fmt: skip
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise `UserError` unless this process may listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"cannot listen at {host}:{port}: {error.strerror}.") from None
+
+
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argument_parser(__doc__, "python -m disret.serve")
+    add = parser.add_argument
+    add("students", nargs="+", metavar="[NAME,…=]FOLDER[@int8]")
+    add("--host", default="127.0.0.1", help="address to listen at (default: this machine's own)")
+    add("--port", type=positive, default=8000, help="default: 8000")
+    add("--workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
+    add("--threads", type=positive, default=1, metavar="N", help="of a graph (default: 1)")
+    add("--cache", type=not_negative, default=0, metavar="N", help="texts whose vectors are kept")
+    add("--index-of", type=Path, metavar="FILE", help="refuse a student of another index than this")
+    add("--matryoshka", action="store_true", help="`dimensions` of a request may cut vectors")
+    add("--max-texts", type=positive, default=2048, metavar="N", help="of a request")
+    add("--max-characters", type=positive, default=200_000, metavar="N", help="of its texts")
+    add("--max-requests", type=positive, default=1024, metavar="N", help="in work at once")
+    add("--timeout", type=positive_float, default=30.0, metavar="S", help="seconds of a request")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    run(main)
