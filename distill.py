@@ -234,7 +234,7 @@ def distil(
     if is_main_process():
         put_mean_back(student, data.embeddings)
         cosines = centred_cosines(teachers[:], evaluator.embed(student))
-        folder.save(student, curve, after, float(cosines.mean()), dtype)
+        folder.save(student, curve, after, cosines, dtype)
 
 
 # --- Arguments ----------------------------------------------------------------------------------

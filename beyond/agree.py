@@ -19,16 +19,16 @@ import argparse
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import chain, compress
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from disret import command_line
 from disret.command_line import UserError, positive, say, tell
-from disret.data.collection import check_name, find_collections
+from disret.data.collection import texts_by_id
 from disret.data.queries import apart_from, numbers, read_queries
-from disret.data.text_files import IDS, KINDS, PARQUET, TEXTS, file_of, open_table, suffix_of
+from disret.data.text_files import PARQUET, file_of, suffix_of
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
 from disret.files import check_writable, read_record, text_sha256
@@ -159,17 +159,7 @@ def texts_of(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     is_own = not (args.texts or args.ids) and suffix_of(args.index) in PARQUET
     if not (is_own or args.texts):
         return iter(())
-    path, column = file_of(args.index if is_own else args.texts)
-    if suffix_of(path) not in KINDS:
-        check_name(args.texts)
-        parts = chain.from_iterable(map(find_collections, [args.texts]))  # not before it is asked
-        return ((one.id, one.text) for part in parts for one in part.documents())
-    table = open_table(path, column)
-    places = table.column(IDS), table.column(TEXTS, column)
-    if None in places and not is_own:
-        raise UserError(f"{path} needs a column of ids and one of texts; it has {table.listed()}.")
-    rows = () if None in places else table.rows(*places)
-    return ((str(id), text) for _, (id, text) in rows if text)
+    return texts_by_id(str(args.index) if is_own else args.texts, is_own)
 
 
 def shown(row: Row, overlap: str) -> Row:

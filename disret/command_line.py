@@ -125,6 +125,7 @@ not_negative = _number(int, "must not be negative", 0)
 threads = _number(int, "must be from 1 to 1024", 1, 1024)
 seed = _number(int, "must be from 0 to 4294967295", 0, 2**32 - 1)
 positive_float = _number(float, "must be positive", sys.float_info.min, sys.float_info.max)
+share = _number(float, "must be above 0, and 1 at most", sys.float_info.min, 1)
 
 
 def figure_path(text: str) -> Path:

@@ -19,7 +19,20 @@ from disret import paths
 from disret.command_line import UserError, say
 from disret.data.catalog import datasets
 from disret.data.download import fetch_folder
-from disret.data.text_files import GRADES, IDS, QUERY_IDS, is_text, lines, named, unpacked
+from disret.data.text_files import (
+    GRADES,
+    IDS,
+    KINDS,
+    QUERY_IDS,
+    TEXTS,
+    file_of,
+    is_text,
+    lines,
+    named,
+    open_table,
+    suffix_of,
+    unpacked,
+)
 from disret.files import checksum, version_of
 
 GRADE = re.compile(r"[-+]?\d{1,6}(\.0*)?")
@@ -324,3 +337,25 @@ def _records(path: Path, offset: int = 0) -> Iterator[tuple[int, dict]]:
         second = np.setdiff1d(np.arange(len(hashes)), first)[0]
         _, record = next(islice(_records(path, offset), second, None))
         raise UserError(f"{path}, record {second + 1}: a second {record['_id']!r}.")
+
+
+def texts_by_id(name: str, is_index: bool = False) -> Iterator[tuple[str, str]]:
+    """Ids and texts of documents: of a table FILE[#COLUMN] that has both, or of a collection.
+
+    Args:
+        is_index: it is an index, which need not have texts.
+
+    Raises:
+        UserError: it has no ids and texts, or as `find_collections`.
+    """
+    path, column = file_of(name)
+    if suffix_of(path) not in KINDS:
+        check_name(name)
+        parts = chain.from_iterable(map(find_collections, [name]))  # once it is asked
+        return ((one.id, one.text) for part in parts for one in part.documents())
+    table = open_table(path, column)
+    places = table.column(IDS), table.column(TEXTS, column)
+    if None in places and not is_index:
+        raise UserError(f"{path} needs a column of ids and one of texts; it has {table.listed()}.")
+    rows = () if None in places else table.rows(*places)
+    return ((str(id), text) for _, (id, text) in rows if text)

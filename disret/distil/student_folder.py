@@ -22,6 +22,7 @@ from disret.files import (
 from disret.retrieve.agreement import usable
 
 if TYPE_CHECKING:
+    import numpy as np
     from sentence_transformers import SentenceTransformer
 
     from disret.distil.training_data import Texts
@@ -193,7 +194,7 @@ class StudentFolder:
         student: "SentenceTransformer",
         curve: Sequence[Mapping[str, float]],
         mse: float,
-        centred_cosine: float,
+        cosines: "np.ndarray",
         dtype: str,
     ) -> None:
         """Put the complete model in place, with its `distillation.json`.
@@ -201,7 +202,7 @@ class StudentFolder:
         Args:
             curve: validation MSE by step, from step 0, before training.
             mse: that of the weights that are saved.
-            centred_cosine: theirs to the teacher, on the validation queries.
+            cosines: theirs to the teacher, centred, of each validation query.
             dtype: what they were trained in.
         """
         from disret.devices import versions, world_size
@@ -223,7 +224,8 @@ class StudentFolder:
             "seconds": self._seconds,  # of this process
             "validation_mse": list(curve),
             "validation_mse_after": mse,
-            "centred_cosine": centred_cosine,
+            "centred_cosine": float(cosines.mean()),
+            "centred_cosine_spread": float(cosines.std()),  # standard deviation over queries
             "student_sha256": fingerprint(saved),
             "size": asdict(describe(saved)),
             "versions": versions(),
@@ -233,7 +235,7 @@ class StudentFolder:
         (self.unfinished / "run.json").unlink()  # first: what is left after a kill is no run
         shutil.rmtree(self.unfinished)
         tell(f"{self.path}: validation MSE {curve[0]['mse']:.3g} before, {mse:.3g} after; "
-              f"centred cosine {centred_cosine:.3f}. {usable(centred_cosine)}")  # fmt: skip
+              f"centred cosine {cosines.mean():.3f}. {usable(cosines.mean())}")  # fmt: skip
 
 
 def _is_whole_zip(path: Path) -> bool:

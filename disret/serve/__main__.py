@@ -2,9 +2,14 @@
 
     python -m disret.serve models/student --port 8000
     python -m disret.serve two,text-embedding-3-small=models/two models/static@int8
+    python -m disret.serve models/student --watch 0.01 --teacher https://HOST/v1#NAME
+    python -m disret.serve models/student --teacher models/teacher --index documents.faiss \\
+        --corpus corpus.jsonl --queries log.csv                       # a page at /
 
 A student answers to the name of its folder, or to the names before a `=`. DISRET_API_KEY is the key
-that a client has to bear. `/metrics` is for Prometheus, `/health` for who starts it.
+that a client has to bear. `/metrics` is for Prometheus, `/health` for who starts it. Of the first
+student, a share of queries may go to its teacher too, to see whether it still follows; and with an
+index, a page shows both encoders' hits side by side.
 """
 
 import argparse
@@ -15,6 +20,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from disret.command_line import (
     Ended,
@@ -25,9 +31,19 @@ from disret.command_line import (
     positive_float,
     run,
     say,
+    share,
 )
+from disret.files import check_writable
+
+if TYPE_CHECKING:
+    from disret.encode.encoders import Encoder
+    from disret.query_encoder import QueryEncoder
+    from disret.serve.api import Student
+    from disret.serve.comparison import Comparison
+    from disret.serve.watch import Watch
 
 KEY = "DISRET_API_KEY"
+RANKED = 500  # queries of a log, of which the page shows the worst
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -43,27 +59,76 @@ def names_and_place(text: str) -> tuple[list[str], Path, str]:
 
 def application(args: argparse.Namespace) -> object:
     """The ASGI application that the arguments describe; in each worker its own."""
-    from disret.query_encoder import ExportError, QueryEncoder
     from disret.serve.api import Limits, Student, create_app
     from disret.serve.batching import Batcher
     from disret.serve.measures import Measures
 
-    students = {}
+    students: dict[str, Student] = {}
     for names, folder, precision in map(names_and_place, args.students):
-        if not folder.is_dir():
-            raise UserError(f"there is no student {folder}.")
-        try:
-            encoder = QueryEncoder.from_pretrained(folder, precision, args.threads, args.index_of)
-        except (ExportError, ValueError, FileNotFoundError) as error:
-            raise UserError(f"{folder}: {error}") from None
-        measures = Measures(names[0])
-        batcher = Batcher(encoder, measures, args.cache)
         if twice := students.keys() & set(names):
             raise UserError(f"two students answer to {', '.join(sorted(twice))}; name them apart.")
+        encoder = open_student(folder, precision, args.threads, args.index_of)
+        measures = Measures(names[0])
+        batcher = Batcher(encoder, measures, args.cache)
         student = Student(names[0], encoder, batcher, measures, args.matryoshka)
         students |= dict.fromkeys(names, student)
+    first, comparison = next(iter(students.values())), None
+    if args.teacher:
+        from disret.encode.encoders import open_encoder
+
+        teacher = open_encoder(args.teacher, device="cpu")
+        if teacher.dimension != first.encoder.dimension:
+            raise UserError(f"{teacher.name} has {teacher.dimension} dimensions, {first.name} "
+                            f"{first.encoder.dimension}; it is no student of it.")  # fmt: skip
+        if args.index:
+            comparison = compare(args, teacher, first.encoder)
+        if args.watch:
+            watching = first._replace(watch=watch(args, teacher, first, comparison))
+            students = {n: watching if one is first else one for n, one in students.items()}
     limits = Limits(args.max_texts, args.max_characters, args.max_requests, args.timeout)
-    return create_app(students, limits, os.environ.get(KEY))
+    return create_app(students, limits, os.environ.get(KEY), comparison)
+
+
+def open_student(folder: Path, precision: str, threads: int, index: Path | None) -> "QueryEncoder":
+    from disret.query_encoder import ExportError, QueryEncoder
+
+    if not folder.is_dir():
+        raise UserError(f"there is no student {folder}.")
+    try:
+        return QueryEncoder.from_pretrained(folder, precision, threads, index)
+    except (ExportError, ValueError, FileNotFoundError) as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
+def compare(args: argparse.Namespace, teacher: "Encoder", student: "QueryEncoder") -> "Comparison":
+    """Both encoders on the index, and the queries on which they agree least."""
+    from disret.data.queries import read_queries
+    from disret.retrieve.foreign import open_foreign
+    from disret.serve.comparison import Comparison
+
+    index = open_foreign(args.index, args.ids, teacher.dimension, None, False, teacher.made_by)
+    found = Comparison(index, args.corpus, teacher, student)
+    if not found.texts:
+        raise UserError(f"{args.corpus} has no text of a document of {args.index}: other ids.")
+    if args.queries:
+        found.rank(list(dict.fromkeys(read_queries(args.queries, RANKED))))
+    return found
+
+
+def watch(
+    args: argparse.Namespace, teacher: "Encoder", student: "Student", comparison: object
+) -> "Watch":
+    """What asks the teacher a share of the queries."""
+    from disret.serve.watch import Watch
+
+    held_out = student.encoder.settings.get("held_out") or {}
+    expected = tuple(held_out.values()) if len(held_out) == 2 else None
+    if expected is None:
+        say(f"note: the export of {student.name} does not say how it followed its teacher, so the "
+            "watch measures and does not warn; distil and export it anew.")  # fmt: skip
+    if args.worst:
+        check_writable(args.worst)
+    return Watch(student.name, teacher, args.watch, expected, args.worst, comparison)
 
 
 def worker() -> object:
@@ -119,7 +184,22 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add("--max-characters", type=positive, default=200_000, metavar="N", help="of its texts")
     add("--max-requests", type=positive, default=1024, metavar="N", help="in work at once")
     add("--timeout", type=positive_float, default=30.0, metavar="S", help="seconds of a request")
-    return parser.parse_args(words)
+    add = parser.add_argument_group("beside the teacher").add_argument
+    add("--teacher", metavar="ENCODER", help="a model, or https://HOST/v1#NAME")
+    add("--watch", type=share, metavar="SHARE", help="of requests, of which it gets a query too")
+    add("--worst", type=Path, metavar="FILE", help="gets the queries where both differ most")
+    add("--index", type=Path, metavar="PATH", help="of its documents, for a page at /")
+    add("--ids", metavar="FILE[#COLUMN]|rows", help="the index's document ids, one a line")
+    add("--corpus", metavar="FILE|DIR", help="a table of ids and texts, or a collection")
+    add("--queries", nargs="+", metavar="FILE", help="a log, of which the page shows the worst")
+    args = parser.parse_args(words)
+    if bool(args.index) != bool(args.corpus):
+        parser.error("the page needs an --index and the --corpus with its texts")
+    if (args.index or args.watch) and not args.teacher:
+        parser.error("name the --teacher to compare with")
+    if args.index and KEY in os.environ:
+        parser.error(f"the page asks without a key; it is not shown where {KEY} asks for one")
+    return args
 
 
 if __name__ == "__main__":

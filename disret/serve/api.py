@@ -6,11 +6,11 @@ import hmac
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
@@ -19,6 +19,10 @@ from starlette.exceptions import HTTPException
 from disret.query_encoder import QueryEncoder
 from disret.serve.batching import Batcher
 from disret.serve.measures import NO_STUDENT, Measures, exposition
+
+if TYPE_CHECKING:
+    from disret.serve.comparison import Comparison
+    from disret.serve.watch import Watch
 
 KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
 BYTES = 12  # of a character in JSON, at most: two escapes of a surrogate
@@ -47,6 +51,7 @@ class Student(NamedTuple):
     Attributes:
         name: that answers bear.
         matryoshka: whether a vector may be cut, as the teacher's can.
+        watch: what looks at answers, if anything does.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Student(NamedTuple):
     batcher: Batcher
     measures: Measures
     matryoshka: bool
+    watch: "Watch | None" = None
 
 
 class Asked(BaseModel):
@@ -75,12 +81,18 @@ class Refused(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
 
 
-def create_app(students: Mapping[str, Student], limits: Limits, key: str | None = None) -> FastAPI:
+def create_app(
+    students: Mapping[str, Student],
+    limits: Limits,
+    key: str | None = None,
+    comparison: "Comparison | None" = None,
+) -> FastAPI:
     """The application.
 
     Args:
         students: by each name that they answer to.
         key: that a client has to bear, if any.
+        comparison: what the page at `/` shows, if there is one.
     """
     # No pages of FastAPI's: they load scripts from elsewhere.
     app = FastAPI(title="disret", docs_url=None, redoc_url=None)
@@ -96,9 +108,11 @@ def create_app(students: Mapping[str, Student], limits: Limits, key: str | None 
         texts = _texts_of(body, limits)
         size = _size(body, student)
         vectors, tokens = await student.batcher.embed(texts)
+        student.measures.sent(len(texts), tokens)
+        if student.watch is not None:
+            student.watch.offer(texts, vectors)
         if size < student.encoder.dimension:
             vectors = vectors[:, :size] / np.linalg.norm(vectors[:, :size], axis=1, keepdims=True)
-        student.measures.sent(len(texts), tokens)
         return _json({
             "object": "list",
             "data": [{"object": "embedding", "index": i, "embedding": _sent(vector, body)}
@@ -124,6 +138,9 @@ def create_app(students: Mapping[str, Student], limits: Limits, key: str | None 
     async def metrics() -> Response:
         return Response(exposition(), media_type="text/plain; version=0.0.4")
 
+    if comparison is not None:
+        _add_page(app, comparison)
+
     def described(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "disret"}
 
@@ -148,6 +165,27 @@ def create_app(students: Mapping[str, Student], limits: Limits, key: str | None 
         return _error(Refused(500, f"{type(error).__name__}; the server's log has more."))
 
     return app
+
+
+def _add_page(app: FastAPI, comparison: "Comparison") -> None:
+    """`/`, and what it asks."""
+    from disret.serve.comparison import page
+
+    content, policy = page()
+    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff",
+               "Referrer-Policy": "no-referrer"}  # fmt: skip
+
+    @app.get("/", include_in_schema=False)
+    async def show() -> Response:
+        return Response(content, headers=headers, media_type="text/html; charset=utf-8")
+
+    @app.get("/queries", include_in_schema=False)
+    async def queries() -> Response:
+        return _json(comparison.queries)
+
+    @app.get("/search", include_in_schema=False)
+    def search(q: Annotated[str, Query(min_length=1, max_length=2000)]) -> Response:
+        return _json(comparison.search(q))  # in a thread
 
 
 def _named(students: Mapping[str, Student], name: str) -> Student:

@@ -9,7 +9,7 @@ the hub's models have them, so do FastEmbed and transformers.js.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ QUERIES = 1000  # on which an export is compared with its model
 FLOAT32_TOLERANCE = 1e-4  # of a coordinate
 INT8_COSINE = 0.995  # on average
 GRAPHS = {"float32": "model.onnx", "int8": "model_quantized.onnx"}  # as the hub's models have them
+HELD_OUT = ("centred_cosine", "centred_cosine_spread")  # of a student's report
 # What decides a model's vectors, as sentence-transformers saves it.
 MODEL_FILES = (
     "modules.json", "tokenizer.json", "*config*.json", "*/config.json", "*.safetensors",
@@ -89,7 +90,8 @@ def export(
     place = folder / FOLDER
     if place.is_dir() and any(place.iterdir()) and not (place / SETTINGS).exists():
         raise UserError(f"{place} was not made here; move it elsewhere.")
-    index = _index_of(encoder, source)
+    report = _report_of(source)
+    index = _index_of(encoder, source, report)
     with whole_folder(place) as new:
         tokenizer = write_tokenizer(encoder, folder)
         # What queries of a log are not: empty, of other scripts, longer than the maximum.
@@ -121,6 +123,8 @@ def export(
             **tokenizer,
             **more,
             "checks": checks,
+            # Of the student on held-out queries, for who watches it.
+            "held_out": {name: report[name] for name in HELD_OUT if name in report},
             "files": {"tokenizer": {"../tokenizer.json": sha256_of(folder / "tokenizer.json")}},
             "tables": {},
             "model_files": {
@@ -194,15 +198,21 @@ def summary(folder: Path, checks: dict[str, Any]) -> str:
     )
 
 
-def _index_of(encoder: "SentenceTransformer", source: Path | None) -> dict[str, str]:
-    """What made the index that an encoder is for: a student's teacher; else the encoder itself."""
+def _report_of(source: Path | None) -> dict[str, Any]:
+    """What distill.py noted of a student, wherever that was loaded from; else nothing."""
     from sentence_transformers.util import load_file_path
 
     is_local = hub_obstacle() is not None or (source is not None and source.exists())
     path = source and load_file_path(str(source), "distillation.json", local_files_only=is_local)
-    if path is None:
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+
+def _index_of(
+    encoder: "SentenceTransformer", source: Path | None, report: Mapping[str, Any]
+) -> dict[str, str]:
+    """What made the index that an encoder is for: a student's teacher; else the encoder itself."""
+    if not report:
         return {"encoder": str(source or "a model"), "encoder_sha256": fingerprint(encoder)}
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
     name = report["arguments"].get("teacher_model") or report["arguments"]["teacher"]
     sha256 = report.get("encoder_sha256") or report["inputs"]["teacher_sha256"]
     return {"encoder": name, "encoder_sha256": sha256}

@@ -33,6 +33,11 @@ MISSES = _of(Counter, "cache_misses", "Texts whose vectors were not.")
 WAITING = _of(Gauge, "waiting_requests", "Requests that wait to be encoded.",
               multiprocess_mode="livesum")  # fmt: skip
 
+WATCHED = _of(Counter, "watched", "Queries that the teacher was asked as well.")
+WATCHED_FAILED = _of(Counter, "watch_failures", "Queries that it was to be asked, and was not.")
+WATCHED_SHARES = _of(Gauge, "watched_agreement", "Means over the last 1,000 of them.",
+                     ("model", "measure"), multiprocess_mode="mostrecent")  # fmt: skip
+
 
 class Measures:
     """Those of one student, without a look-up of its name for each."""

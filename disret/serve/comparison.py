@@ -1,0 +1,101 @@
+"""A teacher's and a student's hits side by side on one index, and a page that shows them."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from disret.data.collection import texts_by_id
+from disret.encode.encoders import Encoder
+from disret.query_encoder import QueryEncoder
+from disret.retrieve.agreement import rank_biased_overlap
+from disret.retrieve.foreign import ForeignIndex
+from disret.retrieve.search import search
+
+K = 10  # hits
+LETTERS = 400  # of a document that are shown
+WORST = 20  # queries to click
+PAGE = Path(__file__).with_name("page.html")
+
+
+class Comparison:
+    """One index, searched with the queries of both.
+
+    Args:
+        corpus: a table with ids and texts, or a collection; its texts are shown.
+    """
+
+    def __init__(
+        self, index: ForeignIndex, corpus: str, teacher: Encoder, student: QueryEncoder
+    ) -> None:
+        self.index, self.teacher, self.student = index, teacher, student
+        self.ids = index.ids()
+        wanted = set(self.ids)
+        texts = ((id, text[:LETTERS]) for id, text in texts_by_id(corpus))
+        self.texts = {id: text for id, text in texts if id in wanted}
+        self.queries: list[str] = []
+        self._turn = Lock()
+
+    def overlap(self, *vectors: np.ndarray) -> float:
+        """The share of the first one's hits that the second one has."""
+        first, second = self._rows(np.stack(vectors).astype(np.float32))
+        return len(set(first) & set(second)) / max(len(first), 1)
+
+    def rank(self, queries: Sequence[str]) -> None:
+        """Keep the queries on which both agree least, the worst first."""
+        of_teacher, of_student = self.teacher.encode_query(queries), self.student.encode(queries)
+        depths = np.arange(1, min(K, self.index.documents) + 1)
+        agreements = []
+        for pair in zip(of_teacher, of_student, strict=True):
+            first, second = self._rows(np.stack(pair).astype(np.float32))
+            shared = [len(set(first[:depth]) & set(second[:depth])) / depth for depth in depths]
+            agreements.append(float(rank_biased_overlap(np.array([shared]))[0]))
+        order = np.argsort(agreements, kind="stable")[:WORST]
+        self.queries = [queries[place] for place in order]
+
+    def search(self, query: str) -> dict[str, Any]:
+        """What the page shows of a query: of each side its hits, and milliseconds."""
+        with self._turn:
+            sides = {}
+            encoders = {"teacher": self.teacher.encode_query, "student": self.student.encode}
+            for name, encode in encoders.items():
+                start = perf_counter()
+                vector = encode([query])
+                encoded = perf_counter()
+                values, rows = search(self.index, np.asarray(vector, np.float32), K, "cpu")
+                found = perf_counter()
+                ids = self.ids.take(rows)[0]
+                pairs = zip(ids.tolist(), values[0].tolist(), strict=True)
+                hits = [{"id": id, "score": score, "text": self.texts.get(id, "")}
+                        for id, score in pairs if id]  # fmt: skip
+                times = {"encode": encoded - start, "search": found - encoded}
+                sides[name] = {"hits": hits, **{n: 1000 * s for n, s in times.items()}}
+        first, second = ({hit["id"] for hit in side["hits"]} for side in sides.values())
+        return {"query": query, "shared": len(first & second), **sides}
+
+    def _rows(self, vectors: np.ndarray) -> list[list[int]]:
+        with self._turn:
+            rows = self.ids.document_numbers(search(self.index, vectors, K, "cpu")[1])
+        return [[row for row in side.tolist() if row >= 0] for side in rows]
+
+
+def page() -> tuple[bytes, str]:
+    """The page, and the policy that lets it run what is in it, and ask this server alone."""
+    content = PAGE.read_text(encoding="utf-8")
+
+    def digest(tag: str) -> str:
+        (inner,) = re.findall(rf"<{tag}>(.*?)</{tag}>", content, re.DOTALL)
+        return base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
+        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    )
+    return content.encode(), policy
