@@ -95,7 +95,7 @@ def page() -> tuple[bytes, str]:
 
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
-        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
+        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return content.encode(), policy

@@ -82,7 +82,7 @@ class Watch:
                 self._queue.task_done()
 
     def _look(self, text: str, vector: np.ndarray) -> None:
-        target = self.teacher.encode_query([text])[0].astype(np.float64)
+        target = self._ask([text])[0].astype(np.float64)
         self._pairs.append((target, vector.astype(np.float64)))
         self._seen += 1
         WATCHED.labels(self.name).inc()
@@ -128,8 +128,13 @@ class Watch:
 
     def _of_fixed_texts(self) -> np.ndarray | None:
         """What a service answers now; a model in this process stays as it is."""
-        service = getattr(self.teacher, "service", None)
-        return None if service is None else np.stack(service.embed(FIXED_TEXTS))
+        return self._ask(FIXED_TEXTS) if self.teacher.backend == "service" else None
+
+    def _ask(self, texts: Sequence[str]) -> np.ndarray:
+        """A service by itself: what it answered before would hide that it has changed."""
+        if self.teacher.backend == "service":
+            return np.stack(self.teacher.service.embed(texts))
+        return self.teacher.encode_query(texts)
 
     def _say_once(self, what: str, sentence: str) -> None:
         if what not in self._said:
