@@ -18,6 +18,7 @@ TEACHER  := sentence-transformers/msmarco-bert-base-dot-v5
 STUDENT  := $(AT)models/msmarco-bert-base-dot-v5-layers-0-11
 DATASETS := scifact fiqa nfcorpus
 SCORE    := dot
+VALID    := $(AT)downloads/msmarco/queries/queries.dev.tsv
 DISTIL   := --layers 0 11 --train-batch-size 128 --adamw-lr 1e-4 --adamw-eps 1e-6 \
             --warmup-steps 1000 --eval-steps 2000 --num-epochs 1 --mixed-precision
 else
@@ -27,11 +28,13 @@ DATASETS := pydocs
 SCORE    := cos_sim
 PRECISE  := --dtype float32 --index-dtype float32
 PYDOCS   := $(AT)benchmarks/raw/pydocs
+VALID    := $(PYDOCS)/valid-queries.tsv
 DISTIL   := --layers 0 5 --recipe paper --train-batch-size 64 --adamw-lr 5e-4 --warmup-steps 50 \
             --eval-steps 100 --num-epochs 1 --mixed-precision \
-            --queries $(PYDOCS)/train-queries.tsv --valid-queries $(PYDOCS)/valid-queries.tsv
+            --queries $(PYDOCS)/train-queries.tsv --valid-queries $(VALID)
 endif
 RESULTS := $(AT)evaluations/example-$(PROFILE)
+FIRST   := $(firstword $(DATASETS))
 
 .PHONY: help setup example dist bench speed data texts sweep paper test long services runtimes lint tables clean
 
@@ -72,6 +75,11 @@ else
 example: speed
 	@$(PY) -m disret.sweep.tradeoff --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv \
 	    --figure $(RESULTS)/tradeoff.png
+	@echo
+	@echo "Teacher and student side by side, at http://127.0.0.1:8000:"
+	@echo "    $(PY) -m disret.serve.export $(STUDENT) --queries $(VALID)"
+	@echo "    $(PY) -m disret.serve $(STUDENT) --teacher $(TEACHER) --queries $(VALID) \\"
+	@echo "        --index $(AT)benchmarks/faiss/$(FIRST)/* --corpus $(AT)benchmarks/raw/$(FIRST)"
 
 data: setup
 	@$(PY) -m disret.example.profiles $(PROFILE) >/dev/null

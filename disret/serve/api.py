@@ -4,16 +4,16 @@ import asyncio
 import base64
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from disret.query_encoder import QueryEncoder
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
         texts: of a request, at most.
         characters: of all its texts.
         requests: in work at once.
-        seconds: to receive a request, and again to answer it.
+        seconds: to receive a request and to answer it.
     """
 
     texts: int = 2048
@@ -99,10 +99,18 @@ def create_app(
     app.add_middleware(Guard, limits=limits, key=key)
     started = int(time.time())
 
-    shown = Body(examples=[{"model": next(iter(students)), "input": ["a text", "another"]}])
+    example = {"model": next(iter(students)), "input": ["a text", "another"]}
+    asked = {"schema": Asked.model_json_schema() | {"examples": [example]}}
+    described = {"requestBody": {"required": True, "content": {"application/json": asked}}}
 
-    @app.post("/v1/embeddings", responses=_errors(400, 401, 404, 408, 413, 503))
-    async def embeddings(body: Annotated[Asked, shown], request: Request) -> Response:
+    @app.post(
+        "/v1/embeddings", responses=_errors(400, 401, 404, 408, 413, 503), openapi_extra=described
+    )
+    async def embeddings(request: Request) -> Response:
+        try:  # by pydantic itself, in half of FastAPI's time
+            body = Asked.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise _malformed(error.errors(include_url=False, include_input=False)) from None
         student = _named(students, body.model)
         request.scope["measures"] = student.measures
         texts = _texts_of(body, limits)
@@ -123,12 +131,12 @@ def create_app(
 
     @app.get("/v1/models", responses=_errors(401))
     async def models() -> Response:
-        return _json({"object": "list", "data": [described(name) for name in students]})
+        return _json({"object": "list", "data": [about(name) for name in students]})
 
     @app.get("/v1/models/{name:path}", responses=_errors(401, 404))
     async def model(name: str) -> Response:
         _named(students, name)
-        return _json(described(name))
+        return _json(about(name))
 
     @app.get("/health")
     async def health() -> Response:
@@ -141,7 +149,7 @@ def create_app(
     if comparison is not None:
         _add_page(app, comparison)
 
-    def described(name: str) -> dict[str, Any]:
+    def about(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "disret"}
 
     @app.exception_handler(Refused)
@@ -150,11 +158,7 @@ def create_app(
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        param = place[0] if place and first["type"] != "json_invalid" else None
-        what = f"'{param}': " if param else ""
-        return _error(Refused(400, f"{what}{first['msg']}.", param))
+        return _error(_malformed(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def unknown(_request: Request, error: HTTPException) -> Response:
@@ -165,6 +169,15 @@ def create_app(
         return _error(Refused(500, f"{type(error).__name__}; the server's log has more."))
 
     return app
+
+
+def _malformed(errors: Sequence[Any]) -> Refused:
+    """The first of pydantic's errors."""
+    first = errors[0]
+    place = [str(part) for part in first["loc"] if part not in ("body", "query")]
+    param = place[0] if place else None
+    what = f"'{param}': " if param else ""
+    return Refused(400, f"{what}{first['msg'][:200]}.", param)
 
 
 def _add_page(app: FastAPI, comparison: "Comparison") -> None:
@@ -292,19 +305,18 @@ class Guard:
             measures.answered(status or 500, time.perf_counter() - start)
 
     async def _answer(self, scope: Any, headers: Any, receive: Any, send: Any) -> None:
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                rest = [await self._body(headers, receive)]
-        except TimeoutError:
-            raise Refused(408, "The request did not arrive in time.") from None
+        rest: list[bytes] | None = None
 
         async def received() -> Any:
             return {"type": "http.request", "body": rest.pop()} if rest else await receive()
 
         try:
             async with asyncio.timeout(self.limits.seconds):
+                rest = [await self._body(headers, receive)]
                 await self.app(scope, received, send)
         except TimeoutError:
+            if rest is None:
+                raise Refused(408, "The request did not arrive in time.") from None
             raise Refused(504, "The answer took too long.") from None
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytes:

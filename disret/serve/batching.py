@@ -95,4 +95,6 @@ class Batcher:
 
 
 def _together(pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
+    if len(pairs) == 1:
+        return pairs[0][0][None], pairs[0][1]
     return np.stack([vector for vector, _ in pairs]), sum(tokens for _, tokens in pairs)

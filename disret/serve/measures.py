@@ -47,11 +47,13 @@ class Measures:
         self.waiting = WAITING.labels(model)
         self._texts, self._tokens = TEXTS_ASKED.labels(model), TOKENS.labels(model)
         self._request, self._encoding = REQUEST.labels(model), ENCODING.labels(model)
-        self._batch = BATCH.labels(model)
+        self._batch, self._answers = BATCH.labels(model), {}
         self._hits, self._misses = HITS.labels(model), MISSES.labels(model)
 
     def answered(self, status: int, seconds: float) -> None:
-        REQUESTS.labels(self.model, status).inc()
+        if status not in self._answers:
+            self._answers[status] = REQUESTS.labels(self.model, status)
+        self._answers[status].inc()
         self._request.observe(seconds)
 
     def sent(self, texts: int, tokens: int) -> None:
