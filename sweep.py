@@ -77,6 +77,7 @@ def distil_all(args: argparse.Namespace, students: list[Student]) -> None:
         folder = student.folder(args.output)
         try:
             if not failed.is_set():
+                tell(f"\n{students.index(student) + 1} of {len(students)}: {student.name}")
                 call(
                     "distill.py", "--teacher", args.teacher, *student.flags, *args.distil,
                     "--output", folder, "--resume",

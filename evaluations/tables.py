@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from agreeing import agreement, correlations, pairs
 from figures import plot_agreement, plot_effort, plot_speed
 from found import HERE, NAMES, STUDENTS, TEACHER, compared, newest_searches, percent, timed
+from mixing import committed, few, mix
 from retaining import (
     FIRST,
     FIRST_NAMES,
@@ -49,7 +50,8 @@ from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
 ROOT = HERE.parent
-DOCUMENTS = (ROOT / "README.md", HERE / "README.md", ROOT / "docs" / "texts.md")
+CARD = ROOT / "models" / "all-MiniLM-L6-v2-static" / "README.md"
+DOCUMENTS = (ROOT / "README.md", HERE / "README.md", ROOT / "docs" / "texts.md", CARD)
 
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "first": first,
@@ -78,6 +80,9 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "twelve": twelve,
     "twelve-speed": twelve_speed,
     "dose": doses,
+    "mix": mix,
+    "committed": committed,
+    "few": few,
     "prompt": prompts,
     "agreement": agreement,
     "correlations": correlations,

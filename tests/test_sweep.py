@@ -71,6 +71,7 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     assert (students / "layers-0" / "model.safetensors").stat().st_mtime_ns == first
     assert result.stdout.count("$ python distill.py") == 3
+    assert "\n3 of 3: from other layers 0 2\n" in result.stdout
     assert result.stdout.count("$ python benchmark.py") == 1
     assert result.stdout.count("$ python ispeed.py") == 1
     assert "| things" in (students / "layers-1" / "README.md").read_text()

@@ -1,0 +1,58 @@
+"""The tables of `make texts`: what is in the mix, and what it brings."""
+
+from pathlib import Path
+from statistics import mean
+
+from found import HERE, percent, scores
+from retaining import minutes
+
+from disret.files import read_json
+from disret.retrieve.scores import mean_retention
+from disret.tables import Row, read_rows
+
+FOLDER = HERE / "mix"
+COMMITTED = "models/all-MiniLM-L6-v2-static"
+STARTS = {
+    "layers": "two of the teacher's six layers",
+    "static": "no layer (static)",
+    "other": "two of all-mpnet-base-v2's twelve layers",
+}
+
+
+def mix() -> list[Row]:
+    """The kinds of text, and how many there were of each that was reached."""
+    got = {row["kind"]: row["texts"] for row in read_rows(FOLDER / "sources.csv")}
+    return [
+        {"kind": row["kind"], "source": row["source"].replace("debian:", "Debian's "),
+         "licence": row["licence"],
+         "texts": f"{int(got[row['kind']]):,}" if row["kind"] in got else "hub not reached"}
+        for row in read_rows(HERE.parent / "beyond" / "texts.csv")
+    ]  # fmt: skip
+
+
+def committed() -> list[Row]:
+    """The student that is in the repository, on each set."""
+    found = {key: row for key, row in scores(FOLDER).items() if Path(key[0]).name == COMMITTED[7:]}
+    ((_, by_set),) = found.items()
+    rows = [{"collection": name, "nDCG@10": f"{row['NDCG@10']:.4f}",
+             "kept of the teacher": percent(row["retention"]),
+             "overlap@10": f"{row['overlap@10']:.3f}"} for name, row in by_set.items()]  # fmt: skip
+    return [*rows, {"collection": "mean", "nDCG@10": None,
+                    "kept of the teacher": percent(mean_retention(by_set.values())),
+                    "overlap@10": f"{mean(r['overlap@10'] for r in by_set.values()):.3f}"}]  # fmt: skip
+
+
+def few() -> list[Row]:
+    """What 5,000 queries bring, alone and beside the mix, by what a student starts from."""
+    found = {Path(name).name: by_set for (name, _), by_set in scores(FOLDER).items()}
+    rows = []
+    for start, shown in STARTS.items():
+        row = {"student": shown}
+        for texts, column in (("log", "5,000 queries alone"), ("mix", "with the mix")):
+            by_set = found[f"{start}-{texts}"]
+            report = read_json(FOLDER / f"{start}-{texts}.json")
+            row[column] = percent(mean_retention(by_set.values()))
+            row[f"overlap@10, {texts}"] = f"{mean(r['overlap@10'] for r in by_set.values()):.3f}"
+            row[f"training, {texts}"] = minutes(report["seconds"]["training"])
+        rows.append(row)
+    return rows
