@@ -73,8 +73,7 @@ example dist bench speed: setup
 	@profile=$$($(PY) -m disret.example.profiles auto) && $(MAKE) --no-print-directory $@ PROFILE=$$profile
 else
 example: speed
-	@$(PY) -m disret.sweep.tradeoff --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv \
-	    --figure $(RESULTS)/tradeoff.png
+	@$(PY) -m disret.sweep.tradeoff --scores $(RESULTS)/benchmark.csv --speed $(RESULTS)/speed.csv
 	@echo
 	@echo "Teacher and student side by side, at http://127.0.0.1:8000:"
 	@echo "    $(PY) -m disret.serve.export $(STUDENT) --queries $(VALID)"
@@ -106,7 +105,7 @@ speed: bench
 	fi
 endif
 
-example:  ## distil a student, score it and time it, then show a table and a figure
+example:  ## distil a student, score it and time it, then show a table
 dist:     ## only distil
 bench:    ## distil if need be, and score
 speed:    ## distil and score if need be, and time

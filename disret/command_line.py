@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 at_end = ExitStack()  # what a script holds until it ends, such as locks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-FIGURES = (".png", ".pdf", ".svg")
 SECRET = r"(?i:\b[\w.-]*(?:key|token|secret|password))"  # fields that hold one
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -126,14 +125,6 @@ threads = _number(int, "must be from 1 to 1024", 1, 1024)
 seed = _number(int, "must be from 0 to 4294967295", 0, 2**32 - 1)
 positive_float = _number(float, "must be positive", sys.float_info.min, sys.float_info.max)
 share = _number(float, "must be above 0, and 1 at most", sys.float_info.min, 1)
-
-
-def figure_path(text: str) -> Path:
-    """The type of an argument that names a figure to draw."""
-    path = Path(text)
-    if path.suffix not in FIGURES:
-        raise argparse.ArgumentTypeError(f"the name must end in {', '.join(FIGURES)}, got {text}")
-    return path
 
 
 def shortened(text: str) -> str:

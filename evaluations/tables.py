@@ -45,7 +45,7 @@ from serving import compressed, effort, exports, hybrid, online
 from disret.command_line import argument_parser, run
 from disret.files import whole_file
 from disret.retrieve.scores import mean_retention, newest_scores
-from disret.sweep import report, tradeoff
+from disret.sweep import report
 from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import Row, markdown_table, read_rows
 
@@ -119,9 +119,6 @@ def with_tables(text: str) -> str:
 def draw_figures() -> None:
     for folder in SWEEPS.values():
         report.draw(HERE / folder)
-    for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "pydocs"):
-        folder = HERE / name
-        tradeoff.report(folder / "scores.csv", folder / "speed.csv", folder / "tradeoff.png")
     plot_agreement(pairs(), HERE / "agreement.png")
     searches = newest_searches(HERE / "ann" / "hnsw.sweep.csv")
     plot_effort(searches, HERE / "ann" / "effort.png")
@@ -136,8 +133,8 @@ def draw_figures() -> None:
             slowest / alone[key]["p50_ms"],
             compared(STUDENTS, key)["mean"],
         )
-        for key in FIRST
-    ]
+        for key in sorted(FIRST, key=lambda key: key[1] != "torch" and key[0] == TEACHER)
+    ]  # the teacher's export last, so that the others have their colours of other figures
     sets = [name.removesuffix(" retention") for name in compared(STUDENTS, FIRST[0])
             if name.endswith(" retention")]  # fmt: skip
     source = f"retention on {', '.join(sets)}; {timed_on(list(alone.values()))}"

@@ -41,6 +41,7 @@ def test_make_help_lists_the_targets():
         "dist",
         "bench",
         "speed",
+        "texts",
         "sweep",
         "paper",
         "test",

@@ -10,8 +10,9 @@ from disret.files import whole_file
 
 LOGARITHMIC = 20  # times as fast, from which on
 SPEED_UP = "queries per second, times the teacher"
-# Which the colour-blind tell apart.
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Which the colour-blind tell apart; grey in place of black, which a dark page has as its ground.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
+INK = "#768390"  # of text and axes, read on light and on dark: the ground is transparent
 LABELS = 24  # that fit above each other in a panel
 
 
@@ -36,9 +37,10 @@ def plot_tradeoff(
     from matplotlib.ticker import StrMethodFormatter
 
     with new_figure(path, 6.4, 4.2, source=source) as (_, (axes,)):
-        for number, (name, *place) in enumerate(points):
+        faster = sorted(speedup for _, speedup, _ in points)
+        for name, *place in points:
             axes.plot(*place, "o", markersize=8)
-            offset = (0, -17 if number % 2 else 9)  # neighbours do not meet
+            offset = (0, -17 if faster.index(place[0]) % 2 else 9)  # neighbours do not meet
             axes.annotate(name, place, offset, textcoords="offset points", ha="center", fontsize=9,
                           parse_math=False)  # fmt: skip
         axes.set_xlabel(speed)
@@ -121,17 +123,19 @@ def new_figure(
     from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"axes.prop_cycle": cycler(color=OKABE_ITO)}):
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with rc_context({"axes.prop_cycle": cycler(color=OKABE_ITO)} | dict.fromkeys(inked, INK)):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, -(-panels // rows), squeeze=False, sharey=sharey).ravel()
         for ax in axes[panels:]:
             ax.remove()
         axes = axes[:panels]
         if source:
-            figure.supxlabel(source, fontsize=7, color="0.4", parse_math=False)
+            figure.supxlabel(source, fontsize=7, parse_math=False)
         yield figure, axes
         for ax in axes:
             ax.grid(alpha=0.3)
             ax.spines[["top", "right"]].set_visible(False)
         with whole_file(path) as partial:
-            figure.savefig(partial, format=path.suffix.lstrip("."), dpi=150)
+            kind = path.suffix.lstrip(".")
+            figure.savefig(partial, format=kind, dpi=150, transparent=True)

@@ -1,32 +1,29 @@
-"""The closing table and figure: what the student keeps, and how much faster it is.
+"""The closing table: what the student keeps, and how much faster it is.
 
-python -m disret.sweep.tradeoff --scores benchmarks/results.csv --speed speed.csv \\
-    --figure tradeoff.png
+python -m disret.sweep.tradeoff --scores benchmarks/results.csv --speed speed.csv
 """
 
 from pathlib import Path
 
-from disret.command_line import UserError, argument_parser, figure_path, run, tell
+from disret.command_line import UserError, argument_parser, run, tell
 from disret.encode.encoders import named
 from disret.retrieve.scores import mean_retention, newest_scores, read_scores
-from disret.sweep.plots import plot_tradeoff, timed_on
 from disret.tables import format_table, read_rows
 
 METRIC = "NDCG@10"
 # What is used of a table of speeds.
 TIMED = (
-    "encoder", "backend", "dataset", "batch_size", "queries_per_second", "speedup", "layers",
-    "parameters", "device",
+    "encoder", "backend", "batch_size", "queries_per_second", "speedup", "layers", "parameters",
 )  # fmt: skip
 
 
-def report(scores: Path, speed: Path, figure: Path) -> str:
+def report(scores: Path, speed: Path) -> str:
     """Join the newest rows of `benchmark.py` and `ispeed.py` by encoder and backend.
 
     Speeds are those of the largest batch size, averaged over the query sets.
 
     Returns:
-        A table with a row for each timed encoder; the figure is written.
+        A table with a row for each timed encoder.
 
     Raises:
         UserError: the two files have no encoder in common.
@@ -40,7 +37,7 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
     timed = timings[largest & timings["name"].isin(newest)]
     if timed.empty:
         raise UserError(f"{scores} and {speed} have no encoder in common.")
-    rows, points = [], []
+    rows = []
     for name, own in timed.groupby("name", sort=False):
         first, scored = own.iloc[0], newest[name]
         share, speedup = mean_retention(scored.values()), own["speedup"].mean()
@@ -53,11 +50,6 @@ def report(scores: Path, speed: Path, figure: Path) -> str:
             f"queries/s (batch {first.batch_size})": round(own["queries_per_second"].mean(), 1),
             "speed-up": f"{speedup:.1f}x",
         })  # fmt: skip
-        if share is not None:
-            points.append((f"{Path(name).name} ({first.layers} layers)", speedup, share))
-    sets = dict.fromkeys(dataset for name in timed["name"] for dataset in newest[name])
-    source = f"retention on {', '.join(sets)}; {timed_on(timed.to_dict('records'))}"
-    plot_tradeoff(points, figure, source)
     return format_table(rows)
 
 
@@ -65,10 +57,8 @@ def main() -> None:
     parser = argument_parser(__doc__, "python -m disret.sweep.tradeoff")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of benchmark.py")
     parser.add_argument("--speed", type=Path, required=True, help="CSV of ispeed.py")
-    parser.add_argument("--figure", type=figure_path, required=True, help="a .png, .pdf or .svg")
     args = parser.parse_args()
-    tell(report(args.scores, args.speed, args.figure))
-    tell(f"\nFigure: {args.figure}")
+    tell(report(args.scores, args.speed))
 
 
 if __name__ == "__main__":

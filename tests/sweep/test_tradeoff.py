@@ -1,4 +1,4 @@
-"""The closing table and figure."""
+"""The closing table."""
 
 import pytest
 
@@ -31,11 +31,10 @@ def test_joins_scores_and_speed(tmp_path):
         for e, b, q, s in (("t", 16, 90, 1), ("m/s", 16, 200, 2.2), ("t", 32, 100, 1),
                            ("m/s", 32, 310, 3.1))
     ])  # fmt: skip
-    table = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png")
+    table = report(tmp_path / "scores.csv", tmp_path / "speed.csv")
     student = table.splitlines()[3].split()
     assert student == ["m/s", "6", "22.7", "M", "0.4000", "85.0", "310.0", "3.1x", "0.3000"]
     assert "untimed" not in table
-    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_backends_are_encoders_of_their_own(tmp_path):
@@ -62,7 +61,7 @@ def test_backends_are_encoders_of_their_own(tmp_path):
         {**timing, "backend": "torch", "queries_per_second": 100, "speedup": 1},
         {**timing, "backend": "export-int8", "queries_per_second": 900, "speedup": 9},
     ])  # fmt: skip
-    lines = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png").splitlines()
+    lines = report(tmp_path / "scores.csv", tmp_path / "speed.csv").splitlines()
     assert [lines[2].split()[i] for i in (0, 4, 6)] == ["m/s", "0.4000", "100.0"]
     assert "m/s@int8" in lines[3]
     assert "0.3000" in lines[3]
@@ -81,7 +80,7 @@ def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
               "parameters": 9_000_000, "queries_per_second": 1, "speedup": 1,
               "device": "chip"}  # fmt: skip
     write_rows(tmp_path / "speed.csv", [timing])
-    table = report(tmp_path / "scores.csv", tmp_path / "speed.csv", tmp_path / "f.png")
+    table = report(tmp_path / "scores.csv", tmp_path / "speed.csv")
     header, _, line = table.splitlines()
     assert "cqa/x" not in header
     assert "60.0" in line.split()  # the mean of a and cqa
@@ -91,4 +90,4 @@ def test_a_data_set_in_parts_counts_once_and_other_indexes_not_at_all(tmp_path):
 def test_nothing_in_common(tmp_path):
     write_rows(tmp_path / "speed.csv", [{**dict.fromkeys(TIMED), "encoder": "x", "batch_size": 1}])
     with pytest.raises(UserError, match="no encoder in common"):
-        report(tmp_path / "none.csv", tmp_path / "speed.csv", tmp_path / "f.png")
+        report(tmp_path / "none.csv", tmp_path / "speed.csv")
