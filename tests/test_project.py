@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -23,6 +24,15 @@ def test_requirements_differ_in_faiss_only():
     )
     assert [line.replace("faiss-cpu", "faiss-gpu") for line in cpu] == gpu
     assert cpu != gpu
+
+
+def test_extras_name_what_is_required():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [line.split("==")[0] for line in lines if not line.startswith("#")]
+    assert extras["optional-dependencies"]["train"] == pinned
+    for extra in ("onnx", "serve"):
+        assert set(extras["optional-dependencies"][extra]) <= set(pinned)
 
 
 def test_make_help_lists_the_targets():

@@ -339,4 +339,15 @@ def test_what_is_installed_encodes(static, tmp_path):
     listed = subprocess.run([python, *pip, "freeze"], capture_output=True, text=True, check=True)
     assert not {"torch", "onnxruntime"} & {line.split("==")[0] for line in listed.stdout.split()}
     with zipfile.ZipFile(wheel) as content:
-        assert "disret/py.typed" in content.namelist()
+        assert {"disret/py.typed", "disret/serve/page.html"} <= set(content.namelist())
+
+    subprocess.run([python, *pip, "install", f"{wheel}[serve]"], check=True)
+    program = (
+        "import sys; from disret.serve import __main__ as server\n"
+        "server.application(server.parse_args(sys.argv[1:]))\n"
+        "print([n for n in ('torch', 'pandas', 'tqdm', 'psutil') if n in sys.modules])"
+    )
+    shown = subprocess.run(
+        [python, "-c", program, static], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "[]\n"
