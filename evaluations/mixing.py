@@ -30,6 +30,13 @@ def mix() -> list[Row]:
     ]  # fmt: skip
 
 
+def sources() -> list[Row]:
+    """What the student that is in the repository was trained on."""
+    return [{"kind": row["kind"], "packages": row["source"].removeprefix("debian:"),
+             "licence": row["licence"], "texts": f"{int(row['texts']):,}"}
+            for row in read_rows(FOLDER / "sources.csv")]  # fmt: skip
+
+
 def committed() -> list[Row]:
     """The student that is in the repository, on each set."""
     found = {key: row for key, row in scores(FOLDER).items() if Path(key[0]).name == COMMITTED[7:]}

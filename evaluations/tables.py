@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from agreeing import agreement, correlations, pairs
 from figures import plot_agreement, plot_effort, plot_speed
 from found import HERE, NAMES, STUDENTS, TEACHER, compared, newest_searches, percent, timed
-from mixing import committed, few, mix
+from mixing import committed, few, mix, sources
 from retaining import (
     FIRST,
     FIRST_NAMES,
@@ -82,6 +82,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "dose": doses,
     "mix": mix,
     "committed": committed,
+    "sources": sources,
     "few": few,
     "prompt": prompts,
     "agreement": agreement,

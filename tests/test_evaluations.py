@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from disret.encode.encoders import export_fingerprint
+from disret.query_encoder import QueryEncoder
 from disret.retrieve.agreement import BELOW, KEPT, RETAINED, USABLE, retained, usable
+from disret.tables import read_rows
 
 spec = importlib.util.spec_from_file_location("tables", ROOT / "evaluations" / "tables.py")
 tables = importlib.util.module_from_spec(spec)
@@ -60,6 +63,17 @@ def anchors(page):
     """Of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_student_in_the_repository_is_the_one_that_was_scored():
+    folder = ROOT / "models" / "all-MiniLM-L6-v2-static"
+    encoder = QueryEncoder.from_pretrained(folder, "int8")
+    fingerprint = export_fingerprint(encoder.settings, "int8")
+    rows = read_rows(ROOT / "evaluations" / "mix" / "scores.csv")
+    scored = [row for row in rows if row["query_encoder"] == "models/all-MiniLM-L6-v2-static"]
+    assert len(scored) == 6
+    assert {row["query_weights"] for row in scored} == {fingerprint[:16]}
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 26e6
 
 
 def test_speed(tmp_path, monkeypatch):

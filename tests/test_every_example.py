@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -158,6 +159,24 @@ def test_chroma(check, check_export, student, vectors):
     named = ["--collection", "own"]
     check("chroma", student, "storage", after=named, shown=lambda scores: 2 - 2 * scores)
     check_export("chroma", "storage", *named)
+
+
+@pytest.mark.real
+def test_the_readmes_first_lines(real_teacher, tmp_path, monkeypatch):
+    """Of a collection by Chroma's default model, with the student that lies here."""
+    chromadb = pytest.importorskip("chromadb", reason=CLIENTS)
+    documents = ["Dense retrieval compares vectors.", "Bread is baked.", "A cat sleeps."]
+    teacher = SentenceTransformer(str(real_teacher), device="cpu")
+    collection = chromadb.PersistentClient(str(tmp_path / "chroma")).create_collection("documents")
+    vectors = teacher.encode_document(documents).tolist()
+    collection.add(["0", "1", "2"], embeddings=vectors, documents=documents)
+    code = re.search(r"```python\n(import chromadb.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code[1], found)
+    assert found["hits"]["documents"][0][0] == documents[0]
+    assert sum(bool(line.strip()) for line in code[1].splitlines()) == 5
 
 
 def test_langchain(check, student, teacher):

@@ -314,7 +314,7 @@ def test_a_call_as_of_sentence_transformers(static):
 
 
 @pytest.mark.long
-def test_what_is_installed_encodes(static, tmp_path):
+def test_what_is_installed_encodes(static, real_teacher, tmp_path):
     """A wheel, in an environment of its own, without a checkout."""
     pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
     source = shutil.copytree(
@@ -340,6 +340,23 @@ def test_what_is_installed_encodes(static, tmp_path):
     assert not {"torch", "onnxruntime"} & {line.split("==")[0] for line in listed.stdout.split()}
     with zipfile.ZipFile(wheel) as content:
         assert {"disret/py.typed", "disret/serve/page.html"} <= set(content.namelist())
+
+    documents = ["A cat sleeps on the mat.", "Rates of interest rose again.", "Bread is baked."]
+    teacher = SentenceTransformer(str(real_teacher), device="cpu")
+    np.save(tmp_path / "index.npy", teacher.encode_document(documents))
+    program = (
+        "import sys, time; import numpy; from disret.query_encoder import QueryEncoder\n"
+        "start = time.process_time()\n"
+        "index = numpy.load('index.npy')\n"
+        "encoder = QueryEncoder.from_pretrained(sys.argv[1], precision='int8')\n"
+        "query = encoder.encode(['what does the central bank do?'])\n"
+        "print((index @ query[0]).argmax(), time.process_time() - start < 1)"
+    )
+    student = ROOT / "models" / "all-MiniLM-L6-v2-static"
+    shown = subprocess.run(
+        [python, "-c", program, student], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "1 True\n"
 
     subprocess.run([python, *pip, "install", f"{wheel}[serve]"], check=True)
     program = (
