@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import gc
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -95,7 +97,7 @@ def create_app(
         comparison: what the page at `/` shows, if there is one.
     """
     # No pages of FastAPI's: they load scripts from elsewhere.
-    app = FastAPI(title="disret", docs_url=None, redoc_url=None)
+    app = FastAPI(title="disret", docs_url=None, redoc_url=None, lifespan=_settled)
     app.add_middleware(Guard, limits=limits, key=key)
     started = int(time.time())
 
@@ -199,6 +201,14 @@ def _add_page(app: FastAPI, comparison: "Comparison") -> None:
     @app.get("/search", include_in_schema=False)
     def search(q: Annotated[str, Query(min_length=1, max_length=2000)]) -> Response:
         return _json(comparison.search(q))  # in a thread
+
+
+@asynccontextmanager
+async def _settled(_app: FastAPI) -> AsyncIterator[None]:
+    """What is there at the start stays: the collector of garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    yield
 
 
 def _named(students: Mapping[str, Student], name: str) -> Student:

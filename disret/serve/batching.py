@@ -11,7 +11,7 @@ import numpy as np
 from disret.query_encoder import BATCH, QueryEncoder
 from disret.serve.measures import Measures
 
-AT_ONCE = 2000  # characters of a batch that tables encode faster than a thread is asked to
+AT_ONCE = 10_000  # characters of a batch that tables encode as fast as a thread is asked to
 
 Pair = tuple[np.ndarray, int]  # a text's vector, float32 [dimension], and its tokens
 
