@@ -7,6 +7,7 @@ from conftest import load
 
 from disret.data.collection import Collection
 from disret.retrieve.runs import write_run
+from disret.retrieve.words import Words, fused
 from disret.tables import read_rows
 
 hybrid = load("beyond/hybrid")
@@ -35,7 +36,7 @@ def animals(tmp_path):
 
 
 def test_documents_with_the_words_of_a_query(animals):
-    run = hybrid.bm25_run(animals, animals.queries())
+    run = Words(animals.documents()).run(animals.queries())
     assert list(run["q1"]) == ["cats", "sun", "both", "dogs"]
     # A query's own document is no hit, nor is one without its words.
     assert list(run["both"]) == ["dogs", "cats"]
@@ -47,7 +48,7 @@ def test_documents_with_the_words_of_a_query(animals):
 def test_ranks_alone_decide_what_is_fused():
     words = {"q": {"a": 9.0, "b": 8.0, "c": 0.1}, "r": {}}
     vectors = {"q": {"b": 0.3, "d": 0.2, "a": 0.1}, "r": {"a": 0.5}}
-    run = hybrid.fused([words, vectors])
+    run = fused([words, vectors])
     assert run["q"]["a"] == pytest.approx(1 / 61 + 1 / 63)
     assert run["q"]["b"] == pytest.approx(1 / 62 + 1 / 61)
     assert sorted(run["q"], key=run["q"].get, reverse=True) == ["b", "a", "d", "c"]

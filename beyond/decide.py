@@ -1,0 +1,376 @@
+#!/usr/bin/env python
+"""Is a student worth it here, and which? One table, one sentence, and a page to pass on.
+
+    python beyond/decide.py --teacher models/teacher --students models/two models/static@int8 \\
+        --rivals models/small bm25 --datasets path/to/collection --score-function cos_sim \\
+        --queries log.csv --qps 100 --price 0.02
+
+Beside the students stand a linear map from each small model (fitted to the log), the rivals, which
+embed the documents anew or need no vectors, and the best student with BM25. Of each: nDCG@10, what
+it keeps, milliseconds of a query with its search in an HNSW graph at a loss of 1 %, memory, and
+dollars, once and a month. The verdict is that of the first rule that holds:
+
+1. unclear: fewer than 50 judged queries, or an interval wider than ±6 points of what the best
+   student keeps.
+2. rival: one scores higher than the best student by more than chance (p < 0.05), and answers no
+   slower than the teacher.
+3. teacher: no student keeps 85 %; or it answers in 20 ms, and a student costs as much a month.
+4. student: the fastest of those that are not below the best one by more than chance.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from disret import command_line
+from disret.command_line import UserError, positive_float, say, tell
+from disret.data.collection import Collection, default_split, find_collections
+from disret.data.download import mirror_from
+from disret.data.queries import read_queries
+from disret.devices import resolve_device, resolve_dtype
+from disret.distil.closed_form import TEXTS, ridge
+from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, open_encoder
+from disret.encode.encoders import query_vectors as vectors_of
+from disret.encode.timings import Timings
+from disret.files import check_writable, read_json, whole_file, write_json
+from disret.paths import HOME
+from disret.retrieve.approximate import open_approximate, set_parameters
+from disret.retrieve.foreign import ForeignIndex, open_foreign
+from disret.retrieve.index import Index, open_index
+from disret.retrieve.metrics import compare, interval, per_query
+from disret.retrieve.runs import Run, to_run
+from disret.retrieve.search import search
+from disret.retrieve.words import Words, fused
+from disret.tables import Row, format_table
+
+K, DEPTH = 10, 100
+FEWEST, WIDEST = 50, 6.0  # judged queries; points of retention, half an interval
+LEAST, FAST = 85.0, 20.0  # percent that is kept; milliseconds that nobody notices
+GRAPH, EFFORTS, LOSS = "HNSW32", (16, 32, 64, 128, 256, 512), 0.01
+TIMED = 200  # queries, and documents, that are timed
+MONTH = 730  # hours
+PAGE = Path(__file__).with_suffix(".html")
+
+
+class Candidate(NamedTuple):
+    """A way to answer queries.
+
+    Attributes:
+        kind: teacher, student, linear map, rival, or with BM25.
+        ndcg: of each judged query, float64 [n_queries].
+        encode_ms, total_ms: medians of a query, alone and with its search.
+        once, month: dollars.
+    """
+
+    name: str
+    kind: str
+    ndcg: np.ndarray
+    encode_ms: float
+    total_ms: float
+    memory_mb: float
+    once: float
+    month: float
+
+
+def main() -> None:
+    args = parse_args()
+    check_writable(args.output / "report.html")
+    device = resolve_device(args.device)
+    opened = partial(open_encoder, device=device, dtype=resolve_dtype(args.dtype, device))
+    teacher, *students = map(opened, [args.teacher, *args.students])
+    check_dimensions(teacher, students)
+    if not (args.index or teacher.model):
+        raise UserError(f"{teacher.name} embeds no documents here: name their index.")
+    rivals = [opened(name) for name in args.rivals if name != "bm25"]
+    log = read_queries(args.queries)[:TEXTS] if args.queries else []
+    if rivals and not log:
+        say("note: without a log of queries, no linear map from a rival is tried.")
+    reports = []
+    for name in args.datasets:
+        for collection in find_collections(name, mirror_from(args.mirror)):
+            found = list(candidates(args, collection, teacher, students, rivals, log))
+            reports.append({
+                "collection": collection.name, "queries": len(found[0].ndcg),
+                "rows": [row_of(one, found[0]) for one in found],
+                **dict(zip(("verdict", "choice", "reason"), verdict(found), strict=True)),
+            })  # fmt: skip
+            tell(f"\n{collection.name}, {reports[-1]['queries']} judged queries\n")
+            tell(format_table([shown(row) for row in reports[-1]["rows"]]))
+            tell(f"\n{reports[-1]['reason']}")
+    settings = {key: getattr(args, key) for key in ("qps", "price", "core_hour")}
+    command = command_line.invocation()
+    write_json(args.output / "report.json", {"command": command, **settings, "reports": reports})
+    write_page(args.output / "report.html", {"command": command, **settings, "reports": reports})
+    tell(f"\nThe page to pass on is {args.output / 'report.html'}.")
+    for report in reports:
+        tell("verdict: " + " | ".join(report[key] for key in ("verdict", "choice", "collection")))
+
+
+# --- What is compared -----------------------------------------------------------------------------
+
+
+def candidates(
+    args: argparse.Namespace, collection: Collection, teacher: Encoder,
+    students: Sequence[Encoder], rivals: Sequence[Encoder], log: list[str],
+) -> Iterator[Candidate]:  # fmt: skip
+    """All ways to answer the queries of a collection, the teacher first."""
+    split = default_split(collection.name)
+    queries, qrels = collection.judged(split)
+    texts, some = list(queries.values()), list(queries.values())[:TIMED]
+    by_score = partial(vectors_of, score_function=args.score_function)
+
+    def index_of(encoder: Encoder) -> Index:
+        check = partial(collection.check_judged, split, qrels)
+        return open_index(collection, encoder, args.score_function, "float16", check)
+
+    def run_of(index: Index | ForeignIndex, vectors: np.ndarray) -> Run:
+        scores, rows = search(index, vectors, min(DEPTH + 1, index.documents))
+        return to_run(list(queries), index.ids().take(rows), scores, DEPTH)
+
+    def made(encoder: Encoder, kind: str, index: Index | ForeignIndex, vectors: np.ndarray,
+             run: Run, name: str = "", once: float = 0.0) -> Candidate:  # fmt: skip
+        encode = encoding_ms(encoder, some)
+        both = encode + graph_ms(index, args.score_function, vectors[:TIMED])
+        month = own_month(args, both)
+        if not encoder.is_local:
+            letters = sum(map(len, texts)) / len(texts)
+            asked = args.qps * MONTH * 3600 * letters / CHARACTERS / 1e6
+            month = own_month(args, both - encode) + asked * args.price
+        size = encoder.weight_bytes / 1e6
+        return Candidate(name or shown_name(encoder), kind, per_query(qrels, run), encode, both,
+                         size, once, month)  # fmt: skip
+
+    index = index_of(teacher) if not args.index else open_foreign(
+        args.index, args.ids, teacher.dimension, args.score_function, True, teacher.made_by
+    )  # fmt: skip
+    runs: dict[str, Run] = {}
+    found: list[Candidate] = []
+    for encoder in (teacher, *students):
+        vectors = by_score(encoder, texts)
+        run = run_of(index, vectors)
+        kind, once = ("student", training_cost(args, encoder, teacher))
+        if encoder is teacher:
+            kind, once = "teacher", 0.0
+        found.append(made(encoder, kind, index, vectors, run, once=once))
+        runs[found[-1].name] = run
+    targets = by_score(teacher, log) if log and rivals else None
+    for encoder in rivals:
+        start = time.perf_counter()
+        states = by_score(encoder, texts)
+        if targets is not None:
+            weight, bias = ridge(by_score(encoder, log), targets)
+            mapped = states @ weight.T + bias
+            mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
+            cost = (time.perf_counter() - start) / 3600 * args.core_hour
+            name = f"linear map from {shown_name(encoder)}"
+            run = run_of(index, mapped)
+            found.append(made(encoder, "linear map", index, mapped, run, name, cost))
+        anew, cost = index_of(encoder), embedding_cost(args, encoder, collection)
+        found.append(made(encoder, "rival", anew, states, run_of(anew, states), once=cost))
+    yield from found
+    if "bm25" in args.rivals:
+        words = Words(collection.documents())
+        run, taken = words.run(queries), words.milliseconds(some)
+        yield Candidate("BM25", "rival", per_query(qrels, run), 0.0, taken, 0.0, 0.0,
+                        own_month(args, taken))  # fmt: skip
+        best = max((one for one in found if one.kind == "student"), key=lambda o: o.ndcg.mean())
+        both = per_query(qrels, fused([run, runs[best.name]]))
+        total = best.total_ms + taken
+        yield best._replace(name=f"{best.name} with BM25", kind="with BM25", ndcg=both,
+                            total_ms=total, month=own_month(args, total))  # fmt: skip
+
+
+def shown_name(encoder: Encoder) -> str:
+    behind = {"export": "@onnx", "export-int8": "@int8"}.get(encoder.backend, "")
+    return f"{encoder.name}{behind}"
+
+
+def encoding_ms(encoder: Encoder, texts: Sequence[str]) -> float:
+    """The median time of a query by itself, tokenisation included."""
+    taken = []
+    for text in (*texts[:8], *texts):
+        start = time.perf_counter()
+        encoder.run([text], 1)
+        taken.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(taken[8:]))
+
+
+def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarray) -> float:
+    """The median time of a search in a graph that loses 1 % of what these queries find exactly.
+
+    An index of another program is searched as it is.
+    """
+    graph, count = flat, min(K, flat.documents)
+    if isinstance(flat, Index):
+        graph = open_approximate(flat, GRAPH, score_function, Timings())
+        exact = search(flat, vectors, count)[1]
+        for effort in EFFORTS:
+            set_parameters(graph.index, {"efSearch": effort}, GRAPH)
+            rows = graph.search(vectors, count)[1]
+            hits = [len(set(a) & set(b)) / count for a, b in zip(exact, rows, strict=True)]
+            if np.mean(hits) >= 1 - LOSS:
+                break
+    taken = []
+    for vector in vectors[:, None]:
+        start = time.perf_counter()
+        graph.search(vector, count)
+        taken.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(taken))
+
+
+# --- What it costs --------------------------------------------------------------------------------
+
+
+def own_month(args: argparse.Namespace, milliseconds: float) -> float:
+    """Dollars a month of so many cores, one at least, as answer the queries one by one."""
+    return max(1, math.ceil(args.qps * milliseconds / 1e3)) * args.core_hour * MONTH
+
+
+def training_cost(args: argparse.Namespace, student: Encoder, teacher: Encoder) -> float:
+    """Dollars of a student's texts and training, as its report has them."""
+    report = read_json(Path(student.name) / "distillation.json") or {}
+    seconds = sum(report.get("seconds", {}).values())
+    texts = sum(report.get("queries", {}).values()) if not teacher.is_local else 0
+    return seconds / 3600 * args.core_hour + texts * 40 / CHARACTERS / 1e6 * args.price
+
+
+def embedding_cost(args: argparse.Namespace, encoder: Encoder, collection: Collection) -> float:
+    """Dollars to embed the documents anew, by the time that some take, or their tokens."""
+    count, letters, some = 0, 0, []
+    for document in collection.documents():
+        count, letters = count + 1, letters + len(document.text)
+        some += [document.text] if count % 7 == 1 and len(some) < TIMED else []
+    if not encoder.is_local:
+        return letters / CHARACTERS / 1e6 * args.price
+    start = time.perf_counter()
+    encoder.run(some, 32)
+    return (time.perf_counter() - start) / len(some) * count / 3600 * args.core_hour
+
+
+# --- The verdict ----------------------------------------------------------------------------------
+
+
+def verdict(found: Sequence[Candidate]) -> tuple[str, str, str]:
+    """Verdict, what to take, and the reason in a sentence, by the rules at the top."""
+    teacher = found[0]
+    students = [one for one in found if one.kind == "student"]
+    best = max(students, key=lambda one: one.ndcg.mean())
+    low, high = kept_interval(best, teacher)
+    share = kept(best, teacher)
+    count, half = len(teacher.ndcg), (high - low) / 2
+    if count < FEWEST or half > WIDEST:
+        return "unclear", best.name, (
+            f"Too few queries to tell: {count} are judged, and {best.name} keeps {share:.0f} % of "
+            f"the teacher with an interval of ±{half:.0f} points; judge more."
+        )  # fmt: skip
+    for rival in sorted(found, key=lambda one: -one.ndcg.mean()):
+        if rival.kind == "rival" and rival.total_ms <= teacher.total_ms:
+            against = compare(best.ndcg, rival.ndcg)
+            if against["difference"] > 0 and against["p"] < 0.05:
+                how = f"embeds the documents anew for ${rival.once:,.2f} and " if rival.once else ""
+                return "rival", rival.name, (
+                    f"Do not distil: {rival.name} {how}scores {rival.ndcg.mean():.4f}, the best "
+                    f"student {best.ndcg.mean():.4f} (p = {against['p']:.3f})."
+                )  # fmt: skip
+    if share < LEAST:
+        return "teacher", teacher.name, (
+            f"Stay with the teacher: the best student, {best.name}, keeps {share:.0f} % of it; "
+            "more kinds of text, or more layers, keep more."
+        )  # fmt: skip
+    fit = [one for one in students
+           if one is best or (d := compare(best.ndcg, one.ndcg))["difference"] >= 0
+           or d["p"] >= 0.05]  # fmt: skip
+    chosen = min(fit, key=lambda one: one.total_ms)
+    if teacher.total_ms <= FAST and chosen.month >= teacher.month:
+        return "teacher", teacher.name, (
+            f"Stay with the teacher: it answers in {teacher.total_ms:.1f} ms, and at this rate "
+            f"costs ${teacher.month:,.0f} a month, as {chosen.name} does."
+        )  # fmt: skip
+    low, high = kept_interval(chosen, teacher)
+    return "student", chosen.name, (
+        f"Take {chosen.name}: {kept(chosen, teacher):.0f} % of the teacher ({low:.0f} to "
+        f"{high:.0f}), in {chosen.total_ms:.2f} ms instead of {teacher.total_ms:.1f}, for "
+        f"${chosen.month:,.0f} a month instead of ${teacher.month:,.0f}."
+    )  # fmt: skip
+
+
+def kept(one: Candidate, teacher: Candidate) -> float:
+    return 100 * float(one.ndcg.mean() / max(teacher.ndcg.mean(), 1e-12))
+
+
+def kept_interval(one: Candidate, teacher: Candidate, resamples: int = 2000) -> tuple[float, float]:
+    """95 % interval of the share, in percent, by a paired bootstrap over queries."""
+    chance = np.random.default_rng(0)
+    picks = chance.integers(0, len(one.ndcg), (resamples, len(one.ndcg)))
+    shares = one.ndcg[picks].mean(axis=1) / np.maximum(teacher.ndcg[picks].mean(axis=1), 1e-12)
+    low, high = np.percentile(100 * shares, (2.5, 97.5))
+    return float(low), float(high)
+
+
+# --- What is shown --------------------------------------------------------------------------------
+
+
+def row_of(one: Candidate, teacher: Candidate) -> Row:
+    low, high = interval(one.ndcg)
+    values = {key: value for key, value in one._asdict().items() if key != "ndcg"}
+    return {**values, "ndcg": float(one.ndcg.mean()), "low": low, "high": high,
+            "kept": kept(one, teacher), "per_core": 1e3 / one.total_ms}  # fmt: skip
+
+
+def shown(row: Row) -> Row:
+    return {
+        "": row["name"], "kept": f"{row['kept']:.1f} %",
+        "nDCG@10 (95 %)": f"{row['ndcg']:.4f} ({row['low']:.3f} to {row['high']:.3f})",
+        "a query": f"{row['total_ms']:.2f} ms", "encoding": f"{row['encode_ms']:.2f} ms",
+        "a month": f"${row['month']:,.0f}", "once": f"${row['once']:,.2f}",
+        "queries/s, a core": f"{row['per_core']:,.0f}", "memory": f"{row['memory_mb']:.0f} MB",
+        "kind": row["kind"],
+    }  # fmt: skip
+
+
+def write_page(path: Path, report: dict[str, Any]) -> None:
+    """One file, which asks nothing of anywhere."""
+    data = json.dumps(report, ensure_ascii=False).replace("<", "\\u003c")
+    with whole_file(path) as partial:
+        page = PAGE.read_text(encoding="utf-8").replace("/* the report */ null", data)
+        partial.write_text(page, encoding="utf-8")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = command_line.argument_parser(__doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("--teacher", required=True, metavar="ENCODER")
+    add("--students", nargs="+", required=True, metavar="ENCODER")
+    add("--rivals", nargs="+", default=[], metavar="MODEL|bm25", help="that take its place")
+    add("--datasets", nargs="+", required=True, metavar="NAME|DIR", help="with judgments")
+    add("--index", type=Path, metavar="PATH", help="of the teacher's documents, if it is there")
+    add("--ids", metavar="FILE[#COLUMN]|rows", help="its document ids, one a line")
+    add("--queries", nargs="+", metavar="FILE", help="a log, to fit linear maps to")
+    add("--score-function", choices=["dot", "cos_sim"], default="dot", help="default: dot")
+    add("--qps", type=positive_float, default=10.0, help="queries a second (default: 10)")
+    add("--price", type=positive_float, default=0.02,
+        help="dollars of a million tokens of a service (default: 0.02)")
+    add("--core-hour", type=positive_float, default=0.04,
+        help="dollars of a core of your machines, an hour (default: 0.04)")
+    add("--output", type=Path, default=HOME / "benchmarks" / "decision", metavar="DIR",
+        help="for report.html and report.json (default: benchmarks/decision)")
+    add("--dtype", choices=command_line.DTYPES, default="auto", help="of the encoders")
+    # fmt: on
+    command_line.add_device(parser)
+    command_line.add_mirror(parser)
+    args = parser.parse_args()
+    if teacher_is_rival := {args.teacher, *args.students} & set(args.rivals):
+        raise UserError(f"{', '.join(sorted(teacher_is_rival))} is named twice.")
+    return args
+
+
+if __name__ == "__main__":
+    command_line.run(main)
