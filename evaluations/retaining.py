@@ -337,3 +337,17 @@ def prompts() -> list[Row]:
          f"({times(batch[key]['queries_per_second'] / batch[slow]['queries_per_second'])})"}
         for key in alone
     ]  # fmt: skip
+
+
+def peers() -> list[Row]:
+    """What others published of their students, this project's beside them."""
+    own = {row["query encoder"]: row for row in first()}
+    rows = [
+        {"who": "this project", "student": name, "teacher": "all-MiniLM-L6-v2",
+         "kept": own[name]["kept"].partition(" (")[0], "on": "six small sets",
+         "training": "2.5 M presentations, one core", "a query": own[name]["one query"],
+         "source": "above", "how sure": "measured"}
+        for name in ("two layers", "no layer (static)")
+    ]  # fmt: skip
+    return [*rows, *({key: value or "" for key, value in row.items()}
+                     for row in read_rows(HERE / "peers.csv"))]  # fmt: skip
