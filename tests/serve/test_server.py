@@ -28,7 +28,7 @@ from disret.encode.models import load_encoder
 from disret.query_encoder import QueryEncoder
 from disret.serve.export import export
 
-KEY = "a key of tests"
+KEY = "sk-a-key-of-tests"
 NODE = ROOT / ".node-runtimes"  # by make runtimes
 QUERIES = [f"who has seen {i * 3} things in {i} days" for i in range(40)]
 TEXTS = ["a", "Größe, 東京; naïve!", "a long text " * 50, *QUERIES[:5]]
@@ -177,6 +177,15 @@ def test_curl(server, encoders):
     np.testing.assert_array_equal(
         np.float32(answer["data"][0]["embedding"]), encoders["static"].encode(["one text"])[0]
     )
+
+
+def test_this_projects_own_commands(server, encoders, monkeypatch, home):
+    """What a server of students answers, `--query-encoder https://HOST/v1#NAME` scores."""
+    from disret.encode.encoders import open_encoder
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    encoder = open_encoder(f"{server.url}#static")
+    np.testing.assert_array_equal(encoder.encode_query(TEXTS), encoders["static"].encode(TEXTS))
 
 
 JAVASCRIPT = """
