@@ -87,8 +87,11 @@ ifeq ($(PROFILE),embedded)
 	@$(PY) -m disret.example.pydocs >/dev/null
 endif
 
+DISTILS := $(PY) distill.py --teacher $(TEACHER) $(DISTIL) --output $(STUDENT) --resume
+
 dist: data
-	$(PY) distill.py --teacher $(TEACHER) $(DISTIL) --output $(STUDENT) --resume
+	@echo '$(DISTILS)' | fold -s -w 100
+	@$(DISTILS)
 
 bench: dist
 	$(PY) benchmark.py --datasets $(DATASETS) --document-encoder $(TEACHER) \

@@ -8,7 +8,8 @@
 Beside the students stand a linear map from each small model (fitted to the log), the rivals, which
 embed the documents anew or need no vectors, and the best student with BM25. Of each: nDCG@10, what
 it keeps, milliseconds of a query with its search in an HNSW graph at a loss of 1 %, memory, and
-dollars, once and a month. The verdict is that of the first rule that holds:
+dollars, once and a month. All is timed on one thread of the CPU. The verdict is that of the first
+rule that holds:
 
 1. unclear: fewer than 50 judged queries, or an interval wider than ±6 points of what the best
    student keeps.
@@ -23,7 +24,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +37,7 @@ from disret.command_line import UserError, positive_float, say, tell
 from disret.data.collection import Collection, default_split, find_collections
 from disret.data.download import mirror_from
 from disret.data.queries import read_queries
-from disret.devices import resolve_device, resolve_dtype
+from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
 from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, open_encoder
 from disret.encode.encoders import query_vectors as vectors_of
@@ -54,6 +57,7 @@ K, DEPTH = 10, 100
 FEWEST, WIDEST = 50, 6.0  # judged queries; points of retention, half an interval
 LEAST, FAST = 85.0, 20.0  # percent that is kept; milliseconds that nobody notices
 GRAPH, EFFORTS, LOSS = "HNSW32", (16, 32, 64, 128, 256, 512), 0.01
+LETTERS = 40  # of a text to train on, where reports do not say
 TIMED = 200  # queries, and documents, that are timed
 MONTH = 730  # hours
 PAGE = Path(__file__).with_suffix(".html")
@@ -66,7 +70,8 @@ class Candidate(NamedTuple):
         kind: teacher, student, linear map, rival, or with BM25.
         ndcg: of each judged query, float64 [n_queries].
         encode_ms, total_ms: medians of a query, alone and with its search.
-        once, month: dollars.
+        once, month: dollars; once None where nothing tells it.
+        per_core: queries a second; None for a service.
     """
 
     name: str
@@ -75,35 +80,46 @@ class Candidate(NamedTuple):
     encode_ms: float
     total_ms: float
     memory_mb: float
-    once: float
+    once: float | None
     month: float
+    per_core: float | None
 
 
 def main() -> None:
     args = parse_args()
     check_writable(args.output / "report.html")
-    device = resolve_device(args.device)
-    opened = partial(open_encoder, device=device, dtype=resolve_dtype(args.dtype, device))
-    teacher, *students = map(opened, [args.teacher, *args.students])
+    opened = partial(open_encoder, dtype=resolve_dtype(args.dtype, "cpu"), num_threads=1)
+    teacher = opened(args.teacher, options=args.service_option)
+    students = [opened(name) for name in args.students]
     check_dimensions(teacher, students)
     if not (args.index or teacher.model):
         raise UserError(f"{teacher.name} embeds no documents here: name their index.")
     rivals = [opened(name) for name in args.rivals if name != "bm25"]
+    if other := [rival.name for rival in rivals if not rival.model]:
+        raise UserError(
+            f"{', '.join(other)} embeds no documents here: a rival is a model, or bm25."
+        )
     log = read_queries(args.queries)[:TEXTS] if args.queries else []
     if rivals and not log:
         say("note: without a log of queries, no linear map from a rival is tried.")
+    collections = list(chain.from_iterable(
+        find_collections(name, mirror_from(args.mirror)) for name in args.datasets
+    ))  # fmt: skip
+    if args.index and len(collections) > 1:
+        raise UserError("an index is of one collection without parts; name that.")
+    if not teacher.is_local:
+        teacher.announce(log, args.price)
     reports = []
-    for name in args.datasets:
-        for collection in find_collections(name, mirror_from(args.mirror)):
-            found = list(candidates(args, collection, teacher, students, rivals, log))
-            reports.append({
-                "collection": collection.name, "queries": len(found[0].ndcg),
-                "rows": [row_of(one, found[0]) for one in found],
-                **dict(zip(("verdict", "choice", "reason"), verdict(found), strict=True)),
-            })  # fmt: skip
-            tell(f"\n{collection.name}, {reports[-1]['queries']} judged queries\n")
-            tell(format_table([shown(row) for row in reports[-1]["rows"]]))
-            tell(f"\n{reports[-1]['reason']}")
+    for collection in collections:
+        found = list(candidates(args, collection, teacher, students, rivals, log))
+        reports.append({
+            "collection": collection.name, "queries": len(found[0].ndcg),
+            "rows": [row_of(one, found[0]) for one in found],
+            **dict(zip(("verdict", "choice", "reason"), verdict(found), strict=True)),
+        })  # fmt: skip
+        tell(f"\n{collection.name}, {reports[-1]['queries']} judged queries\n")
+        tell(format_table([shown(row) for row in reports[-1]["rows"]]))
+        tell(f"\n{reports[-1]['reason']}")
     settings = {key: getattr(args, key) for key in ("qps", "price", "core_hour")}
     command = command_line.invocation()
     write_json(args.output / "report.json", {"command": command, **settings, "reports": reports})
@@ -126,8 +142,9 @@ def candidates(
     texts, some = list(queries.values()), list(queries.values())[:TIMED]
     by_score = partial(vectors_of, score_function=args.score_function)
 
+    check = partial(collection.check_judged, split, qrels)
+
     def index_of(encoder: Encoder) -> Index:
-        check = partial(collection.check_judged, split, qrels)
         return open_index(collection, encoder, args.score_function, "float16", check)
 
     def run_of(index: Index | ForeignIndex, vectors: np.ndarray) -> Run:
@@ -135,7 +152,7 @@ def candidates(
         return to_run(list(queries), index.ids().take(rows), scores, DEPTH)
 
     def made(encoder: Encoder, kind: str, index: Index | ForeignIndex, vectors: np.ndarray,
-             run: Run, name: str = "", once: float = 0.0) -> Candidate:  # fmt: skip
+             run: Run, name: str = "", once: float | None = 0.0) -> Candidate:  # fmt: skip
         encode = encoding_ms(encoder, some)
         both = encode + graph_ms(index, args.score_function, vectors[:TIMED])
         month = own_month(args, both)
@@ -143,13 +160,15 @@ def candidates(
             letters = sum(map(len, texts)) / len(texts)
             asked = args.qps * MONTH * 3600 * letters / CHARACTERS / 1e6
             month = own_month(args, both - encode) + asked * args.price
-        size = encoder.weight_bytes / 1e6
+        size, per_core = encoder.weight_bytes / 1e6, 1e3 / both if encoder.is_local else None
         return Candidate(name or shown_name(encoder), kind, per_query(qrels, run), encode, both,
-                         size, once, month)  # fmt: skip
+                         size, once, month, per_core)  # fmt: skip
 
     index = index_of(teacher) if not args.index else open_foreign(
         args.index, args.ids, teacher.dimension, args.score_function, True, teacher.made_by
     )  # fmt: skip
+    if args.index:
+        check(index.ids())
     runs: dict[str, Run] = {}
     found: list[Candidate] = []
     for encoder in (teacher, *students):
@@ -179,12 +198,13 @@ def candidates(
         words = Words(collection.documents())
         run, taken = words.run(queries), words.milliseconds(some)
         yield Candidate("BM25", "rival", per_query(qrels, run), 0.0, taken, 0.0, 0.0,
-                        own_month(args, taken))  # fmt: skip
+                        own_month(args, taken), 1e3 / taken)  # fmt: skip
         best = max((one for one in found if one.kind == "student"), key=lambda o: o.ndcg.mean())
         both = per_query(qrels, fused([run, runs[best.name]]))
         total = best.total_ms + taken
         yield best._replace(name=f"{best.name} with BM25", kind="with BM25", ndcg=both,
-                            total_ms=total, month=own_month(args, total))  # fmt: skip
+                            total_ms=total, month=own_month(args, total),
+                            per_core=1e3 / total)  # fmt: skip
 
 
 def shown_name(encoder: Encoder) -> str:
@@ -192,6 +212,23 @@ def shown_name(encoder: Encoder) -> str:
     return f"{encoder.name}{behind}"
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """While something is timed, torch and faiss have one thread."""
+    import faiss
+    import torch
+
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
+@one_thread()
 def encoding_ms(encoder: Encoder, texts: Sequence[str]) -> float:
     """The median time of a query by itself, tokenisation included."""
     taken = []
@@ -202,6 +239,7 @@ def encoding_ms(encoder: Encoder, texts: Sequence[str]) -> float:
     return float(np.median(taken[8:]))
 
 
+@one_thread()
 def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarray) -> float:
     """The median time of a search in a graph that loses 1 % of what these queries find exactly.
 
@@ -217,6 +255,8 @@ def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarra
             hits = [len(set(a) & set(b)) / count for a, b in zip(exact, rows, strict=True)]
             if np.mean(hits) >= 1 - LOSS:
                 break
+        else:
+            say(f"note: at efSearch {effort}, the graph still loses {1 - np.mean(hits):.1%}.")
     taken = []
     for vector in vectors[:, None]:
         start = time.perf_counter()
@@ -233,14 +273,17 @@ def own_month(args: argparse.Namespace, milliseconds: float) -> float:
     return max(1, math.ceil(args.qps * milliseconds / 1e3)) * args.core_hour * MONTH
 
 
-def training_cost(args: argparse.Namespace, student: Encoder, teacher: Encoder) -> float:
-    """Dollars of a student's texts and training, as its report has them."""
+def training_cost(args: argparse.Namespace, student: Encoder, teacher: Encoder) -> float | None:
+    """Dollars of a student's texts and of one core, as its report has them, if that has all."""
     report = read_json(Path(student.name) / "distillation.json") or {}
-    seconds = sum(report.get("seconds", {}).values())
-    texts = sum(report.get("queries", {}).values()) if not teacher.is_local else 0
-    return seconds / 3600 * args.core_hour + texts * 40 / CHARACTERS / 1e6 * args.price
+    if not report or report.get("resumed_at_step") or report.get("processes", 1) > 1:
+        return None
+    seconds = sum(report["seconds"].values())
+    texts = sum(report["queries"].values()) if not teacher.is_local else 0
+    return seconds / 3600 * args.core_hour + texts * LETTERS / CHARACTERS / 1e6 * args.price
 
 
+@one_thread()
 def embedding_cost(args: argparse.Namespace, encoder: Encoder, collection: Collection) -> float:
     """Dollars to embed the documents anew, by the time that some take, or their tokens."""
     count, letters, some = 0, 0, []
@@ -287,6 +330,7 @@ def verdict(found: Sequence[Candidate]) -> tuple[str, str, str]:
     fit = [one for one in students
            if one is best or (d := compare(best.ndcg, one.ndcg))["difference"] >= 0
            or d["p"] >= 0.05]  # fmt: skip
+    fit = [one for one in fit if kept(one, teacher) >= LEAST]
     chosen = min(fit, key=lambda one: one.total_ms)
     if teacher.total_ms <= FAST and chosen.month >= teacher.month:
         return "teacher", teacher.name, (
@@ -321,7 +365,7 @@ def row_of(one: Candidate, teacher: Candidate) -> Row:
     low, high = interval(one.ndcg)
     values = {key: value for key, value in one._asdict().items() if key != "ndcg"}
     return {**values, "ndcg": float(one.ndcg.mean()), "low": low, "high": high,
-            "kept": kept(one, teacher), "per_core": 1e3 / one.total_ms}  # fmt: skip
+            "kept": kept(one, teacher)}  # fmt: skip
 
 
 def shown(row: Row) -> Row:
@@ -329,9 +373,10 @@ def shown(row: Row) -> Row:
         "": row["name"], "kept": f"{row['kept']:.1f} %",
         "nDCG@10 (95 %)": f"{row['ndcg']:.4f} ({row['low']:.3f} to {row['high']:.3f})",
         "a query": f"{row['total_ms']:.2f} ms", "encoding": f"{row['encode_ms']:.2f} ms",
-        "a month": f"${row['month']:,.0f}", "once": f"${row['once']:,.2f}",
-        "queries/s, a core": f"{row['per_core']:,.0f}", "memory": f"{row['memory_mb']:.0f} MB",
-        "kind": row["kind"],
+        "a month": f"${row['month']:,.0f}",
+        "once": "unknown" if row["once"] is None else f"${row['once']:,.2f}",
+        "queries/s, a core": f"{row['per_core']:,.0f}" if row["per_core"] else "",
+        "memory": f"{row['memory_mb']:.0f} MB", "kind": row["kind"],
     }  # fmt: skip
 
 
@@ -351,6 +396,7 @@ def parse_args() -> argparse.Namespace:
     add("--students", nargs="+", required=True, metavar="ENCODER")
     add("--rivals", nargs="+", default=[], metavar="MODEL|bm25", help="that take its place")
     add("--datasets", nargs="+", required=True, metavar="NAME|DIR", help="with judgments")
+    add("--service-option", nargs="+", default=[], metavar="KEY=VALUE", help="as distill.py's")
     add("--index", type=Path, metavar="PATH", help="of the teacher's documents, if it is there")
     add("--ids", metavar="FILE[#COLUMN]|rows", help="its document ids, one a line")
     add("--queries", nargs="+", metavar="FILE", help="a log, to fit linear maps to")
@@ -364,7 +410,6 @@ def parse_args() -> argparse.Namespace:
         help="for report.html and report.json (default: benchmarks/decision)")
     add("--dtype", choices=command_line.DTYPES, default="auto", help="of the encoders")
     # fmt: on
-    command_line.add_device(parser)
     command_line.add_mirror(parser)
     args = parser.parse_args()
     if teacher_is_rival := {args.teacher, *args.students} & set(args.rivals):

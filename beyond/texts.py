@@ -26,8 +26,7 @@ from pathlib import Path
 from disret.command_line import UserError, argument_parser, progress_bar, run, say, tell
 from disret.data.catalog import Archive
 from disret.data.download import TIMEOUT, fetch
-from disret.data.hub import HUB, hub_obstacle
-from disret.data.queries import read_queries
+from disret.data.hub import HUB, Stream, hub_obstacle, look_up, parse_name
 from disret.distil.training_data import sentences_of
 from disret.files import check_writable, readable, whole_file
 from disret.tables import read_rows
@@ -93,10 +92,12 @@ def _members(package: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             raise UserError(f"{package} is no Debian package.")
         while len(header := file.read(60)) == 60:
             if header.startswith(b"data.tar"):
-                with tarfile.open(fileobj=file, mode="r|*") as tar:
-                    for member in tar:
-                        if member.isfile():
+                try:
+                    with tarfile.open(fileobj=file, mode="r|*") as tar:
+                        for member in filter(tarfile.TarInfo.isfile, tar):
                             yield Path(member.name).name, tar.extractfile(member).read
+                except tarfile.TarError as error:
+                    raise UserError(f"{package} cannot be read: {error}.") from None
                 return
             size = int(header[48:58])
             file.seek(size + size % 2, 1)
@@ -125,13 +126,16 @@ def general(folder: Path, archive: str = ARCHIVE) -> None:
     got = []
     for row in read_rows(TABLE):
         place, colon, names = row["source"].partition(":")
+        (folder / f"{row['kind']}.txt").unlink(missing_ok=True)  # of another time
         if obstacles[place + colon]:
             continue
         most = int(row["most"])
         try:
             if place + colon == HUB:
-                texts = read_queries([row["source"]], limit=most)
+                texts = _of_hub(row["source"], most)
             else:
+                if lacking := [name for name in names.split() if name not in packages]:
+                    raise UserError(f"{archive} has no package {', '.join(lacking)}.")
                 texts = texts_of([fetch(packages[name]) for name in names.split()])[:most]
         except UserError as error:
             say(f"no {row['kind']}: {error}")
@@ -146,6 +150,21 @@ def general(folder: Path, archive: str = ARCHIVE) -> None:
         table.writeheader()
         table.writerows(got)
     tell(f"{folder}: {sum(row['texts'] for row in got):,} texts")
+
+
+def _of_hub(name: str, most: int) -> list[str]:
+    """The first texts of a column of a data set; no more of it is read."""
+    stream, column = Stream(name, look_up(name)[0]), parse_name(name)[-1]
+    found: dict[str, None] = {}
+    with progress_bar(total=most, desc=name, unit="text") as bar:
+        for batch in stream.batches([column]):
+            before = len(found)
+            values = (" ".join((value or "").split()) for value in batch.column(column).to_pylist())
+            found.update(dict.fromkeys(filter(None, values)))
+            bar.update(len(found) - before)
+            if len(found) >= most:
+                break
+    return list(found)[:most]
 
 
 def _packages(archive: str) -> dict[str, Archive]:

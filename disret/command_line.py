@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 at_end = ExitStack()  # what a script holds until it ends, such as locks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+RESUMED = ("distill.py", "benchmark.py", "sweep.py")  # which leave what the next run goes on with
+FOLDERS = ("beyond", "perf", "evaluations")  # of scripts that are not at the top
 SECRET = r"(?i:\b[\w.-]*(?:key|token|secret|password))"  # fields that hold one
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -122,6 +124,7 @@ def _number(
 positive = _number(int, "must be positive", 1)
 not_negative = _number(int, "must not be negative", 0)
 threads = _number(int, "must be from 1 to 1024", 1, 1024)
+port = _number(int, "must be from 1 to 65535", 1, 65_535)
 seed = _number(int, "must be from 0 to 4294967295", 0, 2**32 - 1)
 positive_float = _number(float, "must be positive", sys.float_info.min, sys.float_info.max)
 share = _number(float, "must be above 0, and 1 at most", sys.float_info.min, 1)
@@ -196,9 +199,20 @@ def progress_bar(*args: Any, **kwargs: Any) -> "tqdm":
 
 def invocation() -> str:
     """The command that this process was started with, as a shell takes it."""
-    module = _module()
-    script = ["-m", module] if module else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *script, *map(without_secrets, sys.argv[1:])])
+    path, module = Path(sys.argv[0]), _module()
+    name = path.name if path.parent.name not in FOLDERS else f"{path.parent.name}/{path.name}"
+    words = ["python", *(["-m", module] if module else [name])]
+    if processes := os.environ.get("LOCAL_WORLD_SIZE"):
+        words = ["torchrun", "--nproc-per-node", processes, name]
+    return shlex.join([*words, *map(without_secrets, sys.argv[1:])])
+
+
+def going_on() -> str:
+    """The command that takes up what this one has left, or begins it again."""
+    command, script = invocation(), Path(sys.argv[0]).name
+    if script == "distill.py" and "--resume" not in sys.argv:
+        command = f"{command.replace(' --overwrite', '')} --resume"
+    return f"this {'goes on from here' if script in RESUMED else 'starts it again'}: {command}"
 
 
 def _module() -> str | None:
@@ -206,14 +220,6 @@ def _module() -> str | None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     is_one = spec is not None and Path(spec.origin or "").name == Path(sys.argv[0]).name
     return spec.name.removesuffix(".__main__") if is_one else None
-
-
-def going_on() -> str:
-    """The command that takes up what this one has left."""
-    command = invocation()
-    if " distill.py" in command and " --resume" not in command:
-        command = f"{command.replace(' --overwrite', '')} --resume"
-    return f"this goes on from here: {command}"
 
 
 def run(main: Callable[[], None]) -> None:

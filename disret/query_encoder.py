@@ -124,9 +124,10 @@ class QueryEncoder:
         cls, folder: Path, settings: dict[str, Any], precision: str, num_threads: int | None
     ) -> "QueryEncoder":
         if precision not in settings["files"]:
+            why = f", which came to a cosine of {settings['checks']['int8_mean_cosine']:.5f} only"
+            there = " and ".join(name for name in PRECISIONS if name in settings["files"])
             raise ExportError(
-                f"{folder} has no {precision}, which came to a cosine of only "
-                f"{settings['checks']['int8_mean_cosine']:.5f} to the model."
+                f"{folder} has no {precision}{why if precision == 'int8' else ''}; take {there}."
             )
         _check_files(folder, settings, precision)
         (tokenizer,), (graph,) = (settings["files"][name] for name in ("tokenizer", precision))

@@ -117,6 +117,8 @@ def test_no_secret_is_shown(monkeypatch, capsys, text, shown):
         ("distill.py --overwrite --output a", "python distill.py --output a --resume"),
         ("x/distill.py --resume --output a", "python distill.py --resume --output a"),
         ("/x/benchmark.py --output a", "python benchmark.py --output a"),
+        ("/x/beyond/agree.py --index a", "python beyond/agree.py --index a"),
+        ("ispeed.py", "python ispeed.py"),
     ],
 )
 def test_who_interrupts_is_told_what_goes_on(monkeypatch, capsys, words, shown):
@@ -126,7 +128,15 @@ def test_who_interrupts_is_told_what_goes_on(monkeypatch, capsys, words, shown):
     monkeypatch.setattr(sys, "argv", words.split())
     with pytest.raises(SystemExit):
         command_line.run(main)
-    assert capsys.readouterr().err.endswith(f"interrupted; this goes on from here: {shown}\n")
+    resumed = any(name in words for name in ("distill", "benchmark"))
+    how = "goes on from here" if resumed else "starts it again"
+    assert capsys.readouterr().err.endswith(f"interrupted; this {how}: {shown}\n")
+
+
+def test_several_processes_are_started_as_before(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["distill.py", "--output", "a"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert command_line.invocation() == "torchrun --nproc-per-node 4 distill.py --output a"
 
 
 def test_a_module_is_named_as_python_takes_it(tmp_path):

@@ -212,7 +212,7 @@ def export_fingerprint(settings: Mapping[str, Any], precision: str) -> str:
     """SHA-256 of what decides the vectors of an export, by its `query_encoder.json`."""
     files = settings["files"]
     content = {**settings, "files": [files["tokenizer"], files[precision]]}
-    for no_matter in ("checks", "model_files", "size", "onnxruntime"):
+    for no_matter in ("checks", "held_out", "model_files", "size", "onnxruntime"):
         content.pop(no_matter, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

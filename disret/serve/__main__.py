@@ -27,20 +27,21 @@ from disret.command_line import (
     UserError,
     argument_parser,
     not_negative,
+    port,
     positive,
     positive_float,
     run,
     say,
     share,
 )
-from disret.files import check_writable
+from disret.files import check_writable, read_json
 
 if TYPE_CHECKING:
     from disret.encode.encoders import Encoder
     from disret.query_encoder import QueryEncoder
     from disret.serve.api import Student
     from disret.serve.comparison import Comparison
-    from disret.serve.watch import Watch
+    from disret.serve.watch import Teacher, Watch
 
 KEY = "DISRET_API_KEY"
 RANKED = 500  # queries of a log, of which the page shows the worst
@@ -74,19 +75,16 @@ def application(args: argparse.Namespace) -> object:
         students |= dict.fromkeys(names, student)
     first, comparison = next(iter(students.values())), None
     if args.teacher:
-        from disret.encode.encoders import open_encoder
+        from disret.serve.watch import Teacher
 
-        teacher = open_encoder(args.teacher, device="cpu")
-        if teacher.dimension != first.encoder.dimension:
-            raise UserError(f"{teacher.name} has {teacher.dimension} dimensions, {first.name} "
-                            f"{first.encoder.dimension}; it is no student of it.")  # fmt: skip
+        teacher = Teacher(lambda: open_teacher(args, first))
         if args.index:
             comparison = compare(args, teacher, first.encoder)
         if args.watch:
             watching = first._replace(watch=watch(args, teacher, first, comparison))
             students = {n: watching if one is first else one for n, one in students.items()}
     limits = Limits(args.max_texts, args.max_characters, args.max_requests, args.timeout)
-    return create_app(students, limits, os.environ.get(KEY), comparison)
+    return create_app(students, limits, key(), comparison)
 
 
 def open_student(folder: Path, precision: str, threads: int, index: Path | None) -> "QueryEncoder":
@@ -100,13 +98,38 @@ def open_student(folder: Path, precision: str, threads: int, index: Path | None)
         raise UserError(f"{folder}: {error}") from None
 
 
-def compare(args: argparse.Namespace, teacher: "Encoder", student: "QueryEncoder") -> "Comparison":
+def open_teacher(args: argparse.Namespace, student: "Student") -> "Encoder":
+    """The teacher as it was distilled; `UserError` if it is not that of the student."""
+    try:
+        from disret.encode.encoders import open_encoder
+
+        teacher = open_encoder(
+            args.teacher, options=args.service_option, prompt=args.teacher_prompt,
+            truncate_dim=args.truncate_dim,
+        )  # fmt: skip
+    except ModuleNotFoundError as error:
+        raise UserError(f'asking a teacher needs {error.name}: pip install ".[train]".') from None
+    if teacher.backend == "vectors":
+        raise UserError(f"{teacher.name} has vectors of its own texts alone, and cannot be asked.")
+    if teacher.dimension != student.encoder.dimension:
+        raise UserError(f"{teacher.name} has {teacher.dimension} dimensions, {student.name} "
+                        f"{student.encoder.dimension}; it is no student of it.")  # fmt: skip
+    made_for = read_json(student.encoder.folder / "index.json") or {}
+    own = {teacher.fingerprint, teacher.index_fingerprint}
+    if made_for.get("encoder_sha256") not in own:
+        say(f"note: {student.name} was distilled for an index of {made_for.get('encoder')}, by its "
+            f"fingerprint another encoder than {teacher.name} as it is named here.")  # fmt: skip
+    return teacher
+
+
+def compare(args: argparse.Namespace, teacher: "Teacher", student: "QueryEncoder") -> "Comparison":
     """Both encoders on the index, and the queries on which they agree least."""
     from disret.data.queries import read_queries
     from disret.retrieve.foreign import open_foreign
     from disret.serve.comparison import Comparison
 
-    index = open_foreign(args.index, args.ids, teacher.dimension, None, False, teacher.made_by)
+    encoder = teacher.encoder()
+    index = open_foreign(args.index, args.ids, encoder.dimension, None, False, encoder.made_by)
     found = Comparison(index, args.corpus, teacher, student)
     if not found.texts:
         raise UserError(f"{args.corpus} has no text of a document of {args.index}: other ids.")
@@ -116,19 +139,26 @@ def compare(args: argparse.Namespace, teacher: "Encoder", student: "QueryEncoder
 
 
 def watch(
-    args: argparse.Namespace, teacher: "Encoder", student: "Student", comparison: object
+    args: argparse.Namespace, teacher: "Teacher", student: "Student", comparison: object
 ) -> "Watch":
     """What asks the teacher a share of the queries."""
     from disret.serve.watch import Watch
 
     held_out = student.encoder.settings.get("held_out") or {}
     expected = tuple(held_out.values()) if len(held_out) == 2 else None
-    if expected is None:
-        say(f"note: the export of {student.name} does not say how it followed its teacher, so the "
-            "watch measures and does not warn; distil and export it anew.")  # fmt: skip
     if args.worst:
         check_writable(args.worst)
     return Watch(student.name, teacher, args.watch, expected, args.worst, comparison)
+
+
+def key() -> str | None:
+    """The key that clients have to bear, if there is to be one."""
+    value = os.environ.get(KEY)
+    if value is not None and (not value.strip() or value.split() != [value.strip()]
+                              or not value.isascii()):  # fmt: skip
+        raise UserError(f"{KEY} is empty, or has spaces or letters that no header bears; set it to "
+                        "a key, or unset it.")  # fmt: skip
+    return value and value.strip()
 
 
 def worker() -> object:
@@ -138,8 +168,10 @@ def worker() -> object:
 
 def main() -> None:
     args = parse_args()
-    if args.host not in LOOPBACK and KEY not in os.environ:
-        say(f"note: anyone who reaches {args.host} may ask; {KEY} asks for a key.")
+    if args.host not in LOOPBACK and not key():
+        what = "search the documents, and read the log" if args.index else "ask"
+        say(f"note: anyone who reaches {args.host} may {what}"
+            f"{'.' if args.index else f'; {KEY} asks for a key.'}")  # fmt: skip
     check_free(args.host, args.port)
     import uvicorn
 
@@ -174,7 +206,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("students", nargs="+", metavar="[NAME,…=]FOLDER[@int8]")
     add("--host", default="127.0.0.1", help="address to listen at (default: this machine's own)")
-    add("--port", type=positive, default=8000, help="default: 8000")
+    add("--port", type=port, default=8000, help="default: 8000")
     add("--workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
     add("--threads", type=positive, default=1, metavar="N", help="of a graph (default: 1)")
     add("--cache", type=not_negative, default=0, metavar="N", help="texts whose vectors are kept")
@@ -186,6 +218,9 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add("--timeout", type=positive_float, default=30.0, metavar="S", help="seconds of a request")
     add = parser.add_argument_group("beside the teacher").add_argument
     add("--teacher", metavar="ENCODER", help="a model, or https://HOST/v1#NAME")
+    add("--service-option", nargs="+", default=[], metavar="KEY=VALUE", help="as distill.py's")
+    add("--teacher-prompt", metavar="TEXT|NAME", help="as distill.py's")
+    add("--truncate-dim", type=positive, metavar="N", help="as distill.py's")
     add("--watch", type=share, metavar="SHARE", help="of requests, of which it gets a query too")
     add("--worst", type=Path, metavar="FILE", help="gets the queries where both differ most")
     add("--index", type=Path, metavar="PATH", help="of its documents, for a page at /")
@@ -193,10 +228,14 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add("--corpus", metavar="FILE|DIR", help="a table of ids and texts, or a collection")
     add("--queries", nargs="+", metavar="FILE", help="a log, of which the page shows the worst")
     args = parser.parse_args(words)
-    if bool(args.index) != bool(args.corpus):
+    if bool(args.index) != bool(args.corpus) or ((args.ids or args.queries) and not args.index):
         parser.error("the page needs an --index and the --corpus with its texts")
-    if (args.index or args.watch) and not args.teacher:
-        parser.error("name the --teacher to compare with")
+    if bool(args.index or args.watch) != bool(args.teacher):
+        parser.error("a --teacher is compared by --watch, or on an --index: name both")
+    if args.worst and not args.watch:
+        parser.error("--worst is of what --watch sees")
+    if args.teacher and args.workers > 1:
+        parser.error("a --teacher is asked by one process: serve it apart from the --workers")
     if args.index and KEY in os.environ:
         parser.error(f"the page asks without a key; it is not shown where {KEY} asks for one")
     return args

@@ -18,6 +18,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
+from disret.command_line import UserError
 from disret.query_encoder import QueryEncoder
 from disret.serve.batching import Batcher
 from disret.serve.measures import NO_STUDENT, Measures, exposition
@@ -121,8 +122,9 @@ def create_app(
         student.measures.sent(len(texts), tokens)
         if student.watch is not None:
             student.watch.offer(texts, vectors)
-        if size < student.encoder.dimension:
-            vectors = vectors[:, :size] / np.linalg.norm(vectors[:, :size], axis=1, keepdims=True)
+        if size < student.encoder.dimension:  # as long as the whole ones were
+            whole, vectors = np.linalg.norm(vectors, axis=1, keepdims=True), vectors[:, :size]
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * whole
         return _json({
             "object": "list",
             "data": [{"object": "embedding", "index": i, "embedding": _sent(vector, body)}
@@ -200,7 +202,10 @@ def _add_page(app: FastAPI, comparison: "Comparison") -> None:
 
     @app.get("/search", include_in_schema=False)
     def search(q: Annotated[str, Query(min_length=1, max_length=2000)]) -> Response:
-        return _json(comparison.search(q))  # in a thread
+        try:
+            return _json(comparison.search(q))  # in a thread
+        except UserError as error:  # of a teacher that does not answer
+            raise Refused(502, str(error)) from None
 
 
 @asynccontextmanager
@@ -303,7 +308,7 @@ class Guard:
                 given = headers.get(b"authorization", b"")
                 if not hmac.compare_digest(given, self.bearer):
                     raise Refused(401, "Incorrect API key provided.", code="invalid_api_key")
-            if self.active > self.limits.requests:
+            if self.active > self.limits.requests and scope["path"].startswith("/v1/"):
                 raise Refused(503, "The server is busy; try again.")
             await self._answer(scope, headers, receive, sent)
         except Refused as error:

@@ -13,6 +13,7 @@ from disret.serve.measures import Measures
 
 AT_ONCE = 10_000  # characters of a batch that tables encode as fast as a thread is asked to
 
+LONGEST = 1000  # characters of a text whose vector is kept
 Pair = tuple[np.ndarray, int]  # a text's vector, float32 [dimension], and its tokens
 
 
@@ -43,9 +44,11 @@ class Batcher:
         self.measures.cache(len(found), len(set(texts)) - len(found))
         if missing := [text for text in dict.fromkeys(texts) if text not in found]:
             found |= zip(missing, await self._encoded(missing), strict=True)
-        for text, pair in found.items():
-            self._cache[text] = pair
-            self._cache.move_to_end(text)
+        for text, (vector, tokens) in found.items():
+            if len(text) <= LONGEST:
+                # By itself: a row of a batch would keep the others in memory.
+                self._cache[text] = np.array(vector), tokens
+                self._cache.move_to_end(text)
         while len(self._cache) > self._most:
             self._cache.popitem(last=False)
         return _together([found[text] for text in texts])
@@ -59,30 +62,35 @@ class Batcher:
         return await future
 
     async def _encode_waiting(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = [self._waiting.popleft()]
-            room = BATCH - len(batch[0][0])
-            while self._waiting and (room := room - len(self._waiting[0][0])) >= 0:
-                batch.append(self._waiting.popleft())
-            batch = [(texts, future) for texts, future in batch if not future.done()]
-            together = [text for texts, _ in batch for text in texts]
+        try:
+            while self._waiting:
+                await self._encode_some()
+        finally:
+            self._work = None
+
+    async def _encode_some(self) -> None:
+        batch = [self._waiting.popleft()]
+        room = BATCH - len(batch[0][0])
+        while self._waiting and (room := room - len(self._waiting[0][0])) >= 0:
+            batch.append(self._waiting.popleft())
+        batch = [(texts, future) for texts, future in batch if not future.done()]
+        together = [text for texts, _ in batch for text in texts]
+        try:
             self.measures.waiting.set(len(self._waiting))
-            try:
-                if self.encoder.is_static and sum(map(len, together)) <= AT_ONCE:
-                    pairs = self._encode(together)
-                else:
-                    pairs = await loop.run_in_executor(self._thread, self._encode, together)
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for texts, future in batch:
-                own, pairs = pairs[: len(texts)], pairs[len(texts) :]
-                if not future.done():  # its client may be gone
-                    future.set_result(own)
-        self._work = None
+            if self.encoder.is_static and sum(map(len, together)) <= AT_ONCE:
+                pairs = self._encode(together)
+            else:
+                loop = asyncio.get_running_loop()
+                pairs = await loop.run_in_executor(self._thread, self._encode, together)
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for texts, future in batch:
+            own, pairs = pairs[: len(texts)], pairs[len(texts) :]
+            if not future.done():  # its client may be gone
+                future.set_result(own)
 
     def _encode(self, texts: Sequence[str]) -> list[Pair]:
         """Each text's vector and number of tokens."""

@@ -3,10 +3,10 @@
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Full, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,18 +21,47 @@ if TYPE_CHECKING:
     from disret.serve.comparison import Comparison
 
 WINDOW = 1000  # queries that are looked at together, the last
-FEWEST, EVERY = 100, 50  # queries before the first verdict, and between two
+FIRST, EVERY = 200, 50  # queries that say what to expect, and between two verdicts
 SIGMAS = 4.0  # below what is expected; verdicts are many, and neighbours share their queries
-WORST = 2.0  # standard deviations below the mean, from where a query is written down
+WORST, MOST = 2.0, 10_000  # standard deviations below, from where a query is written; how many
 SAME = 0.995  # cosine of the teacher's answers to fixed texts, to its earlier ones
+
+
+class Teacher:
+    """A teacher that is asked by one thread at a time, opened when it is first asked.
+
+    Args:
+        open: opens it, and raises `UserError` if it does not answer.
+    """
+
+    def __init__(self, open: Callable[[], Encoder]) -> None:
+        self._open, self._encoder, self._turn = open, None, Lock()
+
+    def encoder(self) -> Encoder:
+        """The encoder itself."""
+        with self._turn:
+            if self._encoder is None:
+                self._encoder = self._open()
+            return self._encoder
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n_texts, dimension]; of a service by itself, as a copy hides that it changed."""
+        encoder = self.encoder()
+        with self._turn:
+            if encoder.backend == "service":
+                return np.stack(encoder.service.embed(texts))
+            return encoder.encode_query(texts)
 
 
 class Watch:
     """Asks the teacher in a thread of its own, after the student has answered.
 
+    The first queries say what to expect, where that is less than on the texts that distillation
+    held out: these may have been of other kinds.
+
     Args:
         share: of the requests, of each of which one query is asked.
-        expected: mean and standard deviation of the student's centred cosine on held-out queries.
+        held_out: mean and standard deviation of the student's centred cosine there, if known.
         worst: a file that gets the queries where it is lowest, a line each.
         comparison: searches with both encoders, for the overlap.
     """
@@ -40,21 +69,22 @@ class Watch:
     def __init__(
         self,
         name: str,
-        teacher: Encoder,
+        teacher: Teacher,
         share: float,
-        expected: tuple[float, float] | None,
+        held_out: tuple[float, float] | None,
         worst: Path | None = None,
         comparison: "Comparison | None" = None,
         seed: int | None = None,
     ) -> None:
-        self.name, self.teacher, self.share, self.expected = name, teacher, share, expected
+        self.name, self.teacher, self.share, self.held_out = name, teacher, share, held_out
         self.worst, self.comparison = worst, comparison
+        self.expected: tuple[float, float] | None = None  # once the first queries are seen
         self._chance = random.Random(seed)
         self._queue: Queue[tuple[str, np.ndarray]] = Queue(WINDOW)
-        self._pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=WINDOW)
+        self._pairs: deque[tuple[str, np.ndarray, np.ndarray]] = deque(maxlen=WINDOW)
         self._overlaps: deque[float] = deque(maxlen=WINDOW)
-        self._seen, self._said = 0, set()
-        self._fixed = self._of_fixed_texts()
+        self._seen, self._said, self._written = 0, set(), set()
+        self._fixed: np.ndarray | None = None
         Thread(target=self._work, daemon=True, name="watch").start()
 
     def offer(self, texts: Sequence[str], vectors: np.ndarray) -> None:
@@ -77,28 +107,59 @@ class Watch:
                 self._look(text, vector)
             except Exception as error:  # a teacher that does not answer costs the watch alone
                 WATCHED_FAILED.labels(self.name).inc()
-                self._say_once("error", f"note: {self.teacher.name} could not be asked: {error}")
+                self._say_once("error", f"note: the teacher could not be asked: {error}")
             finally:
                 self._queue.task_done()
 
     def _look(self, text: str, vector: np.ndarray) -> None:
-        target = self._ask([text])[0].astype(np.float64)
-        self._pairs.append((target, vector.astype(np.float64)))
+        if self._fixed is None:
+            self._fixed = self._of_fixed_texts()
+        target = self.teacher.vectors([text])[0]
+        if target.shape != vector.shape:
+            raise ValueError(f"it has {len(target)} dimensions, and {self.name} {len(vector)}")
+        self._pairs.append((text, target.astype(np.float64), vector.astype(np.float64)))
         self._seen += 1
         WATCHED.labels(self.name).inc()
         if self.comparison is not None:
             self._overlaps.append(self.comparison.overlap(target, vector))
-        if self._seen < FEWEST:
-            return
-        targets, vectors = map(np.stack, zip(*self._pairs, strict=True))
+        if self._seen % EVERY == 0 and self._seen >= FIRST:
+            self._judge()
+
+    def _judge(self) -> None:
+        """A verdict on the last queries; what is far below is written down."""
+        targets, vectors = (np.stack([pair[side] for pair in self._pairs]) for side in (1, 2))
         cosines = centred_cosines(targets, vectors)
         self._measure(targets, vectors, cosines)
-        mean, spread = self.expected or (cosines.mean(), cosines.std())
-        if self.worst and cosines[-1] < mean - WORST * spread:
-            with self.worst.open("a", encoding="utf-8") as file:
-                file.write(f"{one_line(text)}\n")
-        if self._seen % EVERY == 0:
-            self._judge(cosines)
+        if self.expected is None:
+            self._expect(cosines)
+        mean, spread = self.expected
+        if self.worst:
+            recent = list(self._pairs)[-EVERY:]
+            low = cosines[-EVERY:] < mean - WORST * spread
+            self._write([text for (text, *_), is_low in zip(recent, low, strict=True) if is_low])
+        if cosines.mean() < mean - SIGMAS * spread * math.sqrt(1 / len(cosines) + 1 / FIRST):
+            self._say_once("student", f"warning: {self.name} follows its teacher less than it did: "
+                           f"a centred cosine of {cosines.mean():.3f} on the last {len(cosines):,} "
+                           f"queries that were watched, {mean:.3f} before. They may be of another "
+                           "kind: distil again with them.")  # fmt: skip
+        now = self._of_fixed_texts()
+        if now is not None:
+            lengths = np.linalg.norm(self._fixed, axis=1) * np.linalg.norm(now, axis=1)
+            if ((self._fixed * now).sum(axis=1) / lengths).min() < SAME:
+                self._say_once("teacher", "warning: the teacher answers fixed texts otherwise than "
+                               "when this server began: it is another model now, or another "
+                               "version, and the index does not fit it.")  # fmt: skip
+
+    def _expect(self, cosines: np.ndarray) -> None:
+        """From the first queries; if they are lower than those held out, that is said."""
+        first = float(cosines.mean()), float(cosines.std())
+        self.expected = self.held_out or first
+        mean, spread = self.expected
+        if first[0] < mean - SIGMAS * spread / math.sqrt(len(cosines)):
+            self.expected = first
+            say(f"note: on the first {len(cosines):,} queries that were watched, {self.name} has a "
+                f"centred cosine of {first[0]:.3f} to its teacher, {mean:.3f} on what it held out: "
+                "it was trained on texts of other kinds.")  # fmt: skip
 
     def _measure(self, targets: np.ndarray, vectors: np.ndarray, cosines: np.ndarray) -> None:
         lengths = np.linalg.norm(targets, axis=1) * np.linalg.norm(vectors, axis=1)
@@ -108,33 +169,20 @@ class Watch:
             if len(values):
                 WATCHED_SHARES.labels(self.name, measure).set(float(np.mean(values)))
 
-    def _judge(self, cosines: np.ndarray) -> None:
-        now = self._of_fixed_texts()
-        if self._fixed is not None and now is not None:
-            lengths = np.linalg.norm(self._fixed, axis=1) * np.linalg.norm(now, axis=1)
-            if ((self._fixed * now).sum(axis=1) / lengths).min() < SAME:
-                self._say_once("teacher", f"warning: {self.teacher.name} answers fixed texts "
-                               "otherwise than when this server began: it is another model now, "
-                               "or another version, and the index does not fit it.")  # fmt: skip
-        if self.expected is None:
-            return
-        mean, spread = self.expected
-        least = mean - SIGMAS * spread / math.sqrt(len(cosines))
-        if cosines.mean() < least:
-            self._say_once("student", f"warning: {self.name} follows its teacher less than it did: "
-                           f"a centred cosine of {cosines.mean():.3f} on the last {len(cosines):,} "
-                           f"queries that were watched, {mean:.3f} on held-out ones. They may be "
-                           "of another kind: distil again with them.")  # fmt: skip
+    def _write(self, texts: Sequence[str]) -> None:
+        """Each once, and so many at most."""
+        new = [line for line in map(one_line, texts) if line not in self._written]
+        with self.worst.open("a", encoding="utf-8") as file:
+            for line in new[: MOST - len(self._written)]:
+                file.write(f"{line}\n")
+                self._written.add(line)
+        if len(self._written) >= MOST:
+            self._say_once("worst", f"note: {self.worst} has {MOST:,} queries, and gets no more.")
 
     def _of_fixed_texts(self) -> np.ndarray | None:
         """What a service answers now; a model in this process stays as it is."""
-        return self._ask(FIXED_TEXTS) if self.teacher.backend == "service" else None
-
-    def _ask(self, texts: Sequence[str]) -> np.ndarray:
-        """A service by itself: what it answered before would hide that it has changed."""
-        if self.teacher.backend == "service":
-            return np.stack(self.teacher.service.embed(texts))
-        return self.teacher.encode_query(texts)
+        is_service = self.teacher.encoder().backend == "service"
+        return self.teacher.vectors(FIXED_TEXTS) if is_service else None
 
     def _say_once(self, what: str, sentence: str) -> None:
         if what not in self._said:

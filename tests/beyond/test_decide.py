@@ -13,7 +13,14 @@ Candidate = decide.Candidate
 
 
 def candidate(name: str, kind: str, ndcg: np.ndarray, total_ms: float, **more) -> Candidate:
-    values = {"encode_ms": total_ms / 2, "memory_mb": 90.0, "once": 0.0, "month": 29.0, **more}
+    values = {
+        "encode_ms": total_ms / 2,
+        "memory_mb": 90.0,
+        "once": 0.0,
+        "month": 29.0,
+        "per_core": 9.0,
+        **more,
+    }
     return Candidate(name, kind, ndcg, total_ms=total_ms, **values)
 
 
@@ -86,8 +93,8 @@ def things(tmp_path, monkeypatch):
     write_collection(tmp_path / "things", 80)
     (tmp_path / "log.txt").write_text("".join(f"what is number {i}\n" for i in range(60)))
     return ["--teacher", "teacher", "--students", "one", "other", "--rivals", "rival", "bm25",
-            "--datasets", "things", "--queries", "log.txt", "--device", "cpu", "--output",
-            "decision", "--score-function", "cos_sim"]  # fmt: skip
+            "--datasets", "things", "--queries", "log.txt", "--output", "decision",
+            "--score-function", "cos_sim"]  # fmt: skip
 
 
 def test_the_command_and_its_page(things, call, tmp_path):
@@ -101,6 +108,7 @@ def test_the_command_and_its_page(things, call, tmp_path):
     ]  # fmt: skip
     assert found["rows"][6]["kind"] == "with BM25"
     assert found["rows"][0]["kept"] == 100
+    assert [row["once"] for row in found["rows"][1:3]] == [None, None]  # nothing tells it
     assert all(row["total_ms"] > row["encode_ms"] >= 0 for row in found["rows"])
     last = outcome.out.splitlines()[-1]
     assert last == f"verdict: {found['verdict']} | {found['choice']} | things"
@@ -119,9 +127,13 @@ def test_the_command_and_its_page(things, call, tmp_path):
         ({"--qps": "0"}, "must be positive"),
         ({"--queries": "none.txt"}, "no file none.txt"),
         ({"--teacher": "log.txt"}, "log.txt"),
+        ({"--rivals": "one@int8"}, "one holds no exported query encoder"),
+        ({"--index": "teacher.npy"}, "teacher.npy has no document ids"),
+        ({"--index": "teacher.npy", "--ids": "rows"}, "has no judgment of a known document"),
     ],
 )
 def test_what_cannot_be(things, call, changed, said):
+    np.save("teacher.npy", np.ones((80, 32), np.float32))
     for flag, value in changed.items():
         if flag in things:
             things[things.index(flag) + 1] = value

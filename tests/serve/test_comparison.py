@@ -95,13 +95,21 @@ def test_the_page_asks_nobody_else(server):
     assert "innerHTML" not in answer.text
 
 
+PAGE = ["--index", "documents.faiss", "--corpus", "corpus.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--index", "documents.faiss"], "the page needs an --index and the --corpus"),
-        (["--watch", "0.1"], "name the --teacher to compare with"),
+        (["--watch", "0.1"], "a --teacher is compared by --watch, or on an --index"),
+        (["--teacher", "teacher"], "a --teacher is compared by --watch, or on an --index"),
+        (["--worst", "worst.txt"], "--worst is of what --watch sees"),
+        (["--queries", "log.txt"], "the page needs an --index"),
+        (["--teacher", "teacher", "--watch", "1", "--workers", "2"], "is asked by one process"),
         (["--watch", "2", "--teacher", "teacher"], "must be above 0, and 1 at most"),
-        (["--teacher", "other", "--watch", "1"], "is no student of it"),
+        (["--teacher", "other", *PAGE], "is no student of it"),
+        (["--teacher", "log.parquet", *PAGE], "log.parquet"),
         (["--teacher", "teacher", "--index", "documents.faiss", "--corpus", "other.jsonl"],
          "has no text of a document of"),
     ],

@@ -288,14 +288,14 @@ def test_a_large_body_is_refused_before_it_is_read(server):
     assert server.embed("a").status_code == 200
 
 
-def test_schemathesis(server):
+def test_schemathesis(server, tmp_path):
     """From the server's own description; no answer is a failure of the server."""
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{server.at}/openapi.json",
                "-H", f"Authorization: Bearer {KEY}", "--checks",
                "not_a_server_error,status_code_conformance,content_type_conformance",
                "--max-examples", "60", "--seed", "1", "--no-color", "--phases",
                "examples,coverage,fuzzing"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     generated, passed = re.search(r"(\d+) generated, (\d+) passed", done.stdout).groups()
     assert int(passed) == int(generated) > 100
@@ -355,6 +355,7 @@ def test_a_thousand_connections(models, tmp_path):
         statuses = asyncio.run(ask(server.at))
         assert set(statuses) <= {200, 503}
         assert statuses.count(200) >= 5
+        assert server.http.get("/health").status_code == 200
         assert server.embed("a").status_code == 200
 
 
@@ -447,7 +448,8 @@ def test_a_port_that_is_taken(server, models):
         (["{models}"], "holds no exported query encoder"),
         (["{models}/two@int8", "two@int8={models}/static"], "two students answer to two@int8"),
         (["{models}/two", "--index-of", "{models}/other.json"], "but .*other.json is of another"),
-        (["{models}/two", "--port", "0"], "must be positive"),
+        (["{models}/two", "--port", "0"], "must be from 1 to 65535"),
+        (["{models}/two", "--port", "99999"], "must be from 1 to 65535"),
     ],
 )
 def test_bad_arguments(models, arguments, said):
@@ -458,6 +460,17 @@ def test_bad_arguments(models, arguments, said):
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 2
     assert re.search(said, done.stderr)
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "ключ"])
+def test_a_key_that_is_none(models, key):
+    """An empty variable would have opened the door in silence."""
+    done = subprocess.run(
+        [sys.executable, "-m", "disret.serve", models / "two"], cwd=ROOT, capture_output=True,
+        text=True, check=False, env={**os.environ, "DISRET_API_KEY": key},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "DISRET_API_KEY is empty, or has spaces" in done.stderr
 
 
 def test_an_open_door_is_said(models, tmp_path):
