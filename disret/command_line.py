@@ -130,9 +130,9 @@ positive_float = _number(float, "must be positive", sys.float_info.min, sys.floa
 share = _number(float, "must be above 0, and 1 at most", sys.float_info.min, 1)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = 60) -> str:
     """A text as a sentence may quote it."""
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def is_main_process() -> bool:

@@ -211,7 +211,7 @@ def _read(looked: Sequence[Source], limit: int | None = None) -> list[tuple[Sour
         if not own and room != 0:
             raise UserError(f"{source.name} holds no queries.")
         if own:
-            such = "; ".join(repr(shortened(text)) for text in own[:3])
+            such = "; ".join(repr(shortened(text, 30)) for text in own[:3])
             also = f" ({blank:,} blank lines are skipped)" if blank else ""
             say(f"{name}: {len(own):,} queries{also}, such as: {such}.")
         if source.weight < 1:
