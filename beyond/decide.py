@@ -13,8 +13,8 @@ rule that holds:
 
 1. unclear: fewer than 50 judged queries, or an interval wider than ±6 points of what the best
    student keeps.
-2. rival: one scores higher than the best student by more than chance (p < 0.05), and answers no
-   slower than the teacher.
+2. rival: one scores higher than the best student by more than chance (p < 0.05), 85 % of the
+   teacher or more, and answers no slower than it.
 3. teacher: no student keeps 85 %; or it answers in 20 ms, and a student costs as much a month.
 4. student: the fastest of those that are not below the best one by more than chance.
 """
@@ -314,7 +314,8 @@ def verdict(found: Sequence[Candidate]) -> tuple[str, str, str]:
             f"the teacher with an interval of ±{half:.0f} points; judge more."
         )  # fmt: skip
     for rival in sorted(found, key=lambda one: -one.ndcg.mean()):
-        if rival.kind == "rival" and rival.total_ms <= teacher.total_ms:
+        fits = rival.total_ms <= teacher.total_ms and kept(rival, teacher) >= LEAST
+        if rival.kind == "rival" and fits:
             against = compare(best.ndcg, rival.ndcg)
             if against["difference"] > 0 and against["p"] < 0.05:
                 how = f"embeds the documents anew for ${rival.once:,.2f} and " if rival.once else ""

@@ -56,6 +56,7 @@ def test_a_rival_that_scores_higher():
     slow = [*found[:2], found[2]._replace(total_ms=200.0)]
     assert decide.verdict(slow)[:2] == ("student", "two")
     assert decide.verdict(world(two=0.95, rival=0.95))[0] == "student"  # by chance
+    assert decide.verdict(world(two=0.5, rival=0.7))[0] == "teacher"  # neither is enough
 
 
 def test_a_student_that_keeps_too_little():
