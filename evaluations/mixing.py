@@ -64,3 +64,23 @@ def few() -> list[Row]:
             row[f"training, {texts}"] = minutes(report["seconds"]["training"])
         rows.append(row)
     return rows
+
+
+def decisions() -> list[Row]:
+    """The verdicts of `beyond/decide.py` on real cases."""
+    rows = []
+    for path in sorted((HERE / "decide").glob("*.json")):
+        for report in read_json(path)["reports"]:
+            teacher, *others = report["rows"]
+            chosen = next(row for row in report["rows"] if row["name"] == report["choice"])
+            best = max((row for row in others if row["kind"] == "student"),
+                       key=lambda row: row["ndcg"])  # fmt: skip
+            rows.append({
+                "teacher": Path(teacher["name"]).name, "collection": report["collection"],
+                "judged": f"{report['queries']:,}", "verdict": report["verdict"],
+                "take": Path(chosen["name"]).name, "it keeps": percent(chosen["kept"]),
+                "best student": f"{Path(best['name']).name}, {percent(best['kept'])}",
+                "a query": f"{teacher['total_ms']:.2f} ms, {chosen['total_ms']:.2f} ms",
+                "a month": f"${teacher['month']:,.0f}, ${chosen['month']:,.0f}",
+            })  # fmt: skip
+    return rows

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from agreeing import agreement, correlations, pairs
 from figures import plot_agreement, plot_effort, plot_speed
 from found import HERE, NAMES, STUDENTS, TEACHER, compared, newest_searches, percent, timed
-from mixing import committed, few, mix, sources
+from mixing import committed, decisions, few, mix, sources
 from retaining import (
     FIRST,
     FIRST_NAMES,
@@ -85,6 +85,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "committed": committed,
     "sources": sources,
     "few": few,
+    "decisions": decisions,
     "peers": peers,
     "prompt": prompts,
     "agreement": agreement,
