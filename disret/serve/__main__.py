@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from disret.encode.encoders import Encoder
     from disret.query_encoder import QueryEncoder
     from disret.serve.api import Student
-    from disret.serve.comparison import Comparison
-    from disret.serve.watch import Teacher, Watch
+    from disret.serve.comparison import Comparison, Teacher
+    from disret.serve.watch import Watch
 
 KEY = "DISRET_API_KEY"
 RANKED = 500  # queries of a log, of which the page shows the worst
@@ -75,7 +75,7 @@ def application(args: argparse.Namespace) -> object:
         students |= dict.fromkeys(names, student)
     first, comparison = next(iter(students.values())), None
     if args.teacher:
-        from disret.serve.watch import Teacher
+        from disret.serve.comparison import Teacher
 
         teacher = Teacher(lambda: open_teacher(args, first))
         if args.index:

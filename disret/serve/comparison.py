@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -12,16 +12,42 @@ from typing import Any
 import numpy as np
 
 from disret.data.collection import texts_by_id
+from disret.encode.encoders import Encoder
 from disret.query_encoder import QueryEncoder
 from disret.retrieve.agreement import rank_biased_overlap
 from disret.retrieve.foreign import ForeignIndex
 from disret.retrieve.search import search
-from disret.serve.watch import Teacher
 
 K = 10  # hits
 LETTERS = 400  # of a document that are shown
 WORST = 20  # queries to click
 PAGE = Path(__file__).with_name("page.html")
+
+
+class Teacher:
+    """A teacher that is asked by one thread at a time, opened when it is first asked.
+
+    Args:
+        open: opens it, and raises `UserError` if it does not answer.
+    """
+
+    def __init__(self, open: Callable[[], Encoder]) -> None:
+        self._open, self._encoder, self._turn = open, None, Lock()
+
+    def encoder(self) -> Encoder:
+        """The encoder itself."""
+        with self._turn:
+            if self._encoder is None:
+                self._encoder = self._open()
+            return self._encoder
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n_texts, dimension]; of a service by itself, as a copy hides that it changed."""
+        encoder = self.encoder()
+        with self._turn:
+            if encoder.backend == "service":
+                return np.stack(encoder.service.embed(texts))
+            return encoder.encode_query(texts)
 
 
 class Comparison:

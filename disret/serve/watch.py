@@ -3,54 +3,24 @@
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Full, Queue
-from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from threading import Thread
 
 import numpy as np
 
 from disret.command_line import one_line, say
-from disret.encode.encoders import Encoder
 from disret.encode.service import FIXED_TEXTS
 from disret.retrieve.agreement import centred_cosines
+from disret.serve.comparison import Comparison, Teacher
 from disret.serve.measures import WATCHED, WATCHED_FAILED, WATCHED_SHARES
-
-if TYPE_CHECKING:
-    from disret.serve.comparison import Comparison
 
 WINDOW = 1000  # queries that are looked at together, the last
 FIRST, EVERY = 200, 50  # queries that say what to expect, and between two verdicts
 SIGMAS = 4.0  # below what is expected; verdicts are many, and neighbours share their queries
 WORST, MOST = 2.0, 10_000  # standard deviations below, from where a query is written; how many
 SAME = 0.995  # cosine of the teacher's answers to fixed texts, to its earlier ones
-
-
-class Teacher:
-    """A teacher that is asked by one thread at a time, opened when it is first asked.
-
-    Args:
-        open: opens it, and raises `UserError` if it does not answer.
-    """
-
-    def __init__(self, open: Callable[[], Encoder]) -> None:
-        self._open, self._encoder, self._turn = open, None, Lock()
-
-    def encoder(self) -> Encoder:
-        """The encoder itself."""
-        with self._turn:
-            if self._encoder is None:
-                self._encoder = self._open()
-            return self._encoder
-
-    def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n_texts, dimension]; of a service by itself, as a copy hides that it changed."""
-        encoder = self.encoder()
-        with self._turn:
-            if encoder.backend == "service":
-                return np.stack(encoder.service.embed(texts))
-            return encoder.encode_query(texts)
 
 
 class Watch:
@@ -73,7 +43,7 @@ class Watch:
         share: float,
         held_out: tuple[float, float] | None,
         worst: Path | None = None,
-        comparison: "Comparison | None" = None,
+        comparison: Comparison | None = None,
         seed: int | None = None,
     ) -> None:
         self.name, self.teacher, self.share, self.held_out = name, teacher, share, held_out

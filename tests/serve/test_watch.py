@@ -14,8 +14,9 @@ from disret.encode.encoders import open_encoder
 from disret.encode.models import load_encoder
 from disret.query_encoder import QueryEncoder
 from disret.serve import watch as module
+from disret.serve.comparison import Teacher
 from disret.serve.export import export
-from disret.serve.watch import Teacher, Watch
+from disret.serve.watch import Watch
 
 FIRST, EVERY = 40, 20  # in place of more, which take longer
 EXPECTED = 0.8, 0.1  # mean and standard deviation of the centred cosine
