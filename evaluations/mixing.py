@@ -55,13 +55,14 @@ def few() -> list[Row]:
     found = {Path(name).name: by_set for (name, _), by_set in scores(FOLDER).items()}
     rows = []
     for start, shown in STARTS.items():
-        row = {"student": shown}
+        row, overlaps, times = {"student": shown}, [], []
         for texts, column in (("log", "5,000 queries alone"), ("mix", "with the mix")):
             by_set = found[f"{start}-{texts}"]
-            report = read_json(FOLDER / f"{start}-{texts}.json")
+            seconds = read_json(FOLDER / f"{start}-{texts}.json")["seconds"]["training"]
             row[column] = percent(mean_retention(by_set.values()))
-            row[f"overlap@10, {texts}"] = f"{mean(r['overlap@10'] for r in by_set.values()):.3f}"
-            row[f"training, {texts}"] = minutes(report["seconds"]["training"])
+            overlaps.append(f"{mean(r['overlap@10'] for r in by_set.values()):.3f}")
+            times.append(minutes(seconds) if seconds >= 60 else f"{seconds:.0f} s")
+        row |= {"overlap@10": ", ".join(overlaps), "training, one core": ", ".join(times)}
         rows.append(row)
     return rows
 

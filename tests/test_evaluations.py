@@ -34,7 +34,7 @@ def test_prose_states_figures_of_the_files_only(document):
     text = document.read_text(encoding="utf-8")
     prose = re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", text, flags=re.DOTALL)
     stated = {figure.replace(" times", "x") for figure in tables.FIGURE.findall(prose)}
-    assert stated or document.parent.name == "docs"
+    assert stated or document.name != "README.md" or document == tables.CARD
     assert stated <= tables.facts()
 
 
@@ -108,7 +108,7 @@ def test_what_a_centred_cosine_has_meant():
     assert len(measured) > 15
     assert round(min(kept for cosine, kept in measured if cosine >= USABLE), 1) == KEPT
     assert round(min(kept for cosine, kept in measured if cosine < USABLE), 1) == BELOW
-    assert "72.2 %" in usable(0.6)
+    assert "64.0 %" in usable(0.6)
     assert "may be too little" in usable(0.59)
 
 
