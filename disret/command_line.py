@@ -19,6 +19,7 @@ from disret import __version__
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_received: list[int] = []  # signals that are to end this process
 at_end = ExitStack()  # what a script holds until it ends, such as locks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 RESUMED = ("distill.py", "benchmark.py", "sweep.py")  # which leave what the next run goes on with
@@ -242,7 +243,8 @@ def run(main: Callable[[], None]) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, until the end
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    _received.clear()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _end)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters it cannot print
@@ -267,8 +269,17 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _end(number: int, _frame: Any) -> None:
+    _received.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     signal.signal(number, signal.SIG_DFL)  # a second one ends at once
     raise Ended(signal.Signals(number).name)
+
+
+def end_if_told() -> None:
+    """Raise again what a signal has raised, if a library has caught that and gone on."""
+    if _received:
+        _end(_received[-1], None)
 
 
 def is_out_of_space(error: BaseException) -> bool:

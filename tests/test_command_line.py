@@ -133,6 +133,21 @@ def test_who_interrupts_is_told_what_goes_on(monkeypatch, capsys, words, shown):
     assert capsys.readouterr().err.endswith(f"interrupted; this {how}: {shown}\n")
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_a_library_caught_still_ends(name, status):
+    program = (
+        "import os, signal, sys; from disret.command_line import end_if_told, run\n"
+        "def main():\n"
+        f"    try: os.kill(os.getpid(), signal.{name})\n"
+        "    except BaseException: pass\n"
+        "    end_if_told(); print('kept')\n"
+        "sys.argv = ['x.py']; run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True,
+                          text=True, check=False, preexec_fn=accept_interrupts)  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, "")
+
+
 def test_several_processes_are_started_as_before(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["distill.py", "--output", "a"])
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from disret.command_line import UserError, add_mirror, argument_parser, run, tell
+from disret.command_line import (
+    UserError,
+    add_mirror,
+    argument_parser,
+    end_if_told,
+    run,
+    tell,
+)
 from disret.data.hub import hub_obstacle
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
 from disret.files import check_writable, claim, follow_umask, whole_folder, write_json
@@ -156,6 +163,7 @@ def export(
             settings["files"].pop("int8")
         write_json(new / SETTINGS, {**settings, "sha256": digest_of(settings)})
         write_json(new / INDEX, {**index, "dimension": settings["dimension"]})
+        end_if_told()  # torch's exporter tries another way, whatever was raised in the first
     return checks
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -172,6 +173,23 @@ def test_the_server_watches_and_measures(tmp_path, service):
     service.close()  # a teacher that is away keeps no student down
     with serving(tmp_path, *arguments, key=None) as server:
         assert server.embed("a query", "m").status_code == 200
+
+
+@pytest.mark.kill
+def test_a_teacher_that_hangs_holds_nobody(tmp_path, service):
+    """Neither those who ask the student, nor the end of the server."""
+    model = load_encoder(str(save_encoder(tmp_path / "m", layers=1, dense=16)), "cpu")
+    export(model, tmp_path / "m", log(30, 1), tmp_path / "m")
+    open_encoder(f"{service.url}/v1#tiny")  # what it says to the fixed texts is known
+    held = Event()
+    service.embed = lambda texts: held.wait(60) and letters(texts)
+    arguments = tmp_path / "m", "--teacher", f"{service.url}/v1#tiny", "--watch", 1
+    with serving(tmp_path, *arguments, key=None) as server:
+        for text in log(20, 2):
+            assert server.embed(text, "m").elapsed.total_seconds() < 5
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+    held.set()
 
 
 def test_what_distil_notes_an_export_carries(tmp_path):
