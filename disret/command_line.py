@@ -238,6 +238,9 @@ def run(main: Callable[[], None]) -> None:
 
     def end(sentence: str, status: int) -> None:
         print(visible(f"{script}: {without_secrets(sentence)}"), file=sys.stderr, flush=True)
+        if _received:  # libraries that were cut off in their work may abort as they are unloaded
+            sys.stdout.flush()
+            os._exit(status)
         sys.exit(status)
 
     for name in ("stdout", "stderr"):
