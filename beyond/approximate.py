@@ -13,8 +13,7 @@ left. Speeds of different runs do not compare, so that each run measures all, an
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -31,7 +30,7 @@ from disret.data.download import mirror_from
 from disret.data.queries import read_queries
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
-from disret.encode.timings import Timings
+from disret.encode.timings import Timings, seconds
 from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.approximate import (
@@ -59,9 +58,8 @@ from disret.tables import Row, append_rows, format_table, read_rows
 
 K = 10
 DEPTH = 100  # exact hits among which ties are looked for
-TIES = 1e-4  # by which a score may miss the 10th, in lengths of the 10th where that is above 1
 TIMED = 1000  # queries that are timed, at the most
-WARM_UP = 32  # of them are embedded and searched before
+TIES = 1e-4  # by which a score may miss the 10th, in lengths of the 10th where that is above 1
 NDCG, OVERLAP = f"NDCG@{K}", f"overlap@{K}"
 SHOWN = ("setting", RECALL, NDCG, OVERLAP, *TIMES)
 
@@ -163,8 +161,10 @@ def measure(
     wanted = [[best(hits) for hits in run.values()] for run in exact]
     of_teacher = [set(islice(hits, K)) for hits in exact[0].values()] if exact else []
     alone = [[query] for query in task.queries.values()]
-    encoding = [seconds(partial(each.run, batch_size=1), alone, threads) if each.is_local else None
-                for each in encoders]  # fmt: skip
+    encoding = [
+        seconds(partial(each.run, batch_size=1), alone, threads, TIMED) if each.is_local else None
+        for each in encoders
+    ]
     rows: list[list[Row]] = [[] for _ in encoders]
     with progress_bar(total=len(settings) * len(encoders), desc="search", unit="setting") as bar:
         for setting in settings:
@@ -173,7 +173,7 @@ def measure(
             for number, own in enumerate(vectors):  # in turn, so that a drift of speed meets all
                 scores, found = by_document(index.search, ids, own, count)
                 run = to_run(task.queries, ids.take(found), scores, K)
-                searching = seconds(partial(index.search, k=count), own[:, None], threads)
+                searching = seconds(partial(index.search, k=count), own[:, None], threads, TIMED)
                 both = None if encoding[number] is None else encoding[number] + searching
                 times = zip(TIMES, (encoding[number], searching, both), strict=True)
                 rows[number].append({
@@ -201,24 +201,6 @@ def share(run: Run, wanted: Sequence[set[str]]) -> float:
     pairs = zip(run.values(), wanted, strict=True)
     shares = (len(some & hits.keys()) / max(1, min(K, len(some))) for hits, some in pairs)
     return round(mean(shares), 4)
-
-
-def seconds(call: Callable, things: Sequence, threads: int) -> np.ndarray:
-    """The time of each call, one after the other, where torch and faiss have so many threads."""
-    import faiss
-    import torch
-
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
-    found = []
-    for thing in (*things[:WARM_UP], *things[:TIMED]):
-        start = time.perf_counter()
-        call(thing)
-        found.append(time.perf_counter() - start)
-    torch.set_num_threads(before[0])
-    faiss.omp_set_num_threads(before[1])
-    return np.array(found[len(things[:WARM_UP]) :])
 
 
 def answers(teacher: Sequence[Row], *students: Sequence[Row]) -> Iterator[str]:

@@ -23,8 +23,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -41,9 +40,10 @@ from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
 from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, open_encoder
 from disret.encode.encoders import query_vectors as vectors_of
-from disret.encode.timings import Timings
+from disret.encode.timings import Timings, cpu_threads, seconds
 from disret.files import check_writable, read_json, whole_file, write_json
 from disret.paths import HOME
+from disret.retrieve.agreement import agreement
 from disret.retrieve.approximate import open_approximate, set_parameters
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import Index, open_index
@@ -139,7 +139,8 @@ def candidates(
     """All ways to answer the queries of a collection, the teacher first."""
     split = default_split(collection.name)
     queries, qrels = collection.judged(split)
-    texts, some = list(queries.values()), list(queries.values())[:TIMED]
+    texts = list(queries.values())
+    alone = [[text] for text in texts[:TIMED]]
     by_score = partial(vectors_of, score_function=args.score_function)
 
     check = partial(collection.check_judged, split, qrels)
@@ -153,7 +154,7 @@ def candidates(
 
     def made(encoder: Encoder, kind: str, index: Index | ForeignIndex, vectors: np.ndarray,
              run: Run, name: str = "", once: float | None = 0.0) -> Candidate:  # fmt: skip
-        encode = encoding_ms(encoder, some)
+        encode = median_ms(partial(encoder.run, batch_size=1), alone)
         both = encode + graph_ms(index, args.score_function, vectors[:TIMED])
         month = own_month(args, both)
         if not encoder.is_local:
@@ -196,7 +197,7 @@ def candidates(
     yield from found
     if "bm25" in args.rivals:
         words = Words(collection.documents())
-        run, taken = words.run(queries), words.milliseconds(some)
+        run, taken = words.run(queries), median_ms(words.retrieve, alone)
         yield Candidate("BM25", "rival", per_query(qrels, run), 0.0, taken, 0.0, 0.0,
                         own_month(args, taken), 1e3 / taken)  # fmt: skip
         best = max((one for one in found if one.kind == "student"), key=lambda o: o.ndcg.mean())
@@ -212,34 +213,11 @@ def shown_name(encoder: Encoder) -> str:
     return f"{encoder.name}{behind}"
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """While something is timed, torch and faiss have one thread."""
-    import faiss
-    import torch
-
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        faiss.omp_set_num_threads(before[1])
+def median_ms(call: Callable, things: Sequence) -> float:
+    """Of a call, on one thread of the CPU."""
+    return 1e3 * float(np.median(seconds(call, things, 1, TIMED)))
 
 
-@one_thread()
-def encoding_ms(encoder: Encoder, texts: Sequence[str]) -> float:
-    """The median time of a query by itself, tokenisation included."""
-    taken = []
-    for text in (*texts[:8], *texts):
-        start = time.perf_counter()
-        encoder.run([text], 1)
-        taken.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(taken[8:]))
-
-
-@one_thread()
 def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarray) -> float:
     """The median time of a search in a graph that loses 1 % of what these queries find exactly.
 
@@ -251,18 +229,13 @@ def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarra
         exact = search(flat, vectors, count)[1]
         for effort in EFFORTS:
             set_parameters(graph.index, {"efSearch": effort}, GRAPH)
-            rows = graph.search(vectors, count)[1]
-            hits = [len(set(a) & set(b)) / count for a, b in zip(exact, rows, strict=True)]
-            if np.mean(hits) >= 1 - LOSS:
+            hits = exact, graph.search(vectors, count)[1]
+            found = agreement(*hits, vectors, vectors, [count])[f"overlap@{count}"].mean()
+            if found >= 1 - LOSS:
                 break
         else:
-            say(f"note: at efSearch {effort}, the graph still loses {1 - np.mean(hits):.1%}.")
-    taken = []
-    for vector in vectors[:, None]:
-        start = time.perf_counter()
-        graph.search(vector, count)
-        taken.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(taken))
+            say(f"note: at efSearch {effort}, the graph still loses {1 - found:.1%}.")
+    return median_ms(partial(graph.search, k=count), vectors[:, None])
 
 
 # --- What it costs --------------------------------------------------------------------------------
@@ -283,7 +256,6 @@ def training_cost(args: argparse.Namespace, student: Encoder, teacher: Encoder) 
     return seconds / 3600 * args.core_hour + texts * LETTERS / CHARACTERS / 1e6 * args.price
 
 
-@one_thread()
 def embedding_cost(args: argparse.Namespace, encoder: Encoder, collection: Collection) -> float:
     """Dollars to embed the documents anew, by the time that some take, or their tokens."""
     count, letters, some = 0, 0, []
@@ -292,9 +264,11 @@ def embedding_cost(args: argparse.Namespace, encoder: Encoder, collection: Colle
         some += [document.text] if count % 7 == 1 and len(some) < TIMED else []
     if not encoder.is_local:
         return letters / CHARACTERS / 1e6 * args.price
-    start = time.perf_counter()
-    encoder.run(some, 32)
-    return (time.perf_counter() - start) / len(some) * count / 3600 * args.core_hour
+    with cpu_threads(1):
+        start = time.perf_counter()
+        encoder.run(some, 32)
+        taken = time.perf_counter() - start
+    return taken / len(some) * count / 3600 * args.core_hour
 
 
 # --- The verdict ----------------------------------------------------------------------------------

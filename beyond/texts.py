@@ -12,7 +12,6 @@ what `texts.csv` lists from the hub and from Debian's archive, by HTTPS and chec
 are reached, and writes one file a kind, with their licences in `sources.csv`.
 """
 
-import csv
 import gzip
 import lzma
 import random
@@ -29,7 +28,7 @@ from disret.data.download import TIMEOUT, fetch
 from disret.data.hub import HUB, Stream, hub_obstacle, look_up, parse_name
 from disret.distil.training_data import sentences_of
 from disret.files import check_writable, readable, whole_file
-from disret.tables import read_rows
+from disret.tables import read_rows, write_rows
 
 GENERAL, TABLE = "general", Path(__file__).with_suffix(".csv")
 DEBIAN, ARCHIVE, SUITE = "debian:", "https://deb.debian.org/debian", "bookworm"
@@ -145,10 +144,7 @@ def general(folder: Path, archive: str = ARCHIVE) -> None:
         tell(f"{row['kind']}: {len(texts):,} texts of {row['source']} ({row['licence']})")
     if not got:
         raise UserError("neither the hub nor Debian's archive is reached, so there are no texts.")
-    with whole_file(folder / "sources.csv") as partial, partial.open("w", newline="") as file:
-        table = csv.DictWriter(file, got[0])
-        table.writeheader()
-        table.writerows(got)
+    write_rows(folder / "sources.csv", got)
     tell(f"{folder}: {sum(row['texts'] for row in got):,} texts")
 
 

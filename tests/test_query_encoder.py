@@ -327,15 +327,17 @@ def test_what_is_installed_encodes(static, real_teacher, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, *pip, "install", wheel], check=True)
+
+    def shown(program: str, student: Path) -> str:
+        """What a program prints there, of a student."""
+        return subprocess.check_output([python, "-c", program, student], cwd=tmp_path, text=True)
+
     program = (
         "import sys; from disret.query_encoder import QueryEncoder; import disret\n"
         "vectors = QueryEncoder.from_pretrained(sys.argv[1]).encode_query(['who?'])\n"
         "print(disret.__version__, vectors.shape, 'onnxruntime' in sys.modules)"
     )
-    shown = subprocess.run(
-        [python, "-c", program, static], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert shown.stdout == f"{disret.__version__} (1, 32) False\n"
+    assert shown(program, static) == f"{disret.__version__} (1, 32) False\n"
     listed = subprocess.run([python, *pip, "freeze"], capture_output=True, text=True, check=True)
     assert not {"torch", "onnxruntime"} & {line.split("==")[0] for line in listed.stdout.split()}
     with zipfile.ZipFile(wheel) as content:
@@ -353,10 +355,7 @@ def test_what_is_installed_encodes(static, real_teacher, tmp_path):
         "print((index @ query[0]).argmax(), time.process_time() - start < 1)"
     )
     student = ROOT / "models" / "all-MiniLM-L6-v2-static"
-    shown = subprocess.run(
-        [python, "-c", program, student], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert shown.stdout == "1 True\n"
+    assert shown(program, student) == "1 True\n"
 
     subprocess.run([python, *pip, "install", f"{wheel}[serve]"], check=True)
     program = (
@@ -364,7 +363,4 @@ def test_what_is_installed_encodes(static, real_teacher, tmp_path):
         "server.application(server.parse_args(sys.argv[1:]))\n"
         "print([n for n in ('torch', 'pandas', 'tqdm', 'psutil') if n in sys.modules])"
     )
-    shown = subprocess.run(
-        [python, "-c", program, static], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert shown.stdout == "[]\n"
+    assert shown(program, static) == "[]\n"

@@ -4,15 +4,18 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from disret.command_line import without_secrets
 
 STATUS = Path("/proc/self/status")  # of Linux
+WARM_UP = 32  # calls before those that are timed one by one
 
 
 @dataclass(eq=False)
@@ -131,3 +134,37 @@ def peak_bytes() -> int:
     except OSError:
         return 0
     return peak
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """While something is timed, torch and faiss have so many threads."""
+    import faiss
+    import torch
+
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
+def seconds(call: Callable, things: Sequence, threads: int, most: int) -> np.ndarray:
+    """The time of each call, one after the other, after some to warm up; of `most` things.
+
+    Args:
+        threads: that torch and faiss have meanwhile.
+
+    Returns:
+        float64 [n_calls], in seconds.
+    """
+    found = []
+    with cpu_threads(threads):
+        for thing in (*things[:WARM_UP], *things[:most]):
+            start = time.perf_counter()
+            call(thing)
+            found.append(time.perf_counter() - start)
+    return np.array(found[len(things[:WARM_UP]) :])

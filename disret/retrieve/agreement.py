@@ -80,7 +80,7 @@ def agreement(
         "rbo": rank_biased_overlap(shares),
         "first": (neither | (places[:, 0] == 0)).astype(np.float64),
         "first@10": (neither | (places[:, 0] < min(10, k))).astype(np.float64),
-        "cosine": _cosines(teacher, student),
+        "cosine": cosines(teacher, student),
         "centred cosine": centred_cosines(teacher, student),
         "squared_distance": ((teacher - student) ** 2).sum(axis=1),
     }
@@ -99,10 +99,10 @@ def centred_cosines(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
         float64 [n_queries]; 1 where the two are equal, as at the mean itself.
     """
     mean = teacher.mean(axis=0, dtype=np.float64)
-    return np.where((teacher == student).all(axis=1), 1, _cosines(teacher - mean, student - mean))
+    return np.where((teacher == student).all(axis=1), 1, cosines(teacher - mean, student - mean))
 
 
-def _cosines(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+def cosines(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Row by row; 0 where one is zero."""
     lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
     products = np.einsum("qd,qd->q", some, others)

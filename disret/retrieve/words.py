@@ -1,6 +1,5 @@
 """Search by words, BM25, and its hits fused with those of vectors."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -24,7 +23,8 @@ class Words:
         words = bm25s.tokenize([text for _, text in pairs], show_progress=False)
         self._index.index(words, show_progress=False)
 
-    def _retrieve(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def retrieve(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and scores, [n_texts, k], best first."""
         import bm25s
 
         asked = bm25s.tokenize(list(texts), show_progress=False, return_ids=False)
@@ -33,18 +33,9 @@ class Words:
 
     def run(self, queries: Mapping[str, str]) -> Run:
         """The documents that it finds best, CANDIDATES at most; without a word of it, none."""
-        rows, scores = self._retrieve(list(queries.values()))
+        rows, scores = self.retrieve(list(queries.values()))
         hits = np.where(scores > 0, self._ids[rows], "")
         return to_run(list(queries), hits, scores, CANDIDATES)
-
-    def milliseconds(self, texts: Sequence[str]) -> float:
-        """The median time of a query by itself."""
-        taken = []
-        for text in texts:
-            start = time.perf_counter()
-            self._retrieve([text])
-            taken.append(1e3 * (time.perf_counter() - start))
-        return float(np.median(taken))
 
 
 def fused(runs: Sequence[Run]) -> Run:

@@ -14,7 +14,7 @@ import numpy as np
 from disret.data.collection import texts_by_id
 from disret.encode.encoders import Encoder
 from disret.query_encoder import QueryEncoder
-from disret.retrieve.agreement import rank_biased_overlap
+from disret.retrieve.agreement import agreement
 from disret.retrieve.foreign import ForeignIndex
 from disret.retrieve.search import search
 
@@ -68,22 +68,14 @@ class Comparison:
         self.queries: list[str] = []
         self._turn = Lock()
 
-    def overlap(self, *vectors: np.ndarray) -> float:
-        """The share of the first one's hits that the second one has."""
-        first, second = self._rows(np.stack(vectors).astype(np.float32))
-        return len(set(first) & set(second)) / max(len(first), 1)
+    def overlap(self, teacher: np.ndarray, student: np.ndarray) -> float:
+        """The share of the teacher's hits that the student has, by a vector of each."""
+        return float(self._agreement(teacher[None], student[None])[f"overlap@{K}"][0])
 
     def rank(self, queries: Sequence[str]) -> None:
         """Keep the queries on which both agree least, the worst first."""
-        of_teacher, of_student = self.teacher.vectors(queries), self.student.encode(queries)
-        depths = np.arange(1, min(K, self.index.documents) + 1)
-        agreements = []
-        for pair in zip(of_teacher, of_student, strict=True):
-            first, second = self._rows(np.stack(pair).astype(np.float32))
-            shared = [len(set(first[:depth]) & set(second[:depth])) / depth for depth in depths]
-            agreements.append(float(rank_biased_overlap(np.array([shared]))[0]))
-        order = np.argsort(agreements, kind="stable")[:WORST]
-        self.queries = [queries[place] for place in order]
+        found = self._agreement(self.teacher.vectors(queries), self.student.encode(queries))
+        self.queries = [queries[place] for place in found["rbo"].argsort(kind="stable")[:WORST]]
 
     def search(self, query: str) -> dict[str, Any]:
         """What the page shows of a query: of each side its hits, and milliseconds."""
@@ -123,10 +115,12 @@ class Comparison:
             taken.append(perf_counter() - start)
         return vector, min(taken)
 
-    def _rows(self, vectors: np.ndarray) -> list[list[int]]:
+    def _agreement(self, *vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """What `agreement` says of each query, by the teacher's and the student's vectors."""
+        asked = np.concatenate(vectors).astype(np.float32)
         with self._turn:
-            rows = self.ids.document_numbers(search(self.index, vectors, K, "cpu")[1])
-        return [[row for row in side.tolist() if row >= 0] for side in rows]
+            rows = self.ids.document_numbers(search(self.index, asked, K, "cpu")[1])
+        return agreement(*np.split(rows, 2), *vectors, [K])
 
 
 def page() -> tuple[bytes, str]:

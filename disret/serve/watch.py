@@ -12,7 +12,7 @@ import numpy as np
 
 from disret.command_line import one_line, say
 from disret.encode.service import FIXED_TEXTS
-from disret.retrieve.agreement import centred_cosines
+from disret.retrieve.agreement import centred_cosines, cosines
 from disret.serve.comparison import Comparison, Teacher
 from disret.serve.measures import WATCHED, WATCHED_FAILED, WATCHED_SHARES
 
@@ -98,43 +98,40 @@ class Watch:
     def _judge(self) -> None:
         """A verdict on the last queries; what is far below is written down."""
         targets, vectors = (np.stack([pair[side] for pair in self._pairs]) for side in (1, 2))
-        cosines = centred_cosines(targets, vectors)
-        self._measure(targets, vectors, cosines)
+        centred = centred_cosines(targets, vectors)
+        self._measure(targets, vectors, centred)
         if self.expected is None:
-            self._expect(cosines)
+            self._expect(centred)
         mean, spread = self.expected
         if self.worst:
             recent = list(self._pairs)[-EVERY:]
-            low = cosines[-EVERY:] < mean - WORST * spread
+            low = centred[-EVERY:] < mean - WORST * spread
             self._write([text for (text, *_), is_low in zip(recent, low, strict=True) if is_low])
-        if cosines.mean() < mean - SIGMAS * spread * math.sqrt(1 / len(cosines) + 1 / FIRST):
+        if centred.mean() < mean - SIGMAS * spread * math.sqrt(1 / len(centred) + 1 / FIRST):
             self._say_once("student", f"warning: {self.name} follows its teacher less than it did: "
-                           f"a centred cosine of {cosines.mean():.3f} on the last {len(cosines):,} "
+                           f"a centred cosine of {centred.mean():.3f} on the last {len(centred):,} "
                            f"queries that were watched, {mean:.3f} before. They may be of another "
                            "kind: distil again with them.")  # fmt: skip
         now = self._of_fixed_texts()
-        if now is not None:
-            lengths = np.linalg.norm(self._fixed, axis=1) * np.linalg.norm(now, axis=1)
-            if ((self._fixed * now).sum(axis=1) / lengths).min() < SAME:
-                self._say_once("teacher", "warning: the teacher answers fixed texts otherwise than "
-                               "when this server began: it is another model now, or another "
-                               "version, and the index does not fit it.")  # fmt: skip
+        if now is not None and cosines(self._fixed, now).min() < SAME:
+            self._say_once("teacher", "warning: the teacher answers fixed texts otherwise than "
+                           "when this server began: it is another model now, or another "
+                           "version, and the index does not fit it.")  # fmt: skip
 
-    def _expect(self, cosines: np.ndarray) -> None:
+    def _expect(self, centred: np.ndarray) -> None:
         """From the first queries; if they are lower than those held out, that is said."""
-        first = float(cosines.mean()), float(cosines.std())
+        first = float(centred.mean()), float(centred.std())
         self.expected = self.held_out or first
         mean, spread = self.expected
-        if first[0] < mean - SIGMAS * spread / math.sqrt(len(cosines)):
+        if first[0] < mean - SIGMAS * spread / math.sqrt(len(centred)):
             self.expected = first
-            say(f"note: on the first {len(cosines):,} queries that were watched, {self.name} has a "
+            say(f"note: on the first {len(centred):,} queries that were watched, {self.name} has a "
                 f"centred cosine of {first[0]:.3f} to its teacher, {mean:.3f} on what it held out: "
                 "it was trained on texts of other kinds.")  # fmt: skip
 
-    def _measure(self, targets: np.ndarray, vectors: np.ndarray, cosines: np.ndarray) -> None:
-        lengths = np.linalg.norm(targets, axis=1) * np.linalg.norm(vectors, axis=1)
-        plain = (targets * vectors).sum(axis=1) / np.maximum(lengths, 1e-12)
-        shares = {"cosine": plain, "centred_cosine": cosines, "overlap_at_10": self._overlaps}
+    def _measure(self, targets: np.ndarray, vectors: np.ndarray, centred: np.ndarray) -> None:
+        plain = cosines(targets, vectors)
+        shares = {"cosine": plain, "centred_cosine": centred, "overlap_at_10": self._overlaps}
         for measure, values in shares.items():
             if len(values):
                 WATCHED_SHARES.labels(self.name, measure).set(float(np.mean(values)))

@@ -151,7 +151,7 @@ def test_an_index_that_is_there_is_compared_with_its_own_vectors(
 
 def test_single_queries_are_timed(tmp_path, vectors, two, monkeypatch):
     """After a warm-up; an encoder elsewhere is not asked."""
-    monkeypatch.setattr(command, "WARM_UP", 3)
+    monkeypatch.setattr("disret.encode.timings.WARM_UP", 3)
     monkeypatch.setattr(command, "TIMED", 20)
     flat, index = built(tmp_path, vectors, "HNSW8")
     here, elsewhere = Known(is_local=True), Known()
