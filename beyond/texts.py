@@ -25,7 +25,8 @@ from pathlib import Path
 from disret.command_line import UserError, argument_parser, progress_bar, run, say, tell
 from disret.data.catalog import Archive
 from disret.data.download import TIMEOUT, fetch
-from disret.data.hub import HUB, Stream, hub_obstacle, look_up, parse_name
+from disret.data.hub import HUB, hub_obstacle, look_up
+from disret.data.queries import hub_texts
 from disret.distil.training_data import sentences_of
 from disret.files import check_writable, readable, whole_file
 from disret.tables import read_rows, write_rows
@@ -150,17 +151,16 @@ def general(folder: Path, archive: str = ARCHIVE) -> None:
 
 def _of_hub(name: str, most: int) -> list[str]:
     """The first texts of a column of a data set; no more of it is read."""
-    stream, column = Stream(name, look_up(name)[0]), parse_name(name)[-1]
+    texts = hub_texts(name, look_up(name)[0])
     found: dict[str, None] = {}
     with progress_bar(total=most, desc=name, unit="text") as bar:
-        for batch in stream.batches([column]):
-            before = len(found)
-            values = (" ".join((value or "").split()) for value in batch.column(column).to_pylist())
-            found.update(dict.fromkeys(filter(None, values)))
-            bar.update(len(found) - before)
-            if len(found) >= most:
+        for text in filter(None, texts):
+            if text not in found:
+                found[text] = None
+                bar.update()
+            if len(found) == most:
                 break
-    return list(found)[:most]
+    return list(found)
 
 
 def _packages(archive: str) -> dict[str, Archive]:

@@ -260,19 +260,27 @@ def _texts(source: Source) -> tuple[str, Iterator[str | None]]:
 
 def _copy(source: Source, path: Path) -> None:
     """Write each text once, on one line: runs of white space are a space."""
-    stream, column = Stream(source.name, source.revision), parse_name(source.name)[-1]
-    schema = stream.schema()
-    if not any(field.name == column and is_of_texts(field) for field in schema):
-        there = columns_of(schema)
-        raise UserError(f"{source.name}: write a column of texts after a #; there are: {there}.")
-    batches = stream.batches([column])
-    values = itertools.chain.from_iterable(batch.column(column).to_pylist() for batch in batches)
-    shown = progress_bar(values, desc=source.name, unit="row")
-    texts = dict.fromkeys(" ".join((value or "").split()) for value in shown)
+    shown = progress_bar(hub_texts(source.name, source.revision), desc=source.name, unit="row")
+    texts = dict.fromkeys(shown)
     if not any(texts):
         raise UserError(f"{source.name} holds no queries.")
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{text}\n" for text in texts if text)
+
+
+def hub_texts(name: str, revision: str) -> Iterator[str]:
+    """The texts of a column of a data set of the hub as they come, each on one line, blank or not.
+
+    Raises:
+        UserError: there is no such data set, or no such column of texts in it.
+    """
+    stream, column = Stream(name, revision), parse_name(name)[-1]
+    schema = stream.schema()
+    if not any(field.name == column and is_of_texts(field) for field in schema):
+        there = columns_of(schema)
+        raise UserError(f"{name}: write a column of texts after a #; there are: {there}.")
+    for batch in stream.batches([column]):
+        yield from (" ".join((value or "").split()) for value in batch.column(column).to_pylist())
 
 
 def is_of_texts(field: "pa.Field") -> bool:
