@@ -19,7 +19,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +26,11 @@ import numpy as np
 from disret import command_line
 from disret.command_line import UserError, positive, say, tell
 from disret.data.collection import texts_by_id
-from disret.data.queries import apart_from, numbers, read_queries
-from disret.data.text_files import PARQUET, file_of, suffix_of
+from disret.data.queries import read_queries, untrained
+from disret.data.text_files import PARQUET, suffix_of
 from disret.devices import resolve_device, resolve_dtype, world_size
 from disret.encode.encoders import Encoder, check_dimensions, open_encoder, query_vectors
-from disret.files import check_writable, read_record, text_sha256
+from disret.files import check_writable, text_sha256
 from disret.paths import HOME
 from disret.retrieve.agreement import agreement, retained, summary, write_worst
 from disret.retrieve.foreign import open_foreign
@@ -42,7 +41,6 @@ from disret.retrieve.scores import encoder_of, read_scores
 from disret.retrieve.search import search
 from disret.tables import Row, append_rows, format_table
 
-OF_LOG = {"log_sha256": str, "arguments": dict, "sources": dict}  # of a student's report
 WORST = 10  # queries that are shown, and hits of each side
 
 
@@ -113,37 +111,12 @@ def read_log(args: argparse.Namespace, encoders: Sequence[Encoder]) -> tuple[str
     """The name of a log and its queries, each once; of vectors, those that they hold out."""
     teacher, *students = encoders
     if args.queries:
-        texts = untrained(args.queries, read_queries(args.queries), students)
+        folders = [student.name for student in students]
+        texts = untrained(args.queries, read_queries(args.queries), folders)
         return Path(args.queries[0]).name, list(dict.fromkeys(texts))[: args.max_queries]
     if not teacher.texts:
         raise UserError(f"{teacher.name} has no queries of its own; name a log of queries.")
     return teacher.name, teacher.texts[1][: args.max_queries]
-
-
-def untrained(names: Sequence[str], texts: list[str], students: Sequence[Encoder]) -> list[str]:
-    """The queries of a log that distill.py held out, if a student was trained on the others.
-
-    It is that log by its content, or by its name, as it may have grown or been taken in part.
-    """
-    asked, read = {file_of(name)[0].name for name in names}, len(texts)
-    for student in students:
-        report = read_record(Path(student.name) / "distillation.json", OF_LOG)
-        sources = report["sources"] if report else {}
-        known = {file_of(one["name"])[0].name for one in sources.get("training", ())}
-        last = sources["validation"][0].get("last") if sources else None
-        out = numbers(texts) <= (-1 if last is None else last)
-        most = report["arguments"].get("max_queries") if report else None
-        others = apart_from(compress(texts, out), compress(texts, ~out))[:most]
-        if asked & known or (report and text_sha256(others) == report["log_sha256"]):
-            if last is None:
-                say(f"note: {student.name} was trained on this log, and may agree less on others.")
-                continue
-            texts = list(compress(texts, out))
-    if not texts:
-        raise UserError("a student was trained on all queries of this log; name another.")
-    if len(texts) < read:
-        say(f"{len(texts):,} of them are compared, as a student was trained on the others.")
-    return texts
 
 
 def save_run(folder: Path, ids: Ids, identity: Row, rows: np.ndarray, scores: np.ndarray) -> None:

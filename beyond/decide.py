@@ -4,15 +4,18 @@
     python beyond/decide.py --teacher models/teacher --students models/two models/static@int8 \\
         --rivals models/small bm25 --datasets path/to/collection --score-function cos_sim \\
         --queries log.csv --qps 100 --price 0.02
+    python beyond/decide.py --teacher https://HOST/v1#NAME --students models/static@int8 \\
+        --index documents.parquet --queries log.csv            # without judgments
 
 Beside the students stand a linear map from each small model (fitted to the log), the rivals, which
 embed the documents anew or need no vectors, and the best student with BM25. Of each: nDCG@10, what
 it keeps, milliseconds of a query with its search in an HNSW graph at a loss of 1 %, memory, and
-dollars, once and a month. All is timed on one thread of the CPU. The verdict is that of the first
-rule that holds:
+dollars, once and a month. All is timed on one thread of the CPU. Without judgments, the share of
+the teacher's ten best that is found takes the place of nDCG@10, and rivals are left out: they rank
+by themselves. The verdict is that of the first rule that holds:
 
-1. unclear: fewer than 50 judged queries, or an interval wider than ±6 points of what the best
-   student keeps.
+1. unclear: fewer than 50 queries, or an interval wider than ±6 points of what the best student
+   keeps; or no judgments, and students that found as much kept from less to more than 85 %.
 2. rival: one scores higher than the best student by more than chance (p < 0.05), 85 % of the
    teacher or more, and answers no slower than it.
 3. teacher: no student keeps 85 %; or it answers in 20 ms, and a student costs as much a month.
@@ -33,9 +36,9 @@ import numpy as np
 
 from disret import command_line
 from disret.command_line import UserError, positive_float, say, tell
-from disret.data.collection import Collection, default_split, find_collections
+from disret.data.collection import Collection, Qrels, default_split, find_collections
 from disret.data.download import mirror_from
-from disret.data.queries import read_queries
+from disret.data.queries import read_queries, untrained
 from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
 from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, open_encoder
@@ -43,7 +46,7 @@ from disret.encode.encoders import query_vectors as vectors_of
 from disret.encode.timings import Timings, cpu_threads, seconds
 from disret.files import check_writable, read_json, whole_file, write_json
 from disret.paths import HOME
-from disret.retrieve.agreement import agreement
+from disret.retrieve.agreement import agreement, retained_range
 from disret.retrieve.approximate import open_approximate, set_parameters
 from disret.retrieve.foreign import ForeignIndex, open_foreign
 from disret.retrieve.index import Index, open_index
@@ -54,6 +57,8 @@ from disret.retrieve.words import Words, fused
 from disret.tables import Row, format_table
 
 K, DEPTH = 10, 100
+NDCG, OVERLAP = "ndcg_cut.10", "recall.10"  # of the judged, of the teacher's ten best
+MOST = 1000  # queries of a log that are compared
 FEWEST, WIDEST = 50, 6.0  # judged queries; points of retention, half an interval
 LEAST, FAST = 85.0, 20.0  # percent that is kept; milliseconds that nobody notices
 GRAPH, EFFORTS, LOSS = "HNSW32", (16, 32, 64, 128, 256, 512), 0.01
@@ -68,7 +73,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         kind: teacher, student, linear map, rival, or with BM25.
-        ndcg: of each judged query, float64 [n_queries].
+        ndcg: nDCG@10 of each judged query, or overlap@10 of each of a log, float64 [n_queries].
         encode_ms, total_ms: medians of a query, alone and with its search.
         once, month: dollars; once None where nothing tells it.
         per_core: queries a second; None for a service.
@@ -99,7 +104,11 @@ def main() -> None:
         raise UserError(
             f"{', '.join(other)} embeds no documents here: a rival is a model, or bm25."
         )
-    log = read_queries(args.queries)[:TEXTS] if args.queries else []
+    log, asked = read_queries(args.queries) if args.queries else [], []
+    if not args.datasets:
+        asked = list(dict.fromkeys(untrained(args.queries, log, args.students)))[:MOST]
+        log = [text for text in log if text not in set(asked)]
+    log = log[:TEXTS]
     if rivals and not log:
         say("note: without a log of queries, no linear map from a rival is tried.")
     collections = list(chain.from_iterable(
@@ -108,18 +117,23 @@ def main() -> None:
     if args.index and len(collections) > 1:
         raise UserError("an index is of one collection without parts; name that.")
     if not teacher.is_local:
-        teacher.announce(log, args.price)
+        teacher.announce(log + asked, args.price)
     reports = []
-    for collection in collections:
-        found = list(candidates(args, collection, teacher, students, rivals, log))
-        reports.append({
-            "collection": collection.name, "queries": len(found[0].ndcg),
+    for collection in collections or [None]:
+        found = list(candidates(args, collection, asked, teacher, students, rivals, log))
+        name = collection.name if collection else Path(args.queries[0]).name
+        reports.append(report := {
+            "collection": name, "queries": len(found[0].ndcg), "judged": collection is not None,
+            "measure": "nDCG@10" if collection else "overlap@10",
             "rows": [row_of(one, found[0]) for one in found],
-            **dict(zip(("verdict", "choice", "reason"), verdict(found), strict=True)),
+            **dict(zip(("verdict", "choice", "reason"), verdict(found, bool(collection)),
+                       strict=True)),
+            "note": "" if collection or not args.rivals else "Without judgments, nothing tells how "
+                    f"well others rank: {', '.join(args.rivals)} left out.",
         })  # fmt: skip
-        tell(f"\n{collection.name}, {reports[-1]['queries']} judged queries\n")
-        tell(format_table([shown(row) for row in reports[-1]["rows"]]))
-        tell(f"\n{reports[-1]['reason']}")
+        tell(f"\n{name}, {report['queries']}{' judged' if collection else ''} queries\n")
+        tell(format_table([shown(row, report["measure"]) for row in report["rows"]]))
+        tell("\n" + "\n".join(filter(None, (report["note"], report["reason"]))))
     settings = {key: getattr(args, key) for key in ("qps", "price", "core_hour")}
     command = command_line.invocation()
     write_json(args.output / "report.json", {"command": command, **settings, "reports": reports})
@@ -133,17 +147,20 @@ def main() -> None:
 
 
 def candidates(
-    args: argparse.Namespace, collection: Collection, teacher: Encoder,
+    args: argparse.Namespace, collection: Collection | None, asked: list[str], teacher: Encoder,
     students: Sequence[Encoder], rivals: Sequence[Encoder], log: list[str],
 ) -> Iterator[Candidate]:  # fmt: skip
-    """All ways to answer the queries of a collection, the teacher first."""
-    split = default_split(collection.name)
-    queries, qrels = collection.judged(split)
+    """All ways to answer the queries of a collection, or those asked, the teacher first."""
+    qrels: Qrels = {}
+    if collection:
+        split = default_split(collection.name)
+        queries, qrels = collection.judged(split)
+        check = partial(collection.check_judged, split, qrels)
+    else:
+        queries = {str(n): text for n, text in enumerate(asked)}
     texts = list(queries.values())
     alone = [[text] for text in texts[:TIMED]]
     by_score = partial(vectors_of, score_function=args.score_function)
-
-    check = partial(collection.check_judged, split, qrels)
 
     def index_of(encoder: Encoder) -> Index:
         return open_index(collection, encoder, args.score_function, "float16", check)
@@ -162,19 +179,23 @@ def candidates(
             asked = args.qps * MONTH * 3600 * letters / CHARACTERS / 1e6
             month = own_month(args, both - encode) + asked * args.price
         size, per_core = encoder.weight_bytes / 1e6, 1e3 / both if encoder.is_local else None
-        return Candidate(name or shown_name(encoder), kind, per_query(qrels, run), encode, both,
+        quality = per_query(qrels, run, NDCG if collection else OVERLAP)
+        return Candidate(name or shown_name(encoder), kind, quality, encode, both,
                          size, once, month, per_core)  # fmt: skip
 
     index = index_of(teacher) if not args.index else open_foreign(
         args.index, args.ids, teacher.dimension, args.score_function, True, teacher.made_by
     )  # fmt: skip
-    if args.index:
+    if args.index and collection:
         check(index.ids())
     runs: dict[str, Run] = {}
     found: list[Candidate] = []
     for encoder in (teacher, *students):
         vectors = by_score(encoder, texts)
         run = run_of(index, vectors)
+        if not qrels:  # the teacher's own hits are what should be found
+            qrels = {query: dict.fromkeys(sorted(hits, key=hits.get)[-K:], 1)
+                     for query, hits in run.items()}  # fmt: skip
         kind, once = ("student", training_cost(args, encoder, teacher))
         if encoder is teacher:
             kind, once = "teacher", 0.0
@@ -192,10 +213,11 @@ def candidates(
             name = f"linear map from {shown_name(encoder)}"
             run = run_of(index, mapped)
             found.append(made(encoder, "linear map", index, mapped, run, name, cost))
-        anew, cost = index_of(encoder), embedding_cost(args, encoder, collection)
-        found.append(made(encoder, "rival", anew, states, run_of(anew, states), once=cost))
+        if collection:
+            anew, cost = index_of(encoder), embedding_cost(args, encoder, collection)
+            found.append(made(encoder, "rival", anew, states, run_of(anew, states), once=cost))
     yield from found
-    if "bm25" in args.rivals:
+    if collection and "bm25" in args.rivals:
         words = Words(collection.documents())
         run, taken = words.run(queries), median_ms(words.retrieve, alone)
         yield Candidate("BM25", "rival", per_query(qrels, run), 0.0, taken, 0.0, 0.0,
@@ -274,18 +296,21 @@ def embedding_cost(args: argparse.Namespace, encoder: Encoder, collection: Colle
 # --- The verdict ----------------------------------------------------------------------------------
 
 
-def verdict(found: Sequence[Candidate]) -> tuple[str, str, str]:
+def verdict(found: Sequence[Candidate], judged: bool = True) -> tuple[str, str, str]:
     """Verdict, what to take, and the reason in a sentence, by the rules at the top."""
     teacher = found[0]
     students = [one for one in found if one.kind == "student"]
     best = max(students, key=lambda one: one.ndcg.mean())
     low, high = kept_interval(best, teacher)
-    share = kept(best, teacher)
     count, half = len(teacher.ndcg), (high - low) / 2
+    enough, what = partial(keeps_enough, teacher=teacher, judged=judged), partial(
+        what_it_keeps, teacher=teacher, judged=judged
+    )  # fmt: skip
     if count < FEWEST or half > WIDEST:
         return "unclear", best.name, (
-            f"Too few queries to tell: {count} are judged, and {best.name} keeps {share:.0f} % of "
-            f"the teacher with an interval of ±{half:.0f} points; judge more."
+            f"Too few queries to tell: {count} are {'judged' if judged else 'there'}, and "
+            f"{best.name} {what(best)}, with an interval of ±{half:.0f} points; "
+            f"{'judge' if judged else 'log'} more."
         )  # fmt: skip
     for rival in sorted(found, key=lambda one: -one.ndcg.mean()):
         fits = rival.total_ms <= teacher.total_ms and kept(rival, teacher) >= LEAST
@@ -297,27 +322,51 @@ def verdict(found: Sequence[Candidate]) -> tuple[str, str, str]:
                     f"Do not distil: {rival.name} {how}scores {rival.ndcg.mean():.4f}, the best "
                     f"student {best.ndcg.mean():.4f} (p = {against['p']:.3f})."
                 )  # fmt: skip
-    if share < LEAST:
+    if enough(best) is None:
+        return "unclear", best.name, (
+            f"Overlap alone does not tell: {best.name} {what(best)}; judge {FEWEST} queries or "
+            "more, or train on more kinds of text."
+        )  # fmt: skip
+    if not enough(best):
         return "teacher", teacher.name, (
-            f"Stay with the teacher: the best student, {best.name}, keeps {share:.0f} % of it; "
-            "more kinds of text, or more layers, keep more."
+            f"Stay with the teacher: the best student, {best.name}, {what(best)}; more kinds of "
+            "text, or more layers, keep more."
         )  # fmt: skip
     fit = [one for one in students
            if one is best or (d := compare(best.ndcg, one.ndcg))["difference"] >= 0
            or d["p"] >= 0.05]  # fmt: skip
-    fit = [one for one in fit if kept(one, teacher) >= LEAST]
-    chosen = min(fit, key=lambda one: one.total_ms)
+    chosen = min(filter(enough, fit), key=lambda one: one.total_ms)
     if teacher.total_ms <= FAST and chosen.month >= teacher.month:
         return "teacher", teacher.name, (
             f"Stay with the teacher: it answers in {teacher.total_ms:.1f} ms, and at this rate "
             f"costs ${teacher.month:,.0f} a month, as {chosen.name} does."
         )  # fmt: skip
-    low, high = kept_interval(chosen, teacher)
     return "student", chosen.name, (
-        f"Take {chosen.name}: {kept(chosen, teacher):.0f} % of the teacher ({low:.0f} to "
-        f"{high:.0f}), in {chosen.total_ms:.2f} ms instead of {teacher.total_ms:.1f}, for "
-        f"${chosen.month:,.0f} a month instead of ${teacher.month:,.0f}."
+        f"Take {chosen.name}: it {what(chosen)}, in {chosen.total_ms:.2f} ms instead of "
+        f"{teacher.total_ms:.1f}, for ${chosen.month:,.0f} a month instead of "
+        f"${teacher.month:,.0f}."
     )  # fmt: skip
+
+
+def keeps_enough(one: Candidate, teacher: Candidate, judged: bool) -> bool | None:
+    """Whether it keeps `LEAST` percent; None where an overlap has meant both."""
+    if judged:
+        return kept(one, teacher) >= LEAST
+    _, low, high = retained_range(one.ndcg.mean())
+    return None if low < LEAST <= high else low >= LEAST
+
+
+def what_it_keeps(one: Candidate, teacher: Candidate, judged: bool) -> str:
+    """The same in words, with the interval."""
+    low, high = kept_interval(one, teacher)
+    share = f"{kept(one, teacher):.0f} % of the teacher"
+    if judged:
+        return f"keeps {share} ({low:.0f} to {high:.0f})"
+    _, least, most = retained_range(one.ndcg.mean())
+    return (
+        f"finds {share}'s ten best ({low:.0f} to {high:.0f}), with which students kept {least} to "
+        f"{most} % of nDCG@10"
+    )
 
 
 def kept(one: Candidate, teacher: Candidate) -> float:
@@ -343,10 +392,10 @@ def row_of(one: Candidate, teacher: Candidate) -> Row:
             "kept": kept(one, teacher)}  # fmt: skip
 
 
-def shown(row: Row) -> Row:
+def shown(row: Row, measure: str) -> Row:
     return {
         "": row["name"], "kept": f"{row['kept']:.1f} %",
-        "nDCG@10 (95 %)": f"{row['ndcg']:.4f} ({row['low']:.3f} to {row['high']:.3f})",
+        f"{measure} (95 %)": f"{row['ndcg']:.4f} ({row['low']:.3f} to {row['high']:.3f})",
         "a query": f"{row['total_ms']:.2f} ms", "encoding": f"{row['encode_ms']:.2f} ms",
         "a month": f"${row['month']:,.0f}",
         "once": "unknown" if row["once"] is None else f"${row['once']:,.2f}",
@@ -370,11 +419,12 @@ def parse_args() -> argparse.Namespace:
     add("--teacher", required=True, metavar="ENCODER")
     add("--students", nargs="+", required=True, metavar="ENCODER")
     add("--rivals", nargs="+", default=[], metavar="MODEL|bm25", help="that take its place")
-    add("--datasets", nargs="+", required=True, metavar="NAME|DIR", help="with judgments")
+    add("--datasets", nargs="+", default=[], metavar="NAME|DIR",
+        help="with judgments (without: a log's agreement on an --index)")
     add("--service-option", nargs="+", default=[], metavar="KEY=VALUE", help="as distill.py's")
     add("--index", type=Path, metavar="PATH", help="of the teacher's documents, if it is there")
     add("--ids", metavar="FILE[#COLUMN]|rows", help="its document ids, one a line")
-    add("--queries", nargs="+", metavar="FILE", help="a log, to fit linear maps to")
+    add("--queries", nargs="+", metavar="FILE", help="a log, to fit linear maps to, or to agree on")
     add("--score-function", choices=["dot", "cos_sim"], default="dot", help="default: dot")
     add("--qps", type=positive_float, default=10.0, help="queries a second (default: 10)")
     add("--price", type=positive_float, default=0.02,
@@ -389,6 +439,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if teacher_is_rival := {args.teacher, *args.students} & set(args.rivals):
         raise UserError(f"{', '.join(sorted(teacher_is_rival))} is named twice.")
+    if not (args.datasets or (args.index and args.queries)):
+        parser.error("name --datasets with judgments, or an --index and --queries to agree on")
     return args
 
 

@@ -27,13 +27,14 @@ from disret.data.catalog import MSMARCO_QUERIES
 from disret.data.download import fetch_folder, mirror_from
 from disret.data.hub import HUB, Stream, look_up, parse_name
 from disret.data.text_files import file_of, is_text, lines, listed, open_table
-from disret.files import kept, text_sha256
+from disret.files import kept, read_record, text_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 OFTEN = 1000  # times a pass shows a text, at most
+OF_LOG = {"log_sha256": str, "arguments": dict, "sources": dict}  # of a student's report
 
 
 class Source(NamedTuple):
@@ -187,6 +188,39 @@ def held_out(texts: Sequence[str], share: float = 0.02, most: int = 5000) -> np.
 def numbers(texts: Iterable[str]) -> np.ndarray:
     """What decides which texts are held out, the lowest: of their SHA-256, uint64 [n_texts]."""
     return np.frombuffer(b"".join(sha256(text.encode()).digest()[:8] for text in texts), "<u8")
+
+
+def untrained(names: Sequence[str], texts: list[str], students: Iterable[str]) -> list[str]:
+    """The queries of a log that distill.py held out, if a student was trained on the others.
+
+    It is that log by its content, or by its name, as it may have grown or been taken in part.
+
+    Args:
+        names: the log's files.
+        students: folders; what is no student of distill.py's counts as trained elsewhere.
+
+    Raises:
+        UserError: a student was trained on all of them.
+    """
+    asked, read = {file_of(name)[0].name for name in names}, len(texts)
+    for student in students:
+        report = read_record(Path(student) / "distillation.json", OF_LOG)
+        sources = report["sources"] if report else {}
+        known = {file_of(one["name"])[0].name for one in sources.get("training", ())}
+        last = sources["validation"][0].get("last") if sources else None
+        out = numbers(texts) <= (-1 if last is None else last)
+        most = report["arguments"].get("max_queries") if report else None
+        others = apart_from(itertools.compress(texts, out), itertools.compress(texts, ~out))[:most]
+        if asked & known or (report and text_sha256(others) == report["log_sha256"]):
+            if last is None:
+                say(f"note: {student} was trained on this log, and may agree less on others.")
+                continue
+            texts = list(itertools.compress(texts, out))
+    if not texts:
+        raise UserError("a student was trained on all queries of this log; name another.")
+    if len(texts) < read:
+        say(f"{len(texts):,} of them are compared, as a student was trained on the others.")
+    return texts
 
 
 def msmarco_queries(mirror: str | None = None) -> tuple[Path, Path]:

@@ -142,10 +142,15 @@ def summary(per_query: Mapping[str, np.ndarray]) -> dict[str, float]:
     return columns
 
 
+def retained_range(overlap: float) -> tuple[float, float, float]:
+    """What an overlap@10 has meant: where its class starts, the least and the most retention."""
+    return max(each for each in RETAINED if overlap >= each[0])
+
+
 def retained(overlap: float) -> str:
-    """What an overlap@10 has meant for retention, in a sentence."""
-    place = max(n for n, (start, _, _) in enumerate(RETAINED) if overlap >= start)
-    start, low, high = RETAINED[place]
+    """The same in a sentence."""
+    start, low, high = retained_range(overlap)
+    place = RETAINED.index((start, low, high))
     end = [*(first for first, _, _ in RETAINED[1:]), 1.0][place]
     return (
         f"Students that found {start:.1f} to {end:.1f} of their teacher's ten best kept {low} to "

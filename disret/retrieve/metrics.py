@@ -32,12 +32,13 @@ def metrics(qrels: Qrels, run: Run, k_values: Sequence[int]) -> dict[str, float]
     return {**scores, "MRR@10": mrr["MRR@10"]}
 
 
-def per_query(qrels: Qrels, run: Run) -> np.ndarray:
-    """nDCG@10 of each judged query, float64 [n_queries] in their order; 0 where there is no hit."""
+def per_query(qrels: Qrels, run: Run, measure: str = "ndcg_cut.10") -> np.ndarray:
+    """A measure of each judged query, float64 [n_queries] in their order; 0 without any hit."""
     import pytrec_eval
 
-    found = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
-    return np.array([found.get(query, {}).get("ndcg_cut_10", 0.0) for query in qrels])
+    found = pytrec_eval.RelevanceEvaluator(qrels, {measure}).evaluate(run)
+    column = measure.replace(".", "_")
+    return np.array([found.get(query, {}).get(column, 0.0) for query in qrels])
 
 
 def retention(student: float, teacher: float) -> float | None:

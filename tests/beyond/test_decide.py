@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from conftest import load, write_collection
+from sentence_transformers import SentenceTransformer
 from tiny import save_encoder
 
 decide = load("beyond/decide")
@@ -41,7 +42,7 @@ def test_the_fastest_of_those_that_keep_as_much():
     outcome, choice, reason = decide.verdict(world(two=0.95, static=0.90))
     assert (outcome, choice) == ("student", "two")
     assert re.match(
-        r"Take two: 95 % of the teacher \(\d+ to \d+\), in 10\.00 ms instead of", reason
+        r"Take two: it keeps 95 % of the teacher \(\d+ to \d+\), in 10\.00 ms instead", reason
     )
     assert decide.verdict(world(two=0.95, static=0.95))[:2] == ("student", "static")
 
@@ -62,7 +63,7 @@ def test_a_rival_that_scores_higher():
 def test_a_student_that_keeps_too_little():
     outcome, choice, reason = decide.verdict(world(two=0.8))
     assert (outcome, choice) == ("teacher", "teacher")
-    assert "keeps 80 % of it" in reason
+    assert "keeps 80 % of the teacher" in reason
 
 
 def test_a_teacher_that_is_fast_enough():
@@ -81,6 +82,41 @@ def test_too_few_queries_to_tell():
     noisy = [candidate("teacher", "teacher", chance.uniform(0, 1, 60), 100.0),
              candidate("two", "student", chance.uniform(0, 1, 60), 10.0)]  # fmt: skip
     assert decide.verdict(noisy)[0] == "unclear"
+
+
+def of_log(queries: int = 400, **shares: float) -> list[Candidate]:
+    """The same without judgments: the teacher finds its own ten best, students a share of them."""
+    chance = np.random.default_rng(0)
+    found = [candidate("teacher", "teacher", np.ones(queries), 100.0, month=300.0)]
+    for name, share in shares.items():
+        own = chance.binomial(10, share, queries) / 10
+        found.append(candidate(name, "student", own, {"static": 0.1}.get(name, 10.0)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("overlap", "outcome", "said"),
+    [
+        (0.85, "student", r"Take two: it finds 8\d % of the teacher's ten best \(\d+ to \d+\)"),
+        (0.85, "student", r"which students kept 95\.0 to 107\.6 % of nDCG@10, in 10\.00 ms"),
+        (0.75, "student", r"kept 85\.7 to 99\.2 %"),
+        (0.55, "unclear", r"Overlap alone does not tell: two finds 5\d % .* judge 50 queries"),
+        (0.15, "teacher", r"Stay with the teacher: the best student, two, finds 1\d %"),
+    ],
+)  # fmt: skip
+def test_an_overlap_decides_where_it_can(overlap, outcome, said):
+    """The bounds are what students of such an overlap were measured to keep."""
+    found = decide.verdict(of_log(two=overlap), judged=False)
+    assert found[0] == outcome
+    assert re.search(said, found[2])
+
+
+def test_without_judgments_a_student_must_keep_enough_too():
+    assert decide.verdict(of_log(two=0.85, static=0.85), judged=False)[:2] == ("student", "static")
+    assert decide.verdict(of_log(two=0.75, static=0.65), judged=False)[:2] == ("student", "two")
+    outcome, _, reason = decide.verdict(of_log(queries=30, two=0.85), judged=False)
+    assert outcome == "unclear"
+    assert reason.startswith("Too few queries to tell: 30 are there")
 
 
 @pytest.fixture
@@ -119,9 +155,33 @@ def test_the_command_and_its_page(things, call, tmp_path):
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
 
 
+def test_an_index_and_a_log_without_judgments(things, call, tmp_path):
+    """The teacher's own hits are what should be found; rivals are left out, which is said."""
+    teacher, one = (SentenceTransformer(name, device="cpu") for name in ("teacher", "one"))
+    vectors = teacher.encode([f"number {i}" for i in range(80)])
+    np.save("documents.npy", vectors)
+    (tmp_path / "log.txt").write_text("".join(f"which is number {i}\n" for i in range(1050)))
+    at = things.index("--datasets")
+    things = [*things[:at], *things[at + 2 :], "--index", "documents.npy", "--ids", "rows",
+              "--dtype", "float32"]  # fmt: skip
+    outcome = call("beyond/decide", *things)
+    assert outcome.status == 0, outcome.err
+    (found,) = json.loads((tmp_path / "decision" / "report.json").read_text())["reports"]
+    assert (found["measure"], found["judged"], found["queries"]) == ("overlap@10", False, 1000)
+    assert [row["kind"] for row in found["rows"]] == ["teacher", *["student"] * 2, "linear map"]
+    assert found["rows"][0]["ndcg"] == 1
+    asked = [f"which is number {i}" for i in range(1000)]
+    cosines = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    best = [np.argsort(-model.encode(asked) @ cosines.T)[:, :10] for model in (teacher, one)]
+    shares = [len(set(a) & set(b)) / 10 for a, b in zip(*best, strict=True)]
+    assert found["rows"][1]["ndcg"] == pytest.approx(np.mean(shares), abs=2e-3)
+    assert "nothing tells how well others rank: rival, bm25 left out" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ({"--datasets": None}, "name --datasets with judgments, or an --index"),
         ({"--students": "nowhere"}, "cannot load the model"),
         ({"--students": "rival"}, "named twice"),
         ({"--datasets": "nothing"}, "no data set or directory"),
@@ -136,7 +196,9 @@ def test_the_command_and_its_page(things, call, tmp_path):
 def test_what_cannot_be(things, call, changed, said):
     np.save("teacher.npy", np.ones((80, 32), np.float32))
     for flag, value in changed.items():
-        if flag in things:
+        if value is None:
+            del things[things.index(flag) : things.index(flag) + 2]
+        elif flag in things:
             things[things.index(flag) + 1] = value
         else:
             things += [flag, value]
