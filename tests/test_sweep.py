@@ -1,5 +1,6 @@
 """The comparison of students in one command, killed and resumed."""
 
+import json
 import os
 import re
 import signal
@@ -88,12 +89,16 @@ def test_sweep_is_killed_and_resumed(arguments, home, tmp_path):
     assert set(table[table.student == "teacher"].retention) == {100.0}
     assert set(table.columns) == {
         "student", "layers", "choice", "dataset", "metric", "value", "retention",
-        "queries_per_second", "timed_as",
+        "queries_per_second", "timed_as", "centred_cosine",
     }  # fmt: skip
     assert table[table.student == "layers 1"].layers.unique().tolist() == [1]
     tables = (output / "tables.md").read_text()
     assert tables.strip() in result.stdout
     assert re.search(r"\| layers 0 +\| first +\|", tables)
+    report = json.loads((students / "layers-1" / "distillation.json").read_text())
+    row = next(line for line in tables.splitlines() if line.startswith("| layers 1 "))
+    assert re.search(r"\| +retention \| +centred cosine \|", tables)
+    assert re.search(rf" % \| +{report['centred_cosine']:.3f} \|", row)
     for figure in ("layers.png", "tradeoff.png", "throughput.png"):
         assert (output / figure).read_bytes().startswith(b"\x89PNG")
 

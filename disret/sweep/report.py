@@ -1,5 +1,6 @@
 """The tables and figures of a sweep, beside the paper's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -27,6 +28,7 @@ class Scored(NamedTuple):
         retention: percent of the teacher's nDCG@10, averaged over the data sets.
         scores: nDCG@10 by data set.
         speeds: by batch size, queries per second of its size.
+        centred_cosine: to the teacher, of held-out queries; nan where a sweep lacks it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Scored(NamedTuple):
     retention: float
     scores: dict[str, float]
     speeds: dict[int, float]
+    centred_cosine: float
 
 
 def write_report(
@@ -51,13 +54,14 @@ def write_report(
     rows = read_scores(folder / "scores.csv")
     newest = newest_scores(rows, itemgetter("query_weights"))  # names may be spelt otherwise
     reference = newest[rows[-1]["document_weights"]]
-    encoders = [("teacher", depth, "", teacher, reference)]
+    encoders = [("teacher", depth, "", teacher, 1.0, reference)]
     for student in students:
         report = read_report(student.folder(folder))
         scores = newest[report["student_sha256"][:16]]
         timed_as = str(timed[student.size])
         layers = report["size"]["layers"]
-        encoders.append((student.name, layers, student.choice, timed_as, scores))
+        near = report.get("centred_cosine")
+        encoders.append((student.name, layers, student.choice, timed_as, near, scores))
     tidy = [
         {
             "student": name,
@@ -69,8 +73,9 @@ def write_report(
             "retention": retention(value, row[metric]),
             "queries_per_second": speeds[timed_as],
             "timed_as": timed_as,
+            "centred_cosine": near,
         }
-        for name, layers, choice, timed_as, scores in encoders
+        for name, layers, choice, timed_as, near, scores in encoders
         for dataset, row in reference.items()
         if all(dataset in scores for *_, scores in encoders)
         for metric, value in scores[dataset].items()
@@ -126,7 +131,8 @@ def read_sweep(folder: Path) -> list[Scored]:
         layers, choice, timed_as = own.iloc[0][["layers", "choice", "timed_as"]]
         scores = own.set_index("dataset")["value"].to_dict()
         speeds = timings["queries_per_second"][timings["encoder"] == timed_as].to_dict()
-        found.append(Scored(name, layers, choice, own["retention"].mean(), scores, speeds))
+        kept, near = own["retention"].mean(), float(own.iloc[0].get("centred_cosine", math.nan))
+        found.append(Scored(name, layers, choice, kept, scores, speeds, near))
     return found
 
 
@@ -147,6 +153,8 @@ def students_table(found: Sequence[Scored], teacher: Scored) -> list[Row]:
             "choice": student.choice,
             **{f"{dataset} nDCG@10": f"{value:.4f}" for dataset, value in student.scores.items()},
             "retention": percent(student.retention),
+            **({} if math.isnan(near := student.centred_cosine) else
+               {"centred cosine": f"{near:.3f}"}),
             f"queries/s, batch {largest}": f"{speed:.0f} ({speed / teacher.speeds[largest]:.1f}x)",
             "paper, layers of 12": " ".join(map(str, layers)),
             "paper, on these sets": percent(there),
