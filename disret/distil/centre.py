@@ -76,8 +76,6 @@ def _shift(scale: float, bias: np.ndarray) -> "Dense":
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    dense = Dense(len(bias), len(bias), activation_function=torch.nn.Identity())
-    with torch.no_grad():
-        dense.linear.weight.copy_(scale * torch.eye(len(bias)))
-        dense.linear.bias.copy_(torch.from_numpy(bias))
-    return dense
+    size, added = len(bias), torch.from_numpy(bias)
+    weight = scale * torch.eye(size)
+    return Dense(size, size, activation_function=None, init_weight=weight, init_bias=added)

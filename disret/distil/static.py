@@ -85,19 +85,14 @@ def feed_forward(student: "SentenceTransformer") -> None:
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    weight = student[0].embedding.weight
-    width = weight.shape[1]
-    into = Dense(width, 2 * width, activation_function=torch.nn.ReLU())
-    out = Dense(2 * width, width, activation_function=torch.nn.Identity())
-    both = torch.cat([torch.eye(width), -torch.eye(width)])
-    scale = UNIT / weight.detach().square().mean().sqrt().clamp(min=1e-12).cpu()
-    with torch.no_grad():
-        into.linear.weight.copy_(both * scale)
-        out.linear.weight.copy_(both.T / scale)
-        into.linear.bias.zero_()
-        out.linear.bias.zero_()
-    for place, module in enumerate((into, out), start=1):
-        student.insert(place, module.to(student.device))
+    table = student[0].embedding.weight.detach()
+    eye = torch.eye(table.shape[1])
+    both, scale = torch.cat([eye, -eye]), UNIT / table.square().mean().sqrt().clamp(min=1e-12).cpu()
+    layers = (both * scale, torch.nn.ReLU()), ((both.T / scale).contiguous(), torch.nn.Identity())
+    for place, (weight, activation) in enumerate(layers, start=1):
+        zeros = torch.zeros(len(weight))
+        layer = Dense(*weight.T.shape, True, activation, init_weight=weight, init_bias=zeros)
+        student.insert(place, layer.to(student.device))
 
 
 def student_of_texts(

@@ -230,9 +230,8 @@ def with_dimensions(model: "SentenceTransformer", dimensions: int) -> "SentenceT
     whole = model.get_embedding_dimension()
     if dimensions > whole:
         raise UserError(f"the model has {whole} dimensions, so {dimensions} cannot be kept.")
-    cut = Dense(whole, dimensions, bias=False, activation_function=torch.nn.Identity())
-    with torch.no_grad():
-        cut.linear.weight.copy_(torch.eye(dimensions, whole))
+    eye = torch.eye(dimensions, whole)
+    cut = Dense(whole, dimensions, bias=False, activation_function=None, init_weight=eye)
     modules = list(model)
     modules.insert(len(modules) - isinstance(modules[-1], Normalize), cut)
     return _of_modules(modules, model)
