@@ -3,8 +3,9 @@
 import collections
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from disret.encode.tokens import Tokens, tokenise
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+T = TypeVar("T")
 
 # What fills a device without outgrowing it: the caches of a CPU, the memory of a GPU.
 BATCH_TOKENS = collections.defaultdict(lambda: 65536, cpu=4096)
@@ -145,6 +148,15 @@ class BatchEncoder:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, of which a thread makes the next while one is used."""
+    with ThreadPoolExecutor(1) as ahead:
+        upcoming = ahead.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = ahead.submit(next, items, None)
+            yield item
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

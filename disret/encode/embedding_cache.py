@@ -3,7 +3,6 @@
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import compress
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from disret import paths
 from disret.command_line import progress_bar
-from disret.encode.batches import check_finite, normalised
+from disret.encode.batches import check_finite, normalised, one_ahead
 from disret.files import check_free_space, kept, lock, read_record, write_json
 
 T = TypeVar("T")  # tokenised texts
@@ -93,21 +92,14 @@ def embedded(
         with (
             unfinished.open("r+b" if done else "w+b") as file,
             progress_bar(total=len(texts), initial=done, desc="teacher", unit="text") as bar,
-            ThreadPoolExecutor(1) as ahead,
         ):
             shape = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), dimension)}
             np.lib.format.write_array_header_1_0(file, shape)
             file.seek(done * dimension * 4, os.SEEK_CUR)
             file.truncate()
-
-            def fetch(start: int) -> tuple[list[str], T] | None:
-                block = texts[start : start + block_size]
-                return (block, tokenise(block)) if block else None
-
-            upcoming = ahead.submit(fetch, done)
-            while fetched := upcoming.result():
-                block, tokens = fetched
-                upcoming = ahead.submit(fetch, done + len(block))
+            starts = range(done, len(texts), block_size)
+            blocks = (texts[start : start + block_size] for start in starts)
+            for block, tokens in one_ahead((block, tokenise(block)) for block in blocks):
                 vectors = encode(tokens, progress=bar.update)
                 check_finite(vectors, block)
                 file.write(vectors.tobytes())

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from disret import distributed, paths
 from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.data.collection import Collection
 from disret.devices import world_size
+from disret.encode.batches import BatchEncoder, check_finite, normalised, one_ahead
+from disret.encode.encoders import Encoder
 from disret.encode.models import prompt_of
 from disret.encode.timings import Timings
 from disret.files import (
@@ -32,12 +34,6 @@ from disret.files import (
     write_json,
 )
 from disret.retrieve.ids import Ids, own_ids
-
-if TYPE_CHECKING:
-    from disret.encode.batches import BatchEncoder
-    from disret.encode.encoders import Encoder
-
-T = TypeVar("T")
 
 FORMAT = 2
 SHARD_DOCUMENTS = 2048  # what a kill can cost, and what ranks share out
@@ -118,7 +114,7 @@ class Index:
 
 def open_index(
     collection: Collection,
-    teacher: "Encoder",
+    teacher: Encoder,
     score_function: str,
     index_dtype: str,
     before_encoding: Callable[[Ids], None] = lambda ids: None,
@@ -312,13 +308,11 @@ def _build(
     index: Index,
     missing: Sequence[Shard],
     collection: Collection,
-    encoder: "BatchEncoder",
+    encoder: BatchEncoder,
     score_function: str,
     index_dtype: str,
 ) -> None:
     """Encode and write this rank's share of the missing shards."""
-    from disret.encode.batches import check_finite, normalised
-
     if is_main_process():
         for shard in missing:
             checksum_path(index.folder / shard.file).unlink(missing_ok=True)
@@ -358,15 +352,6 @@ def _build(
             written = behind.submit(write, path, vectors)
         if written:
             written.result()
-
-
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, of which a thread makes the next while one is used."""
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = ahead.submit(next, items, None)
-            yield item
 
 
 def _write_shard(path: Path, vectors: np.ndarray, index_dtype: str) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from disret import distributed
 from disret.command_line import UserError, is_main_process, progress_bar, say
 from disret.devices import world_size
+from disret.encode.batches import one_ahead
 from disret.retrieve.ids import Ids
-from disret.retrieve.index import Index, documents_in, one_ahead
+from disret.retrieve.index import Index, documents_in
 
 GPU_MAX_K = 2048  # faiss's limit of a search on the GPU
 HITS = 1 << 23  # of all queries that are held at once to tell documents apart, 12 bytes each
