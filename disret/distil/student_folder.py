@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from disret.command_line import UserError, invocation, is_main_process, say, tell, without_secrets
 from disret.data.text_files import file_of
+from disret.devices import versions, world_size
+from disret.encode.models import describe, fingerprint, load_encoder
 from disret.files import (
     check_writable,
     claim,
@@ -102,8 +104,6 @@ class StudentFolder:
         Raises:
             UserError: to be resumed, but what is there was made of something else.
         """
-        from disret.encode.models import fingerprint
-
         deciding = {key: value for key, value in arguments.items() if key not in CIRCUMSTANCES}
         weights = [weight for _, weight in arguments["queries"]]
         deciding |= {
@@ -205,9 +205,6 @@ class StudentFolder:
             cosines: theirs to the teacher, centred, of each validation query.
             dtype: what they were trained in.
         """
-        from disret.devices import versions, world_size
-        from disret.encode.models import describe, fingerprint, load_encoder
-
         self.lap("training")
         folder = self.unfinished / "model"
         shutil.rmtree(folder, ignore_errors=True)

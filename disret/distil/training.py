@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import (
+    SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
@@ -25,9 +26,6 @@ from disret.devices import mixed_precision, world_size
 from disret.distil.training_data import TrainingData
 from disret.encode.batches import BatchEncoder
 from disret.encode.tokens import Tokens
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 POOL = 512  # batches that are sorted by length together; with 64, a sixth would be padding
 
@@ -113,7 +111,7 @@ def trainer_settings(
 
 
 @contextmanager
-def for_short_texts(student: "SentenceTransformer", dropout: bool) -> Iterator[None]:
+def for_short_texts(student: SentenceTransformer, dropout: bool) -> Iterator[None]:
     """Let a student train fast on queries of some ten tokens.
 
     On a CPU, attention is computed as products and a softmax: torch's fused kernel is made for long
@@ -156,16 +154,16 @@ class QueryMSEEvaluator(MSEEvaluator):
         self.tokens: Tokens | None = None
         super().__init__(queries, queries, write_csv=False)
 
-    def embed_inputs(self, model: "SentenceTransformer | None", sentences: list[str]) -> np.ndarray:
+    def embed_inputs(self, model: SentenceTransformer | None, sentences: list[str]) -> np.ndarray:
         return self.teacher_embeddings if model is None else self.embed(model)
 
-    def embed(self, model: "SentenceTransformer") -> np.ndarray:
+    def embed(self, model: SentenceTransformer) -> np.ndarray:
         """The model's embeddings of the queries, float32 [n_queries, dimension]."""
         encoder = BatchEncoder(model.eval())
         self.tokens = self.tokens or encoder.tokenise(self.queries, "query")  # of the one student
         return encoder.encode(self.tokens, "query")
 
-    def mse(self, model: "SentenceTransformer") -> float:
+    def mse(self, model: SentenceTransformer) -> float:
         """The mean squared error per coordinate; the metric is -100 times that."""
         return self(model)["negative_mse"] / -100
 

@@ -10,16 +10,13 @@ small beside them is no longer. Three things help, measured by `perf/encoding.py
 - GELU applied by oneDNN to the product while it is in the cache.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LONGEST = 256  # tokens; torch's fused kernel is made for longer sequences
 CACHED_SCORES = 1 << 21  # numbers in the cache between the two products
@@ -28,7 +25,7 @@ REGISTER = 16  # float32 numbers
 ROWS = 2048  # of a typical product, for oneDNN's choice of the order of weights
 
 
-def speed_up(transformer: "PreTrainedModel") -> None:
+def speed_up(transformer: PreTrainedModel) -> None:
     """Change a bfloat16 transformer on the CPU, in place, for inference only.
 
     Its weights can no longer be saved or trained. Parts that are built otherwise stay as they are.

@@ -23,7 +23,7 @@ from disret.data.queries import held_out
 from disret.data.text_files import suffix_of
 from disret.data.vectors import FORMATS, is_normalised, read_vectors
 from disret.encode import models
-from disret.encode.batches import normalised
+from disret.encode.batches import BatchEncoder, check_finite, normalised
 from disret.encode.embedding_cache import Rows, TextVectors, embedded
 from disret.encode.service import BLOCK as SERVICE_BLOCK
 from disret.encode.service import FIXED_TEXTS, Service, spelt_alike
@@ -32,8 +32,6 @@ from disret.files import text_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-    from disret.encode.batches import BatchEncoder
 
 EXPORTS = {"onnx": "export", "int8": "export-int8"}  # by suffix, as tables call them
 PRECISIONS = {"export": "float32", "export-int8": "int8"}
@@ -191,8 +189,6 @@ def query_vectors(encoder: Encoder, queries: Sequence[str], score_function: str)
     Raises:
         UserError: one has a value that is no number.
     """
-    from disret.encode.batches import check_finite, normalised
-
     vectors = encoder.encode_query(queries)
     check_finite(vectors, queries)
     return normalised(vectors) if score_function == "cos_sim" else vectors
@@ -245,10 +241,8 @@ class ModelEncoder(Encoder):
         self.normalises = any(isinstance(module, Normalize) for module in self.query_model)
 
     @cached_property
-    def batches(self) -> "BatchEncoder":
+    def batches(self) -> BatchEncoder:
         """The model where it embeds, in its precision."""
-        from disret.encode.batches import BatchEncoder
-
         models.place(self.model, self.device, self.dtype, self.name)
         return BatchEncoder(self.model, self.batch_size, self.timings)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from disret.command_line import without_secrets
+from disret.devices import device_name, versions, world_size
 
 STATUS = Path("/proc/self/status")  # of Linux
 WARM_UP = 32  # calls before those that are timed one by one
@@ -84,8 +85,6 @@ class Timings:
     def report(self, arguments: Mapping[str, Any], device: str) -> dict[str, Any]:
         """What a run took: its arguments without secrets, the machine, versions, and each stage."""
         import torch
-
-        from disret.devices import device_name, versions, world_size
 
         # The mirror is a place of this machine.
         kept = {k: v for k, v in arguments.items() if v is not None and k != "mirror"}

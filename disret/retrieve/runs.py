@@ -3,18 +3,15 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from disret.command_line import UserError, shortened
 from disret.data.collection import Qrels
 from disret.data.text_files import lines
+from disret.encode.encoders import Encoder
 from disret.files import file_name, readable, whole_file
 from disret.tables import Row
-
-if TYPE_CHECKING:
-    from disret.encode.encoders import Encoder
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
@@ -80,7 +77,7 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
 
 def identify(
-    dataset: str, split: str, content: str, teacher: "Encoder", student: "Encoder", **settings: str
+    dataset: str, split: str, content: str, teacher: Encoder, student: Encoder, **settings: str
 ) -> Row:
     """What a run is of, by names and by content, as the tables of results have it.
 

@@ -25,7 +25,9 @@ from disret.command_line import (
     run,
     tell,
 )
+from disret.data.download import mirror_from
 from disret.data.hub import hub_obstacle
+from disret.data.queries import msmarco_queries, read_queries
 from disret.encode.models import describe, fingerprint, load_encoder, prompt_of
 from disret.files import check_writable, claim, follow_umask, whole_folder, write_json
 from disret.query_encoder import (
@@ -238,9 +240,6 @@ def main() -> None:
     # fmt: on
     add_mirror(parser)
     args = parser.parse_args()
-    from disret.data.download import mirror_from
-    from disret.data.queries import msmarco_queries, read_queries
-
     local = Path(args.model)
     if not args.output and not local.is_dir():
         raise UserError(f"{args.model} is no directory; say with --output where the export goes.")
