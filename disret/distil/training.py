@@ -88,10 +88,8 @@ def trainer_settings(
     Args:
         dtype: bfloat16 or float16 for mixed precision, float32 for none.
     """
-    # Else accelerate takes its precision from there.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = {"bfloat16": "bf16", "float16": "fp16"}.get(
-        dtype, "no"
-    )
+    # Else float32 would take its precision from there.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     steps = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": recipe["eval_steps"]}
     return SentenceTransformerTrainingArguments(
         output_dir=str(checkpoints),
