@@ -17,7 +17,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -186,7 +185,7 @@ def compare_with_peers(
 
     ends = itertools.accumulate(shard.documents for shard in index.shards)
     count = sum(end <= args.peer_documents for end in ends)
-    part = replace(index, shards=index.shards[:count])
+    part = index._replace(shards=index.shards[:count])
     ids = index.ids()
     names = [f"q{number}" for number in range(args.queries)]
     timings = Timings()

@@ -10,7 +10,6 @@ import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -47,8 +46,7 @@ class Document(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class Collection:
+class Collection(NamedTuple):
     """A folder in BEIR's layout and the name to report it under."""
 
     name: str

@@ -4,7 +4,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +223,7 @@ class StudentFolder:
             "centred_cosine": float(cosines.mean()),
             "centred_cosine_spread": float(cosines.std()),  # standard deviation over queries
             "student_sha256": fingerprint(saved),
-            "size": asdict(describe(saved)),
+            "size": describe(saved)._asdict(),
             "versions": versions(),
         }
         write_json(folder / "distillation.json", report)

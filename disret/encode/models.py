@@ -4,9 +4,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from disret.command_line import UserError, say
 from disret.data.hub import hub_obstacle
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What an encoder costs: transformer layers, parameters, and output dimension."""
 
     layers: int

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,8 +55,7 @@ def layout_of(model: "SentenceTransformer", task: str) -> Layout:
     return Layout(padding, edge == 0, False, constants)
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Tokenised texts.
 
     Attributes:

@@ -5,10 +5,9 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,8 +40,7 @@ SHARD_BYTES = 8 << 20  # of the corpus file; long documents make shards of fewer
 BLOCK = 1 << 16  # vectors read together
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A piece of the index: its file, its documents, and where they begin in the corpus file."""
 
     file: str
@@ -54,8 +52,7 @@ def documents_in(shards: Iterable[Shard]) -> int:
     return sum(shard.documents for shard in shards)
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """An index that is whole.
 
     The folder holds `shard-00000.faiss` and so on, which plain `faiss.read_index` reads, each with

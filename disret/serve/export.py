@@ -10,7 +10,6 @@ the hub's models have them, so do FastEmbed and transformers.js.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +126,7 @@ def export(
             "onnxruntime": onnxruntime.__version__,
             "kind": "static" if is_static else "onnx",
             "dimension": int(expected.shape[1]),
-            "size": asdict(describe(encoder)),
+            "size": describe(encoder)._asdict(),
             "prompt": prompt_of(encoder, "query") or "",
             **tokenizer,
             **more,
