@@ -38,12 +38,10 @@ from disret.retrieve.approximate import (
     RECALL,
     TIMES,
     empty_index,
-    exhaustive,
     good_setting,
     open_approximate,
     parse_settings,
     reaching,
-    search_exactly,
     set_parameters,
 )
 from disret.retrieve.faiss_file import FaissFile, index_file
@@ -122,8 +120,8 @@ def exact_runs(
     queries, depth = np.concatenate(vectors), min(DEPTH + 1, documents.documents)
     if isinstance(documents, Index):
         scores, rows = search(documents, queries, depth, device)
-    elif exhaustive(index) is not None:
-        scores, rows = by_document(partial(search_exactly, index), documents.ids(), queries, depth)
+    elif index.exhaustive() is not None:
+        scores, rows = by_document(index.search_exactly, documents.ids(), queries, depth)
     else:
         return []
     hits = np.split(documents.ids().take(rows), len(vectors))

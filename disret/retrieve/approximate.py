@@ -132,30 +132,6 @@ def parse_settings(words: Sequence[str]) -> list[dict[str, float]]:
     return [dict(zip(named, values, strict=True)) for values in product(*named.values())]
 
 
-def exhaustive(index: FaissFile) -> "faiss.Index | None":
-    """What of an index has all vectors as they were added; None if nothing has."""
-    import faiss
-
-    if any(isinstance(layer, faiss.IndexPreTransform) for layer in index.layers):
-        return None
-    core = index.layers[-1]
-    if isinstance(core, faiss.IndexRefine):
-        core = faiss.downcast_index(core.refine_index)
-    elif isinstance(core, faiss.IndexHNSWFlat | faiss.IndexNSGFlat):
-        core = faiss.downcast_index(core.storage)
-    return core if isinstance(core, faiss.IndexFlat | faiss.IndexIVFFlat) else None
-
-
-def search_exactly(index: FaissFile, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hits among all vectors, whatever the settings, where it has them as they were added."""
-    import faiss
-
-    core, options = exhaustive(index), {}
-    if isinstance(core, faiss.IndexIVFFlat):
-        options["params"] = faiss.SearchParametersIVF(nprobe=core.nlist)
-    return index.ranked(*core.search(queries, k, **options))
-
-
 def set_parameters(index: "faiss.Index", values: Mapping[str, float], name: str) -> None:
     """Let an index search with these, by FAISS's names such as `efSearch` and `nprobe`.
 

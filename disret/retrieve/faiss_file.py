@@ -80,14 +80,22 @@ class FaissFile:
 
         if self._metric != "inner product" and (score_function, self._metric) != ("cos_sim", "L2"):
             raise UserError(f"{self.path} ranks by {self._metric}, not as {score_function} does.")
-        core = self.layers[-1]
-        core = faiss.downcast_index(getattr(core, "refine_index", getattr(core, "storage", core)))
-        is_changed = any(isinstance(layer, faiss.IndexPreTransform) for layer in self.layers)
-        if score_function == "cos_sim" and isinstance(core, faiss.IndexFlat) and not is_changed:
+        core = self.exhaustive()
+        if score_function == "cos_sim" and isinstance(core, faiss.IndexFlat):
             rows = np.linspace(0, self.documents - 1, SAMPLE).astype(np.int64)
             lengths = np.linalg.norm(core.reconstruct_batch(rows), axis=1)
             for length in lengths[(np.abs(lengths - 1) > TOLERANCE) & (lengths > 0)]:
                 raise UserError(f"{self.path} has vectors not of length 1, but of {length:.3g}.")
+
+    def exhaustive(self) -> "faiss.Index | None":
+        """What of the index has all vectors as they were added; None if nothing has."""
+        import faiss
+
+        core = self.layers[-1]
+        core = faiss.downcast_index(getattr(core, "refine_index", getattr(core, "storage", core)))
+        is_changed = any(isinstance(layer, faiss.IndexPreTransform) for layer in self.layers)
+        has_all = isinstance(core, faiss.IndexFlat | faiss.IndexIVFFlat) and not is_changed
+        return core if has_all else None
 
     def own_ids(self) -> Ids | None:
         """What the index calls its vectors; None if by their positions."""
@@ -95,9 +103,18 @@ class FaissFile:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The hits with the settings that are saved; arguments as of `ForeignIndex.search`."""
-        return self.ranked(*self.index.search(queries, k))
+        return self._ranked(*self.index.search(queries, k))
 
-    def ranked(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def search_exactly(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The hits among all vectors, whatever the settings, where something is `exhaustive`."""
+        import faiss
+
+        core, options = self.exhaustive(), {}
+        if isinstance(core, faiss.IndexIVFFlat):
+            options["params"] = faiss.SearchParametersIVF(nprobe=core.nlist)
+        return self._ranked(*core.search(queries, k, **options))
+
+    def _ranked(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores that fall, and rows, where FAISS gives distances, and numbers of its own."""
         missing = rows == -1
         scores = -scores if self._is_distance else scores

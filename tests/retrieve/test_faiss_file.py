@@ -6,7 +6,7 @@ import pytest
 
 from disret.command_line import UserError
 from disret.encode.timings import resident_bytes
-from disret.retrieve.approximate import exhaustive, search_exactly, set_parameters
+from disret.retrieve.approximate import set_parameters
 from disret.retrieve.faiss_file import FaissFile
 from disret.retrieve.foreign import open_foreign
 
@@ -265,9 +265,9 @@ def test_all_vectors_are_searched_where_they_are_there(
     numbers = np.random.default_rng(3).permutation(N) * 3 - 701 if numbered else None
     path = write(tmp_path / "x.faiss", kind, vectors, metric, numbers)
     index = FaissFile(path)
-    assert exhaustive(index) is not None
+    assert index.exhaustive() is not None
     order = np.argsort(np.argsort(numbers)) if numbered and "IDMap" not in kind else np.arange(N)
-    scores, rows = search_exactly(index, queries, K)
+    scores, rows = index.search_exactly(queries, K)
     np.testing.assert_array_equal(rows, order[best(vectors, queries)])
     products = np.sort(queries @ vectors.T, axis=1)[:, : -K - 1 : -1]
     is_l2 = metric == faiss.METRIC_L2
@@ -280,7 +280,7 @@ def test_all_vectors_are_searched_where_they_are_there(
     "kind", ["PQ4x4", "SQ8", "HNSW8_SQ8", "IVF8,SQ8", "RaBitQ", "PCA16,Flat", "RaBitQ,Refine(SQ8)"]
 )
 def test_codes_are_not_the_vectors(tmp_path, vectors, kind):
-    assert exhaustive(FaissFile(write(tmp_path / "x.faiss", kind, vectors))) is None
+    assert FaissFile(write(tmp_path / "x.faiss", kind, vectors)).exhaustive() is None
 
 
 @pytest.mark.parametrize(
