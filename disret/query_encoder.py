@@ -56,14 +56,26 @@ class QueryEncoder:
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], tokenizer: Tokenizer, vectors_of: Any
+        self, folder: Path, settings: dict[str, Any], precision: str, num_threads: int | None
     ) -> None:
         self.folder = folder
         self.settings = settings
+        self._loaded_by = folder, precision, num_threads
+        if precision not in settings["files"]:
+            why = f", which came to a cosine of {settings['checks']['int8_mean_cosine']:.5f} only"
+            there = " and ".join(name for name in PRECISIONS if name in settings["files"])
+            raise ExportError(
+                f"{folder} has no {precision}{why if precision == 'int8' else ''}; take {there}."
+            )
+        _check_files(folder, settings, precision)
+        (tokens,), (graph,) = (settings["files"][name] for name in ("tokenizer", precision))
+        if settings["kind"] == "static":
+            self._vectors_of: Any = _Static(folder / graph, settings, precision)
+        else:
+            self._vectors_of = _Graph(folder / graph, settings, num_threads)
         self.dimension = int(settings["dimension"])
         self.max_length: int | None = settings["max_length"]
-        self._tokenizer = tokenizer
-        self._vectors_of = vectors_of
+        self._tokenizer = tokenizer = Tokenizer.from_file(str(folder / tokens))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if self.max_length:
@@ -110,33 +122,12 @@ class QueryEncoder:
         if index is not None:
             _check_index(folder, Path(index))
         try:
-            encoder = cls._of_settings(folder, settings, precision, num_threads)
+            return cls(folder, settings, precision, num_threads)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ExportError(
                 f"{folder / SETTINGS} is damaged ({type(error).__name__}: {error}); export the "
                 "model again."
             ) from None
-        encoder._loaded_by = (folder, precision, num_threads)
-        return encoder
-
-    @classmethod
-    def _of_settings(
-        cls, folder: Path, settings: dict[str, Any], precision: str, num_threads: int | None
-    ) -> "QueryEncoder":
-        if precision not in settings["files"]:
-            why = f", which came to a cosine of {settings['checks']['int8_mean_cosine']:.5f} only"
-            there = " and ".join(name for name in PRECISIONS if name in settings["files"])
-            raise ExportError(
-                f"{folder} has no {precision}{why if precision == 'int8' else ''}; take {there}."
-            )
-        _check_files(folder, settings, precision)
-        (tokenizer,), (graph,) = (settings["files"][name] for name in ("tokenizer", precision))
-        if settings["kind"] == "static":
-            vectors_of: Any = _Static(folder / graph, settings, precision)
-        else:
-            vectors_of = _Graph(folder / graph, settings, num_threads)
-        tokens = Tokenizer.from_file(str(folder / tokenizer))
-        return cls(folder, settings, tokens, vectors_of)
 
     def __reduce__(self) -> tuple:
         """By pickle goes where it was loaded from; another process loads it itself."""
