@@ -293,25 +293,19 @@ def _of_gene_ontology(content: bytes) -> Iterator[str]:
 
 
 def _of_wordnet(content: bytes) -> Iterator[str]:
+    """The texts of each synset, in the format that wndb(5WN) documents."""
     for line in content.decode("utf-8", errors="replace").splitlines():
-        if not line.startswith("  "):  # the licence
-            yield from _of_synset(line)
-
-
-def _of_synset(line: str) -> Iterator[str]:
-    """The texts of a synset, in the format that wndb(5WN) documents."""
-    fields, _, gloss = line.partition(" | ")
-    _, _, _, count, *pairs = fields.split(" ")
-    words = [
-        re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in pairs[: 2 * int(count, 16) : 2]
-    ]
-    definition, *examples = re.split(r';\s*(?=")', gloss.strip())
-    yield f"{', '.join(words)}: {definition}"
-    yield from words
-    for example in examples:
-        text = example.strip('" ')
-        if len(text.split()) >= SHORTEST_EXAMPLE:
-            yield text
+        if line.startswith("  "):  # the licence
+            continue
+        fields, _, gloss = line.partition(" | ")
+        _, _, _, count, *pairs = fields.split(" ")
+        named = pairs[: 2 * int(count, 16) : 2]
+        words = [re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in named]
+        definition, *examples = re.split(r';\s*(?=")', gloss.strip())
+        yield f"{', '.join(words)}: {definition}"
+        yield from words
+        texts = (example.strip('" ') for example in examples)
+        yield from (text for text in texts if len(text.split()) >= SHORTEST_EXAMPLE)
 
 
 def main() -> None:

@@ -113,18 +113,14 @@ def write_model_card(folder: Path, scores: Sequence[Row] = (), hub_name: str | N
 
 def _licences(sources: Sequence[Mapping[str, Any]]) -> str:
     """A line for each source of the training queries."""
-    lines = [
-        f"- `{source['name']}`: {source['count']:,} queries, "
-        + (f"shown {source['weight']:g} times a pass, " if source.get("weight", 1) != 1 else "")
-        + (f"licence `{_plain(source['licence'])}`" if source["licence"] else "licence not stated")
-        for source in sources
-    ]
+    lines = []
+    for source in sources:
+        shown = f"shown {source['weight']:g} times a pass, " if source.get("weight", 1) != 1 else ""
+        # What a data set says of itself, as it may stand between backticks.
+        stated = one_line((source["licence"] or "").replace("`", "'"))[:100]
+        licence = f"licence `{stated}`" if stated else "licence not stated"
+        lines.append(f"- `{source['name']}`: {source['count']:,} queries, {shown}{licence}")
     return "\n".join(["", *lines, ""]) if lines else ""
-
-
-def _plain(stated: str) -> str:
-    """What a data set says of itself, as it may stand between backticks."""
-    return one_line(stated.replace("`", "'"))[:100]
 
 
 def _start(arguments: Mapping[str, Any]) -> str:

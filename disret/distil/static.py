@@ -174,23 +174,18 @@ def _embed_vocabulary(teacher: "SentenceTransformer", tokenizer) -> "torch.Tenso
 
 
 def words_to_add(tokenizer: "Tokenizer", texts: Iterable[str], count: int, whose: str) -> list[str]:
-    """The words that get a token of their own, at most `count`, which is said."""
-    if count and not takes_words(tokenizer):
-        kind = type(tokenizer.model).__name__
+    """The words that get a token of their own, at most `count`, which is said.
+
+    They can be added where texts are split into words first, and these into pieces, as WordPiece
+    and BPE do; the pieces of Unigram have probabilities, and a word would need one.
+    """
+    kind = type(tokenizer.model).__name__
+    if count and (kind not in ("WordPiece", "BPE") or tokenizer.pre_tokenizer is None):
         say(f"note: {whose} tokenizer ({kind}) takes no more words, so none was added.")
         return []
     if added := count and frequent_words(tokenizer, texts, count):
         say(f"{len(added):,} words that {whose} tokenizer splits have a token of their own.")
     return added or []
-
-
-def takes_words(tokenizer: "Tokenizer") -> bool:
-    """Whether words can be added: the tokenizer splits texts into words first, these into pieces.
-
-    WordPiece and BPE do; the pieces of Unigram have probabilities, and a word would need one.
-    """
-    kind = type(tokenizer.model).__name__
-    return kind in ("WordPiece", "BPE") and tokenizer.pre_tokenizer is not None
 
 
 def frequent_words(tokenizer: "Tokenizer", texts: Iterable[str], count: int) -> list[str]:

@@ -11,8 +11,8 @@ from disret.distil.static import (
     as_text,
     frequent_words,
     student_of_tokens,
-    takes_words,
     with_words,
+    words_to_add,
 )
 from disret.encode.models import load_encoder
 
@@ -52,8 +52,7 @@ def test_a_word_is_one_token_and_other_texts_stay_as_they_were(teacher):
 
 def test_words_of_bytes():
     tokenizer = byte_level()
-    assert takes_words(tokenizer)
-    words = frequent_words(tokenizer, ["größe eee größe", "größe eee eee"], 9)
+    words = words_to_add(tokenizer, ["größe eee größe", "größe eee eee"], 9, "its")
     assert [as_text(tokenizer, word) for word in words] == ["größe", "eee"]
     more = with_words(tokenizer, words)
     size = tokenizer.get_vocab_size()
