@@ -323,8 +323,7 @@ class ServiceEncoder(Encoder):
         self.fingerprint = service.fingerprint
         self.index_fingerprint = text_sha256([spelt_alike(service.url), service.model])
         self.size = models.Description(0, 0, service.dimension)
-        lengths = np.linalg.norm(service.of_fixed_texts, axis=1)
-        self.normalises = bool(np.allclose(lengths, 1, atol=1e-3))
+        self.normalises = is_normalised(service.of_fixed_texts)
         self._stored = TextVectors(text_sha256([self.fingerprint], "service"), self.dimension)
         self._check_unchanged()
 

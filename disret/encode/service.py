@@ -177,6 +177,7 @@ class Service:
                 "encoding_format": self._encoding, **self.options}  # fmt: skip
         try:
             answer = self._client.post("/embeddings", body=body, cast_to=object)
+            return self._vectors(answer, texts)
         except openai.AuthenticationError as error:
             raise UserError(f"{self.name} does not accept the key: {_reason(error)}; set the "
                             "variable OPENAI_API_KEY.") from None  # fmt: skip
@@ -205,7 +206,6 @@ class Service:
         except (openai.OpenAIError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self.name} answers with something else than embeddings "
                             f"({type(error).__name__}).") from None  # fmt: skip
-        return self._vectors(answer, texts)
 
     def _paused(self, attempt: int, status: int | None, headers: Mapping[str, str]) -> bool:
         """Whether another attempt may help, after a pause, which the end of `embed` cuts short."""
@@ -249,14 +249,11 @@ class Service:
         return vectors
 
     def _vector(self, value: Any, text: str) -> np.ndarray:
-        """A vector, float32 [dimension], from floats or base64."""
-        try:
-            if isinstance(value, str):
-                vector = np.frombuffer(base64.b64decode(value), "<f4")
-            else:
-                vector = np.array(value, dtype=np.float32)  # None becomes NaN
-        except (ValueError, TypeError):
-            raise UserError(f"{self.name} answers with something else than embeddings.") from None
+        """A vector, float32 [dimension], from floats or base64; else ValueError or TypeError."""
+        if isinstance(value, str):
+            vector = np.frombuffer(base64.b64decode(value), "<f4")
+        else:
+            vector = np.array(value, dtype=np.float32)  # None becomes NaN
         if vector.ndim == 2 and len(vector) > 1:
             raise UserError(f"{self.name} gives a vector for each token: it does not pool.")
         vector = vector.reshape(-1)
