@@ -25,7 +25,6 @@ from disret.retrieve.scores import read_scores
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoUrl
-    from sentence_transformers import SentenceTransformer
 
 
 def main() -> None:
@@ -71,32 +70,11 @@ def main() -> None:
 # --- Teacher and student as one model -------------------------------------------------------------
 
 
-def join_encoders(
-    teacher: "SentenceTransformer", student: "SentenceTransformer"
-) -> "SentenceTransformer":
-    """One sentence-transformers model of two encoders.
-
-    `encode_query` gives the student's embeddings, `encode_document` the teacher's, each with its
-    prompt; `encode` without a task is that of documents.
-    """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Router
-
-    prompts = {
-        "query": prompt_of(student, "query") or "",
-        "document": prompt_of(teacher, "document") or "",
-    }
-    return SentenceTransformer(
-        modules=[Router.for_query_document(list(student), list(teacher))],
-        prompts=prompts if any(prompts.values()) else None,
-        default_prompt_name="document" if prompts["document"] else None,
-        similarity_fn_name=teacher.similarity_fn_name,
-        device=str(teacher.device),
-    )
-
-
 def save_router(student: Path, arguments: dict[str, Any]) -> None:
     """Save a student and its teacher as one model, in the folder STUDENT-router.
+
+    Its `encode_query` gives the student's embeddings, `encode_document` the teacher's, each with
+    its prompt; `encode` without a task is that of documents.
 
     Args:
         arguments: that the student was made with.
@@ -105,6 +83,9 @@ def save_router(student: Path, arguments: dict[str, Any]) -> None:
         UserError: something else stands there, the teacher is no model, or their vectors have
             different dimensions.
     """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
     if "://" in arguments["teacher"]:
         raise UserError(
             f"the teacher {arguments['teacher']} is no model, which alone can be joined with a "
@@ -118,7 +99,17 @@ def save_router(student: Path, arguments: dict[str, Any]) -> None:
     sizes = [model.get_embedding_dimension() for model in (own, teacher)]
     if sizes[0] != sizes[1]:
         raise UserError(f"{student} has {sizes[0]} dimensions, and its teacher {sizes[1]}.")
-    joined = join_encoders(teacher, own)
+    prompts = {
+        "query": prompt_of(own, "query") or "",
+        "document": prompt_of(teacher, "document") or "",
+    }
+    joined = SentenceTransformer(
+        modules=[Router.for_query_document(list(own), list(teacher))],
+        prompts=prompts if any(prompts.values()) else None,
+        default_prompt_name="document" if prompts["document"] else None,
+        similarity_fn_name=teacher.similarity_fn_name,
+        device="cpu",
+    )
     with whole_folder(folder) as partial:
         joined.save_pretrained(str(partial), create_model_card=False)
         follow_umask(partial)
