@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from disret.encode.embedding_cache import Rows
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
-
-    from disret.encode.embedding_cache import Rows
 
 TEXTS = 20_000  # whose mean is taken
 LONG = 0.4  # of a mean of vectors of length 1, from which it is worth it
 STRETCH = 1.5  # of the step back from the mean, which as it is would leave the mean too much say
 
 
-def around_long_mean(student: "SentenceTransformer", targets: "Rows") -> "Rows":
+def around_long_mean(student: "SentenceTransformer", targets: Rows) -> Rows:
     """What a student of a teacher whose mean is long is trained on: directions from that mean.
 
     Args:
@@ -52,7 +52,7 @@ def around_long_mean(student: "SentenceTransformer", targets: "Rows") -> "Rows":
     return targets.around(mean)
 
 
-def put_mean_back(student: "SentenceTransformer", targets: "Rows") -> None:
+def put_mean_back(student: "SentenceTransformer", targets: Rows) -> None:
     """Let a student of directions give vectors in the teacher's space: a step from the mean.
 
     Args:
@@ -67,7 +67,7 @@ def put_mean_back(student: "SentenceTransformer", targets: "Rows") -> None:
     student.extend([step, Normalize()])
 
 
-def _some(vectors: "Rows") -> np.ndarray:
+def _some(vectors: Rows) -> np.ndarray:
     return vectors[:: -(-len(vectors) // TEXTS)]
 
 

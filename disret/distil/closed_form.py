@@ -11,13 +11,12 @@ import numpy as np
 
 from disret.command_line import progress_bar
 from disret.encode.batches import BatchEncoder
+from disret.encode.embedding_cache import Rows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
-
-    from disret.encode.embedding_cache import Rows
 
 TEXTS = 20_000  # that a layer is fitted to, at most
 HELD_OUT = 10  # one text in so many chooses the strength of the ridge
@@ -54,7 +53,7 @@ def align(
     dense: "Dense",
     body: "SentenceTransformer",
     texts: Sequence[str],
-    targets: "Rows | np.ndarray",
+    targets: Rows | np.ndarray,
     device: str = "cpu",
 ) -> None:
     """Set a Dense layer to the least squares from pooled states to a teacher's vectors.

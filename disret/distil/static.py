@@ -14,14 +14,13 @@ import numpy as np
 from disret.command_line import UserError, progress_bar, say
 from disret.distil.closed_form import token_table
 from disret.encode.batches import BatchEncoder
+from disret.encode.encoders import Encoder
 from disret.encode.models import prompt_of, tokenizer_of
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
-
-    from disret.encode.encoders import Encoder
 
 UNIT = 0.5  # a coordinate, as the feed-forward layers see it at first
 BATCH = 1024  # tokens of the vocabulary run through the teacher together
@@ -96,7 +95,7 @@ def feed_forward(student: "SentenceTransformer") -> None:
 
 
 def student_of_texts(
-    vocabulary: str, teacher: "Encoder", texts: list[str], max_length: int, words: int = 0
+    vocabulary: str, teacher: Encoder, texts: list[str], max_length: int, words: int = 0
 ) -> "SentenceTransformer":
     """A student without layers whose token embeddings fit the teacher's vectors of some texts.
 

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from disret.command_line import UserError, invocation, is_main_process, say, tell, without_secrets
 from disret.data.text_files import file_of
 from disret.devices import versions, world_size
+from disret.distil.training_data import Texts
+from disret.encode.encoders import Encoder
 from disret.encode.models import describe, fingerprint, load_encoder
 from disret.files import (
     check_writable,
@@ -23,11 +27,7 @@ from disret.files import (
 from disret.retrieve.agreement import usable
 
 if TYPE_CHECKING:
-    import numpy as np
     from sentence_transformers import SentenceTransformer
-
-    from disret.distil.training_data import Texts
-    from disret.encode.encoders import Encoder
 
 # Arguments that do not decide the student, and so are not recorded with it.
 CIRCUMSTANCES = (
@@ -87,9 +87,9 @@ class StudentFolder:
     def identify(
         self,
         arguments: Mapping[str, Any],
-        teacher: "Encoder",
+        teacher: Encoder,
         start: "SentenceTransformer | None",
-        texts: "Texts",
+        texts: Texts,
     ) -> bool:
         """Say what the student is made of.
 
@@ -193,7 +193,7 @@ class StudentFolder:
         student: "SentenceTransformer",
         curve: Sequence[Mapping[str, float]],
         mse: float,
-        cosines: "np.ndarray",
+        cosines: np.ndarray,
         dtype: str,
     ) -> None:
         """Put the complete model in place, with its `distillation.json`.

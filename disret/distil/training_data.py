@@ -16,6 +16,8 @@ from disret import paths
 from disret.command_line import UserError, say
 from disret.data.collection import find_collections
 from disret.data.queries import Source, apart_from, training_queries
+from disret.encode.embedding_cache import Rows
+from disret.encode.encoders import Encoder
 from disret.encode.models import prompt_of, tokenizer_settings
 from disret.encode.tokens import Tokens, layout_of, tokenise
 from disret.files import kept, text_sha256
@@ -23,9 +25,6 @@ from disret.files import kept, text_sha256
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
-
-    from disret.encode.embedding_cache import Rows
-    from disret.encode.encoders import Encoder
 
 FORMAT = 2  # of the files
 FEW = 50_000  # texts; fewer are worth a word, see the table of doses in the README
@@ -71,7 +70,7 @@ class Texts(NamedTuple):
 
 
 def read_texts(
-    teacher: "Encoder",
+    teacher: Encoder,
     queries: Sequence[tuple[Path | str, float]],
     valid_queries: Sequence[Path | str],
     max_queries: int | None,
@@ -153,7 +152,7 @@ class TrainingData:
     """
 
     tokens: Tokens
-    embeddings: "Rows | np.ndarray"
+    embeddings: Rows | np.ndarray
     weights: np.ndarray | None = None
 
     @cached_property

@@ -23,8 +23,6 @@ LETTERS = 100  # of a document's text that a person is shown
 # percent (evaluations/README.md, Agreement).
 RETAINED = ((0.0, 27.8, 52.2), (0.3, 56.0, 96.0), (0.4, 52.1, 96.7), (0.5, 65.7, 96.1),
             (0.6, 76.0, 97.1), (0.7, 85.7, 99.2), (0.8, 95.0, 107.6))  # fmt: skip
-
-
 # A mean centred cosine, and the least retention of students below it, and of those from it on.
 USABLE, BELOW, KEPT = 0.6, 29.6, 64.0
 
