@@ -35,10 +35,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from disret import command_line
-from disret.command_line import UserError, positive_float, say, tell
-from disret.data.collection import Collection, Qrels, default_split, find_collections
+from disret.command_line import UserError, one_line, positive_float, say, shortened, tell
+from disret.data.collection import (
+    Collection,
+    Qrels,
+    default_split,
+    find_collections,
+    texts_by_id,
+)
 from disret.data.download import mirror_from
 from disret.data.queries import read_queries, untrained
+from disret.data.text_files import PARQUET, suffix_of
 from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
 from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, open_encoder
@@ -58,11 +65,12 @@ from disret.tables import Row, format_table
 
 K, DEPTH = 10, 100
 NDCG, OVERLAP = "ndcg_cut.10", "recall.10"  # of the judged, of the teacher's ten best
-MOST = 1000  # queries of a log that are compared
+MOST, WORST = 1000, 5  # queries of a log that are compared; that are shown, and hits of each
 FEWEST, WIDEST = 50, 6.0  # judged queries; points of retention, half an interval
 LEAST, FAST = 85.0, 20.0  # percent that is kept; milliseconds that nobody notices
 GRAPH, EFFORTS, LOSS = "HNSW32", (16, 32, 64, 128, 256, 512), 0.01
 LETTERS = 40  # of a text to train on, where reports do not say
+LETTERS_SHOWN = 90  # of a document
 TIMED = 200  # queries, and documents, that are timed
 MONTH = 730  # hours
 PAGE = Path(__file__).with_suffix(".html")
@@ -77,6 +85,7 @@ class Candidate(NamedTuple):
         encode_ms, total_ms: medians of a query, alone and with its search.
         once, month: dollars; once None where nothing tells it.
         per_core: queries a second; None for a service.
+        run: its hits, but for a row of two that are fused.
     """
 
     name: str
@@ -88,6 +97,7 @@ class Candidate(NamedTuple):
     once: float | None
     month: float
     per_core: float | None
+    run: Run
 
 
 def main() -> None:
@@ -128,6 +138,7 @@ def main() -> None:
             "rows": [row_of(one, found[0]) for one in found],
             **dict(zip(("verdict", "choice", "reason"), verdict(found, bool(collection)),
                        strict=True)),
+            "worst": worst(args, collection, asked, found),
             "note": "" if collection or not args.rivals else "Without judgments, nothing tells how "
                     f"well others rank: {', '.join(args.rivals)} left out.",
         })  # fmt: skip
@@ -181,14 +192,13 @@ def candidates(
         size, per_core = encoder.weight_bytes / 1e6, 1e3 / both if encoder.is_local else None
         quality = per_query(qrels, run, NDCG if collection else OVERLAP)
         return Candidate(name or shown_name(encoder), kind, quality, encode, both,
-                         size, once, month, per_core)  # fmt: skip
+                         size, once, month, per_core, run)  # fmt: skip
 
     index = index_of(teacher) if not args.index else open_foreign(
         args.index, args.ids, teacher.dimension, args.score_function, True, teacher.made_by
     )  # fmt: skip
     if args.index and collection:
         check(index.ids())
-    runs: dict[str, Run] = {}
     found: list[Candidate] = []
     for encoder in (teacher, *students):
         vectors = by_score(encoder, texts)
@@ -200,7 +210,6 @@ def candidates(
         if encoder is teacher:
             kind, once = "teacher", 0.0
         found.append(made(encoder, kind, index, vectors, run, once=once))
-        runs[found[-1].name] = run
     targets = by_score(teacher, log) if log and rivals else None
     for encoder in rivals:
         start = time.perf_counter()
@@ -221,9 +230,9 @@ def candidates(
         words = Words(collection.documents())
         run, taken = words.run(queries), median_ms(words.retrieve, alone)
         yield Candidate("BM25", "rival", per_query(qrels, run), 0.0, taken, 0.0, 0.0,
-                        own_month(args, taken), 1e3 / taken)  # fmt: skip
+                        own_month(args, taken), 1e3 / taken, run)  # fmt: skip
         best = max((one for one in found if one.kind == "student"), key=lambda o: o.ndcg.mean())
-        both = per_query(qrels, fused([run, runs[best.name]]))
+        both = per_query(qrels, fused([run, best.run]))
         total = best.total_ms + taken
         yield best._replace(name=f"{best.name} with BM25", kind="with BM25", ndcg=both,
                             total_ms=total, month=own_month(args, total),
@@ -258,6 +267,28 @@ def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarra
         else:
             say(f"note: at efSearch {effort}, the graph still loses {1 - found:.1%}.")
     return median_ms(partial(graph.search, k=count), vectors[:, None])
+
+
+def worst(args: argparse.Namespace, collection: Collection | None, asked: Sequence[str],
+          found: Sequence[Candidate]) -> list[dict[str, Any]]:  # fmt: skip
+    """The queries on which the best student loses most, with its hits and the teacher's."""
+    teacher = found[0]
+    best = max((one for one in found if one.kind == "student"), key=lambda one: one.ndcg.mean())
+    texts = collection.queries() if collection else {str(n): text for n, text in enumerate(asked)}
+    ids, lost = list(teacher.run), teacher.ndcg - best.ndcg
+    least = [(ids[n], n) for n in np.argsort(-lost, kind="stable")[:WORST] if lost[n] > 0]
+    hits = {id: [sorted(one.run[id], key=one.run[id].get, reverse=True)[:WORST]
+                 for one in (teacher, best)] for id, _ in least}  # fmt: skip
+    wanted, pairs = set(chain(*chain(*hits.values()))), iter(())
+    if collection or suffix_of(args.index) in PARQUET:
+        of = collection.folder if collection else args.index
+        pairs = texts_by_id(str(of), collection is None)
+    documents = {id: shortened(one_line(text), LETTERS_SHOWN) for id, text in pairs if id in wanted}
+    return [
+        {"query": texts[id], "student": best.name, "scores": [teacher.ndcg[n], best.ndcg[n]],
+         "hits": [[[hit, documents.get(hit, "")] for hit in side] for side in hits[id]]}
+        for id, n in least
+    ]  # fmt: skip
 
 
 # --- What it costs --------------------------------------------------------------------------------
@@ -387,14 +418,14 @@ def kept_interval(one: Candidate, teacher: Candidate, resamples: int = 2000) -> 
 
 def row_of(one: Candidate, teacher: Candidate) -> Row:
     low, high = interval(one.ndcg)
-    values = {key: value for key, value in one._asdict().items() if key != "ndcg"}
+    values = {key: value for key, value in one._asdict().items() if key not in ("ndcg", "run")}
     return {**values, "ndcg": float(one.ndcg.mean()), "low": low, "high": high,
             "kept": kept(one, teacher)}  # fmt: skip
 
 
 def shown(row: Row, measure: str) -> Row:
     return {
-        "": row["name"], "kept": f"{row['kept']:.1f} %",
+        "": row["name"], "kept" if measure == "nDCG@10" else "found": f"{row['kept']:.1f} %",
         f"{measure} (95 %)": f"{row['ndcg']:.4f} ({row['low']:.3f} to {row['high']:.3f})",
         "a query": f"{row['total_ms']:.2f} ms", "encoding": f"{row['encode_ms']:.2f} ms",
         "a month": f"${row['month']:,.0f}",

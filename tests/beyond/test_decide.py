@@ -20,6 +20,7 @@ def candidate(name: str, kind: str, ndcg: np.ndarray, total_ms: float, **more) -
         "once": 0.0,
         "month": 29.0,
         "per_core": 9.0,
+        "run": {},
         **more,
     }
     return Candidate(name, kind, ndcg, total_ms=total_ms, **values)
@@ -147,6 +148,14 @@ def test_the_command_and_its_page(things, call, tmp_path):
     assert found["rows"][0]["kept"] == 100
     assert [row["once"] for row in found["rows"][1:3]] == [None, None]  # nothing tells it
     assert all(row["total_ms"] > row["encode_ms"] >= 0 for row in found["rows"])
+    assert 0 < len(found["worst"]) <= 5
+    lost = [one["scores"][0] - one["scores"][1] for one in found["worst"]]
+    assert lost == sorted(lost, reverse=True)
+    assert lost[-1] > 0
+    best = max(found["rows"][1:3], key=lambda row: row["ndcg"])
+    assert {one["student"] for one in found["worst"]} == {best["name"]}
+    for side in found["worst"][0]["hits"]:
+        assert all(text.startswith(f"title {id[1:]} thing {id[1:]} ") for id, text in side)
     last = outcome.out.splitlines()[-1]
     assert last == f"verdict: {found['verdict']} | {found['choice']} | things"
     page = (tmp_path / "decision" / "report.html").read_text()
