@@ -28,7 +28,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,7 +168,7 @@ def candidates(
         queries, qrels = collection.judged(split)
         check = partial(collection.check_judged, split, qrels)
     else:
-        queries = {str(n): text for n, text in enumerate(asked)}
+        queries = {f"query {n}": text for n, text in enumerate(asked)}
     texts = list(queries.values())
     alone = [[text] for text in texts[:TIMED]]
     by_score = partial(vectors_of, score_function=args.score_function)
@@ -187,8 +187,8 @@ def candidates(
         month = own_month(args, both)
         if not encoder.is_local:
             letters = sum(map(len, texts)) / len(texts)
-            asked = args.qps * MONTH * 3600 * letters / CHARACTERS / 1e6
-            month = own_month(args, both - encode) + asked * args.price
+            sent = args.qps * MONTH * 3600 * letters / CHARACTERS / 1e6
+            month = own_month(args, both - encode) + sent * args.price
         size, per_core = encoder.weight_bytes / 1e6, 1e3 / both if encoder.is_local else None
         quality = per_query(qrels, run, NDCG if collection else OVERLAP)
         return Candidate(name or shown_name(encoder), kind, quality, encode, both,
@@ -223,7 +223,8 @@ def candidates(
             run = run_of(index, mapped)
             found.append(made(encoder, "linear map", index, mapped, run, name, cost))
         if collection:
-            anew, cost = index_of(encoder), embedding_cost(args, encoder, collection)
+            anew = index_of(encoder)
+            cost = embedding_cost(args, encoder, collection, anew.documents)
             found.append(made(encoder, "rival", anew, states, run_of(anew, states), once=cost))
     yield from found
     if collection and "bm25" in args.rivals:
@@ -274,8 +275,8 @@ def worst(args: argparse.Namespace, collection: Collection | None, asked: Sequen
     """The queries on which the best student loses most, with its hits and the teacher's."""
     teacher = found[0]
     best = max((one for one in found if one.kind == "student"), key=lambda one: one.ndcg.mean())
-    texts = collection.queries() if collection else {str(n): text for n, text in enumerate(asked)}
     ids, lost = list(teacher.run), teacher.ndcg - best.ndcg
+    texts = collection.queries() if collection else dict(zip(ids, asked, strict=True))
     least = [(ids[n], n) for n in np.argsort(-lost, kind="stable")[:WORST] if lost[n] > 0]
     hits = {id: [sorted(one.run[id], key=one.run[id].get, reverse=True)[:WORST]
                  for one in (teacher, best)] for id, _ in least}  # fmt: skip
@@ -309,19 +310,16 @@ def training_cost(args: argparse.Namespace, student: Encoder, teacher: Encoder) 
     return seconds / 3600 * args.core_hour + texts * LETTERS / CHARACTERS / 1e6 * args.price
 
 
-def embedding_cost(args: argparse.Namespace, encoder: Encoder, collection: Collection) -> float:
-    """Dollars to embed the documents anew, by the time that some take, or their tokens."""
-    count, letters, some = 0, 0, []
-    for document in collection.documents():
-        count, letters = count + 1, letters + len(document.text)
-        some += [document.text] if count % 7 == 1 and len(some) < TIMED else []
-    if not encoder.is_local:
-        return letters / CHARACTERS / 1e6 * args.price
+def embedding_cost(
+    args: argparse.Namespace, encoder: Encoder, collection: Collection, documents: int
+) -> float:
+    """Dollars to embed the documents anew, by the time that some take."""
+    texts = [document.text for document in islice(collection.documents(), 0, 7 * TIMED, 7)]
     with cpu_threads(1):
         start = time.perf_counter()
-        encoder.run(some, 32)
+        encoder.run(texts, 32)
         taken = time.perf_counter() - start
-    return taken / len(some) * count / 3600 * args.core_hour
+    return taken / len(texts) * documents / 3600 * args.core_hour
 
 
 # --- The verdict ----------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_an_index_and_a_log_without_judgments(things, call, tmp_path):
     cosines = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     best = [np.argsort(-model.encode(asked) @ cosines.T)[:, :10] for model in (teacher, one)]
     shares = [len(set(a) & set(b)) / 10 for a, b in zip(*best, strict=True)]
-    assert found["rows"][1]["ndcg"] == pytest.approx(np.mean(shares), abs=2e-3)
+    assert found["rows"][1]["ndcg"] == pytest.approx(np.mean(shares), abs=2e-4)
     assert "nothing tells how well others rank: rival, bm25 left out" in outcome.out
 
 
