@@ -116,7 +116,8 @@ def main() -> None:
         )
     log, asked = read_queries(args.queries) if args.queries else [], []
     if not args.datasets:
-        asked = list(dict.fromkeys(untrained(args.queries, log, args.students)))[:MOST]
+        folders = [student.name for student in students]
+        asked = list(dict.fromkeys(untrained(args.queries, log, folders)))[:MOST]
         log = [text for text in log if text not in set(asked)]
     log = log[:TEXTS]
     if rivals and not log:
