@@ -48,7 +48,7 @@ from disret.data.queries import read_queries, untrained
 from disret.data.text_files import PARQUET, suffix_of
 from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
-from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, open_encoder
+from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, named, open_encoder
 from disret.encode.encoders import query_vectors as vectors_of
 from disret.encode.timings import Timings, cpu_threads, seconds
 from disret.files import check_writable, read_json, whole_file, write_json
@@ -192,7 +192,7 @@ def candidates(
             month = own_month(args, both - encode) + sent * args.price
         size, per_core = encoder.weight_bytes / 1e6, 1e3 / both if encoder.is_local else None
         quality = per_query(qrels, run, NDCG if collection else OVERLAP)
-        return Candidate(name or shown_name(encoder), kind, quality, encode, both,
+        return Candidate(name or named(encoder.name, encoder.backend), kind, quality, encode, both,
                          size, once, month, per_core, run)  # fmt: skip
 
     index = index_of(teacher) if not args.index else open_foreign(
@@ -220,7 +220,7 @@ def candidates(
             mapped = states @ weight.T + bias
             mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
             cost = (time.perf_counter() - start) / 3600 * args.core_hour
-            name = f"linear map from {shown_name(encoder)}"
+            name = f"linear map from {named(encoder.name, encoder.backend)}"
             run = run_of(index, mapped)
             found.append(made(encoder, "linear map", index, mapped, run, name, cost))
         if collection:
@@ -239,11 +239,6 @@ def candidates(
         yield best._replace(name=f"{best.name} with BM25", kind="with BM25", ndcg=both,
                             total_ms=total, month=own_month(args, total),
                             per_core=1e3 / total)  # fmt: skip
-
-
-def shown_name(encoder: Encoder) -> str:
-    behind = {"export": "@onnx", "export-int8": "@int8"}.get(encoder.backend, "")
-    return f"{encoder.name}{behind}"
 
 
 def median_ms(call: Callable, things: Sequence) -> float:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import mean
 
-from found import HERE, percent, scores
+from found import HERE, METRIC, percent, scores
 
 from disret.retrieve.scores import mean_retention
 from disret.tables import Row, read_rows
@@ -127,8 +127,29 @@ def vectors() -> list[Row]:
         if (count := Path(name).name.removeprefix("static-")).isdecimal():
             rows.append({
                 "texts": f"{int(count):,}",
-                **{f"{d} retention": percent(row["retention"]) for d, row in found.items()},
-                **{f"{d} overlap@10": f"{row['overlap@10']:.3f}" for d, row in found.items()},
-                "centred cosine": f"{mean(row['centred cosine'] for row in found.values()):.3f}",
+                **{d: percent(row["retention"]) for d, row in found.items()},
+                "mean": percent(mean_retention(found.values())),
+                **{name: f"{mean(row[name] for row in found.values()):.3f}"
+                   for name in ("overlap@10", "centred cosine")},
             })  # fmt: skip
     return sorted(rows, key=lambda row: int(row["texts"].replace(",", "")))
+
+
+def dimensions() -> list[Row]:
+    """A teacher and its students on an index that PCA has cut, of the whole teacher's nDCG@10."""
+    found = {Path(name).name: by_set for (name, _), by_set in scores(HERE / "dimensions").items()}
+    teacher, student = (next(name for name in found if name.startswith(start))
+                        for start in ("all-mpnet", "static"))  # fmt: skip
+    whole, rows = found[teacher], []
+    for size in ("", "-384", "-256", "-128"):
+        shown = {"the teacher": f"{teacher}{size}", "its student, cut": f"{student}{size}",
+                 "a student of the cut": f"{student.replace('static', 'own')}{size}"}  # fmt: skip
+        row = {"dimensions": size.lstrip("-") or "768"}
+        for title, name in shown.items():
+            if name in found:
+                kept = mean(100 * found[name][d][METRIC] / whole[d][METRIC] for d in whole)
+                own = mean(found[name][d]["retention"] for d in whole)
+                beside = f" ({own:.1f} % of it)" if title != "the teacher" else ""
+                row[title] = f"{percent(kept)}{beside}"
+        rows.append(row)
+    return rows

@@ -40,7 +40,7 @@ from retaining import (
     twelve,
     twelve_speed,
 )
-from services import black_box, endpoint, language, orphan, orphans, owner, vectors
+from services import black_box, dimensions, endpoint, language, orphan, orphans, owner, vectors
 from serving import compressed, effort, exports, hybrid, online
 
 from disret.command_line import argument_parser, run
@@ -78,6 +78,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "orphans": orphans,
     "language": language,
     "vectors": vectors,
+    "dimensions": dimensions,
     "twelve": twelve,
     "twelve-speed": twelve_speed,
     "dose": doses,
