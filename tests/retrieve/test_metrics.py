@@ -37,6 +37,13 @@ def test_scores_of_each_query():
     assert per_query(qrels, run) == pytest.approx([1, 0.6309, 0], abs=1e-4)
 
 
+def test_another_measure_per_query():
+    """Of a teacher's ten best, the share among a student's ten best."""
+    teacher = {"q": {f"d{n}": 1 for n in range(10)}}
+    student = {"q": {f"d{n}": float(-n) for n in range(4, 30)}}
+    assert per_query(teacher, student, "recall.10") == pytest.approx([0.6])
+
+
 @few
 @given(values=st.lists(st.floats(0, 1, width=16), min_size=1, max_size=40))
 def test_an_interval_holds_the_mean(values):
