@@ -342,7 +342,8 @@ def verdict(found: Sequence[Candidate], judged: bool = True) -> tuple[str, str, 
         if rival.kind == "rival" and fits:
             against = compare(best.ndcg, rival.ndcg)
             if against["difference"] > 0 and against["p"] < 0.05:
-                how = f"embeds the documents anew for ${rival.once:,.2f} and " if rival.once else ""
+                cost = f"${rival.once:,.2f}" if rival.once >= 0.005 else "less than a cent"
+                how = f"embeds the documents anew for {cost} and " if rival.once else ""
                 return "rival", rival.name, (
                     f"Do not distil: {rival.name} {how}scores {rival.ndcg.mean():.4f}, the best "
                     f"student {best.ndcg.mean():.4f} (p = {against['p']:.3f})."

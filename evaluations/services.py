@@ -15,7 +15,7 @@ ENDPOINT = {
     "words-12k": ("static", 12_000),
     "words-50k": ("static", 50_000),
     "words-150k": ("static", 150_000),
-    "words-480k": ("static", 480_000),
+    "words-400k": ("static", 400_000),
     "layers-0-5-150k": ("layers 0 and 5 of all-MiniLM-L6-v2", 150_000),
 }
 FOUR = ("stackfaq", "nfcorpus", "pydocs", "arguana-2000")
@@ -50,15 +50,16 @@ def endpoint() -> list[Row]:
     found = {Path(name).name: row for (name, _), row in scores(folder).items()}
     rows = []
     for name, (start, texts) in ENDPOINT.items():
-        by_set, tokens = found[name], sent[texts]["tokens"]
-        embedding, training = sent[texts]["service_minutes"], trained[name]["seconds"] / 60
+        by_set, tokens = found[name], int(sent[texts]["tokens"])
+        embedding = float(sent[texts]["service_minutes"])
+        training, shown = (float(trained[name][each]) for each in ("seconds", "presentations"))
         rows.append({
             "student": start,
             "texts": f"{texts:,}",
             "tokens": f"{tokens / 1e6:.1f} M",
             "at $0.02 or $0.13 a million": f"${tokens * 2e-8:.2f} or ${tokens * 13e-8:.2f}",
-            "minutes: service, training": f"{embedding:.0f}, {training:.0f}",
-            "shown": f"{trained[name]['presentations'] / 1e6:.1f} M",
+            "minutes: service, training": f"{embedding:.0f}, {training / 60:.1f}",
+            "shown": f"{shown / 1e6:.1f} M",
             **{d: percent(by_set[d]["retention"]) for d in FOUR},
             "mean of four": percent(mean_retention([by_set[d] for d in FOUR])),
             "overlap@10": f"{mean(by_set[d]['overlap@10'] for d in FOUR):.3f}",
@@ -123,33 +124,35 @@ def language() -> list[Row]:
 def vectors() -> list[Row]:
     """Static students of all-mpnet-base-v2's vectors, by the number of texts."""
     rows = []
-    for (name, _), found in scores(HERE / "vectors").items():
-        if (count := Path(name).name.removeprefix("static-")).isdecimal():
-            rows.append({
-                "texts": f"{int(count):,}",
-                **{d: percent(row["retention"]) for d, row in found.items()},
-                "mean": percent(mean_retention(found.values())),
-                **{name: f"{mean(row[name] for row in found.values()):.3f}"
-                   for name in ("overlap@10", "centred cosine")},
-            })  # fmt: skip
+    by_name = {Path(name).name: found for (name, _), found in scores(HERE / "vectors").items()}
+    sets = by_name.pop("all-mpnet-base-v2")
+    for name, found in by_name.items():
+        is_whole = len(found) == len(sets)
+        rows.append({
+            "texts": f"{int(name.removeprefix('static-')):,}",
+            **{d: percent(found[d]["retention"]) if d in found else None for d in sets},
+            "mean": percent(mean_retention(found.values())) if is_whole else None,
+            **{measure: f"{mean(row[measure] for row in found.values()):.3f}" if is_whole else None
+               for measure in ("overlap@10", "centred cosine")},
+        })  # fmt: skip
     return sorted(rows, key=lambda row: int(row["texts"].replace(",", "")))
 
 
 def dimensions() -> list[Row]:
     """A teacher and its students on an index that PCA has cut, of the whole teacher's nDCG@10."""
-    found = {Path(name).name: by_set for (name, _), by_set in scores(HERE / "dimensions").items()}
-    teacher, student = (next(name for name in found if name.startswith(start))
-                        for start in ("all-mpnet", "static"))  # fmt: skip
+    found: dict[str, dict[str, Row]] = {}  # of three document encoders, which are the teacher, cut
+    for row in read_rows(HERE / "dimensions" / "scores.csv"):
+        found.setdefault(Path(row["query_encoder"]).name, {})[row["dataset"]] = row
+    teacher, student = list(found)[:2]
     whole, rows = found[teacher], []
-    for size in ("", "-384", "-256", "-128"):
-        shown = {"the teacher": f"{teacher}{size}", "its student, cut": f"{student}{size}",
-                 "a student of the cut": f"{student.replace('static', 'own')}{size}"}  # fmt: skip
+    for size in ("", "-384", "-256"):
         row = {"dimensions": size.lstrip("-") or "768"}
-        for title, name in shown.items():
-            if name in found:
-                kept = mean(100 * found[name][d][METRIC] / whole[d][METRIC] for d in whole)
-                own = mean(found[name][d]["retention"] for d in whole)
-                beside = f" ({own:.1f} % of it)" if title != "the teacher" else ""
-                row[title] = f"{percent(kept)}{beside}"
+        own_name = student.replace("static", "own")
+        for title, name in (("the teacher", teacher), ("its student, cut", student),
+                            ("a student of the cut", own_name)):  # fmt: skip
+            if by_set := found.get(name + size):
+                kept = mean(100 * by_set[d][METRIC] / whole[d][METRIC] for d in whole)
+                own = f" ({percent(mean_retention(by_set.values()))})"
+                row[title] = f"{percent(kept)}{own if title != 'the teacher' else ''}"
         rows.append(row)
     return rows
