@@ -44,7 +44,7 @@ from disret.data.collection import (
     texts_by_id,
 )
 from disret.data.download import mirror_from
-from disret.data.queries import read_queries, untrained
+from disret.data.queries import apart_from, read_queries, untrained
 from disret.data.text_files import PARQUET, suffix_of
 from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
@@ -85,7 +85,7 @@ class Candidate(NamedTuple):
         encode_ms, total_ms: medians of a query, alone and with its search.
         once, month: dollars; once None where nothing tells it.
         per_core: queries a second; None for a service.
-        run: its hits, but for a row of two that are fused.
+        run: its hits, best first; of a row of two that are fused, the student's.
     """
 
     name: str
@@ -118,7 +118,7 @@ def main() -> None:
     if not args.datasets:
         folders = [student.name for student in students]
         asked = list(dict.fromkeys(untrained(args.queries, log, folders)))[:MOST]
-        log = [text for text in log if text not in set(asked)]
+        log = apart_from(asked, log)
     log = log[:TEXTS]
     if rivals and not log:
         say("note: without a log of queries, no linear map from a rival is tried.")
@@ -131,15 +131,20 @@ def main() -> None:
         teacher.announce(log + asked, args.price)
     reports = []
     for collection in collections or [None]:
-        found = list(candidates(args, collection, asked, teacher, students, rivals, log))
-        name = collection.name if collection else Path(args.queries[0]).name
+        name, qrels = Path((args.queries or [""])[0]).name, {}
+        queries = {f"query {n}": text for n, text in enumerate(asked)}
+        if collection:
+            name = collection.name
+            queries, qrels = collection.judged(default_split(name))
+        of = args, collection, queries
+        found = list(candidates(*of, qrels, teacher, students, rivals, log))
         reports.append(report := {
             "collection": name, "queries": len(found[0].ndcg), "judged": collection is not None,
             "measure": "nDCG@10" if collection else "overlap@10",
             "rows": [row_of(one, found[0]) for one in found],
             **dict(zip(("verdict", "choice", "reason"), verdict(found, bool(collection)),
                        strict=True)),
-            "worst": worst(args, collection, asked, found),
+            "worst": worst(*of, found),
             "note": "" if collection or not args.rivals else "Without judgments, nothing tells how "
                     f"well others rank: {', '.join(args.rivals)} left out.",
         })  # fmt: skip
@@ -159,17 +164,12 @@ def main() -> None:
 
 
 def candidates(
-    args: argparse.Namespace, collection: Collection | None, asked: list[str], teacher: Encoder,
-    students: Sequence[Encoder], rivals: Sequence[Encoder], log: list[str],
+    args: argparse.Namespace, collection: Collection | None, queries: dict[str, str], qrels: Qrels,
+    teacher: Encoder, students: Sequence[Encoder], rivals: Sequence[Encoder], log: list[str],
 ) -> Iterator[Candidate]:  # fmt: skip
-    """All ways to answer the queries of a collection, or those asked, the teacher first."""
-    qrels: Qrels = {}
+    """All ways to answer the queries, of a collection or of a log, the teacher first."""
     if collection:
-        split = default_split(collection.name)
-        queries, qrels = collection.judged(split)
-        check = partial(collection.check_judged, split, qrels)
-    else:
-        queries = {f"query {n}": text for n, text in enumerate(asked)}
+        check = partial(collection.check_judged, default_split(collection.name), qrels)
     texts = list(queries.values())
     alone = [[text] for text in texts[:TIMED]]
     by_score = partial(vectors_of, score_function=args.score_function)
@@ -205,8 +205,7 @@ def candidates(
         vectors = by_score(encoder, texts)
         run = run_of(index, vectors)
         if not qrels:  # the teacher's own hits are what should be found
-            qrels = {query: dict.fromkeys(sorted(hits, key=hits.get)[-K:], 1)
-                     for query, hits in run.items()}  # fmt: skip
+            qrels = {query: dict.fromkeys(islice(hits, K), 1) for query, hits in run.items()}
         kind, once = ("student", training_cost(args, encoder, teacher))
         if encoder is teacher:
             kind, once = "teacher", 0.0
@@ -233,7 +232,7 @@ def candidates(
         run, taken = words.run(queries), median_ms(words.retrieve, alone)
         yield Candidate("BM25", "rival", per_query(qrels, run), 0.0, taken, 0.0, 0.0,
                         own_month(args, taken), 1e3 / taken, run)  # fmt: skip
-        best = max((one for one in found if one.kind == "student"), key=lambda o: o.ndcg.mean())
+        best = best_student(found)
         both = per_query(qrels, fused([run, best.run]))
         total = best.total_ms + taken
         yield best._replace(name=f"{best.name} with BM25", kind="with BM25", ndcg=both,
@@ -266,23 +265,24 @@ def graph_ms(flat: Index | ForeignIndex, score_function: str, vectors: np.ndarra
     return median_ms(partial(graph.search, k=count), vectors[:, None])
 
 
-def worst(args: argparse.Namespace, collection: Collection | None, asked: Sequence[str],
+def best_student(found: Sequence[Candidate]) -> Candidate:
+    return max((one for one in found if one.kind == "student"), key=lambda one: one.ndcg.mean())
+
+
+def worst(args: argparse.Namespace, collection: Collection | None, queries: dict[str, str],
           found: Sequence[Candidate]) -> list[dict[str, Any]]:  # fmt: skip
     """The queries on which the best student loses most, with its hits and the teacher's."""
-    teacher = found[0]
-    best = max((one for one in found if one.kind == "student"), key=lambda one: one.ndcg.mean())
-    ids, lost = list(teacher.run), teacher.ndcg - best.ndcg
-    texts = collection.queries() if collection else dict(zip(ids, asked, strict=True))
+    sides = teacher, best = found[0], best_student(found)
+    ids, lost = list(queries), teacher.ndcg - best.ndcg
     least = [(ids[n], n) for n in np.argsort(-lost, kind="stable")[:WORST] if lost[n] > 0]
-    hits = {id: [sorted(one.run[id], key=one.run[id].get, reverse=True)[:WORST]
-                 for one in (teacher, best)] for id, _ in least}  # fmt: skip
+    hits = {id: [list(islice(one.run[id], WORST)) for one in sides] for id, _ in least}
     wanted, pairs = set(chain(*chain(*hits.values()))), iter(())
     if collection or suffix_of(args.index) in PARQUET:
         of = collection.folder if collection else args.index
         pairs = texts_by_id(str(of), collection is None)
     documents = {id: shortened(one_line(text), LETTERS_SHOWN) for id, text in pairs if id in wanted}
     return [
-        {"query": texts[id], "student": best.name, "scores": [teacher.ndcg[n], best.ndcg[n]],
+        {"query": queries[id], "student": best.name, "scores": [teacher.ndcg[n], best.ndcg[n]],
          "hits": [[[hit, documents.get(hit, "")] for hit in side] for side in hits[id]]}
         for id, n in least
     ]  # fmt: skip
@@ -324,13 +324,11 @@ def embedding_cost(
 def verdict(found: Sequence[Candidate], judged: bool = True) -> tuple[str, str, str]:
     """Verdict, what to take, and the reason in a sentence, by the rules at the top."""
     teacher = found[0]
-    students = [one for one in found if one.kind == "student"]
-    best = max(students, key=lambda one: one.ndcg.mean())
+    best = best_student(found)
     low, high = kept_interval(best, teacher)
     count, half = len(teacher.ndcg), (high - low) / 2
-    enough, what = partial(keeps_enough, teacher=teacher, judged=judged), partial(
-        what_it_keeps, teacher=teacher, judged=judged
-    )  # fmt: skip
+    enough = partial(keeps_enough, teacher=teacher, judged=judged)
+    what = partial(what_it_keeps, teacher=teacher, judged=judged)
     if count < FEWEST or half > WIDEST:
         return "unclear", best.name, (
             f"Too few queries to tell: {count} are {'judged' if judged else 'there'}, and "
@@ -358,9 +356,9 @@ def verdict(found: Sequence[Candidate], judged: bool = True) -> tuple[str, str, 
             f"Stay with the teacher: the best student, {best.name}, {what(best)}; more kinds of "
             "text, or more layers, keep more."
         )  # fmt: skip
-    fit = [one for one in students
-           if one is best or (d := compare(best.ndcg, one.ndcg))["difference"] >= 0
-           or d["p"] >= 0.05]  # fmt: skip
+    fit = [one for one in found if one.kind == "student"
+           and (one is best or (d := compare(best.ndcg, one.ndcg))["difference"] >= 0
+                or d["p"] >= 0.05)]  # fmt: skip
     chosen = min(filter(enough, fit), key=lambda one: one.total_ms)
     if teacher.total_ms <= FAST and chosen.month >= teacher.month:
         return "teacher", teacher.name, (
