@@ -2,8 +2,8 @@
 """Fewer dimensions by PCA of the documents: their indexes, encoders that end in it, and vectors.
 
     python evaluations/dimensions/cut.py 256 --indexes benchmarks/faiss/*/models--all-mpnet* \\
-        --encoders models/all-mpnet-base-v2 models/vectors/static-150000 \\
-        --vectors mix-150000.parquet --output models/cut
+        --encoders models/all-mpnet-base-v2 models/vectors/static-80000 \\
+        --vectors mix-80000.parquet --output models/cut
 
 One PCA of the documents of all indexes. Each index is written as Parquet (`id`, `embedding`), each
 encoder with one more Dense layer, and the vectors of texts as a teacher to distil from, all cut
@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from disret.command_line import argument_parser, positive, run
+from disret.encode.batches import normalised
 from disret.retrieve.index import open_built
 
 
 def write(path: Path, columns: dict[str, list[str]], vectors: np.ndarray) -> None:
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+    flat = pa.array(normalised(vectors).ravel())
     embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     pq.write_table(pa.table({**columns, "embedding": embedding}), path)
 
@@ -50,12 +50,10 @@ def main() -> None:
     for folder, index, vectors in zip(args.indexes, indexes, documents, strict=True):
         path = args.output / f"{folder.parent.name}-{args.dimension}.parquet"
         write(path, {"id": list(index.ids())}, pca.apply(vectors))
-    weight = torch.from_numpy(faiss.vector_to_array(pca.A).reshape(pca.d_out, pca.d_in))
+    rotation, shift = (torch.from_numpy(faiss.vector_to_array(each)) for each in (pca.A, pca.b))
+    weight = rotation.reshape(pca.d_out, pca.d_in)
     for name in args.encoders:
-        dense = Dense(pca.d_in, pca.d_out, activation_function=torch.nn.Identity())
-        with torch.no_grad():
-            dense.linear.weight.copy_(weight)
-            dense.linear.bias.copy_(torch.from_numpy(faiss.vector_to_array(pca.b)))
+        dense = Dense(pca.d_in, pca.d_out, True, None, init_weight=weight, init_bias=shift)
         encoder = SentenceTransformer(str(name), device="cpu")
         encoder.extend([dense, Normalize()])
         encoder.save_pretrained(str(args.output / f"{name.name}-{args.dimension}"))
