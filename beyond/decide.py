@@ -48,6 +48,7 @@ from disret.data.queries import apart_from, read_queries, untrained
 from disret.data.text_files import PARQUET, suffix_of
 from disret.devices import resolve_dtype
 from disret.distil.closed_form import TEXTS, ridge
+from disret.encode.batches import normalised
 from disret.encode.encoders import CHARACTERS, Encoder, check_dimensions, named, open_encoder
 from disret.encode.encoders import query_vectors as vectors_of
 from disret.encode.timings import Timings, cpu_threads, seconds
@@ -216,8 +217,7 @@ def candidates(
         states = by_score(encoder, texts)
         if targets is not None:
             weight, bias = ridge(by_score(encoder, log), targets)
-            mapped = states @ weight.T + bias
-            mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
+            mapped = normalised(states @ weight.T + bias)
             cost = (time.perf_counter() - start) / 3600 * args.core_hour
             name = f"linear map from {named(encoder.name, encoder.backend)}"
             run = run_of(index, mapped)
